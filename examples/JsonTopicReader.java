@@ -41,8 +41,8 @@ public class JsonTopicReader {
                     // oplog-consumer replay, and a program that acts on events skips them.
                     System.out.println(record.value());
                 }
-                // After the records were processed: a crash before this repeats them. The fields
-                // source, ts and ord of a change event's _id identify it.
+                // The records were processed before this commit, so a crash repeats records but
+                // loses none. The fields source, ts and ord of a change event's _id identify it.
                 consumer.commitSync();
                 if (!once || consumer.assignment().isEmpty()) {
                     continue;

@@ -22,7 +22,7 @@ def read(brokers, prefix, group, once):
         # This client's default is the same. The Java client's is read_uncommitted, which also
         # returns records of aborted transactions.
         "isolation.level": "read_committed",
-        # An event on reaching the end of a partition, for "once".
+        # Reports the end of each partition, for "once".
         "enable.partition.eof": once,
     })
     # Data topics are named <prefix>.<database>.<collection>. A pattern begins with ^.
@@ -40,8 +40,8 @@ def read(brokers, prefix, group, once):
                     at_end.add((message.topic(), message.partition()))
                 else:
                     raise KafkaException(message.error())
-            # After the events were processed: a crash before this repeats them. The fields source, ts
-            # and ord of a change event's _id identify it.
+            # The events were processed before this commit, so a crash repeats events but loses none.
+            # The fields source, ts and ord of a change event's _id identify it.
             commit(consumer)
     finally:
         consumer.close()

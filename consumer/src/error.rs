@@ -15,7 +15,7 @@ use crate::replay::plan::PlanError;
 /// The reason why the program stopped with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// The configuration has faults, which are reported all at once.
+    /// The configuration has faults, all of which are reported at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The request does not fit the state of the topics or of the target.
@@ -49,16 +49,17 @@ pub enum ConsumerError {
         #[source]
         source: Box<PlanError>,
     },
-    /// A write or a format that a policy refuses.
+    /// Something that the program can neither apply nor skip, for example a write that the target
+    /// refuses, or a topic that no source claims.
     #[error("{0}")]
     Refused(String),
     /// A command that the target refuses.
     #[error("{0}")]
     CommandRefused(String),
-    /// Kafka cannot be used.
+    /// A request to Kafka failed permanently.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
-    /// A Kafka error that ends the membership in the group.
+    /// A call of the Kafka client failed permanently.
     #[error("{doing} failed")]
     Kafka {
         /// The operation that failed.
@@ -67,7 +68,7 @@ pub enum ConsumerError {
         #[source]
         source: KafkaError,
     },
-    /// MongoDB cannot be reached.
+    /// MongoDB cannot be used.
     #[error(transparent)]
     Mongo(#[from] MongoError),
     /// The output cannot be written.
@@ -79,7 +80,7 @@ pub enum ConsumerError {
     /// Standard output was closed by its reader.
     #[error("standard output was closed by its reader")]
     OutputClosed,
-    /// A part of the program ended without an error.
+    /// A part of the program ended without returning an error, for example by a panic.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
     /// The work was abandoned because of a shutdown with this exit code.
@@ -102,7 +103,7 @@ impl ConsumerError {
         Self::Interrupted(shutdown.exit_code().unwrap_or(ExitCode::Failed))
     }
 
-    /// Returns the error for a format that a replay refuses.
+    /// Returns the error for a format that loses types, which a replay refuses.
     #[must_use]
     pub fn lossy(topic: &str, format: Format) -> Self {
         Self::Usage(format!(
@@ -111,7 +112,8 @@ impl ConsumerError {
         ))
     }
 
-    /// Returns the error for a topic that other programs read, and this one cannot.
+    /// Returns the error for a topic whose format is for other readers, so that this program cannot
+    /// use it.
     #[must_use]
     pub fn for_readers(topic: &str, format: Format) -> Self {
         Self::Usage(format!(

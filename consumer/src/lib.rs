@@ -1,44 +1,45 @@
-//! oplog-consumer replays the topics that oplog-producer writes into a MongoDB, or emits them as JSON.
-//! It also verifies that source and target agree.
+//! oplog-consumer replays the topics that oplog-producer writes into a MongoDB deployment, or emits
+//! them as JSON. It also verifies that source and target are equal.
 //!
 //! # Modules
 //!
-//! `replay` and `emit` are built in layers; each layer knows only those below it:
+//! `replay` and `emit` are built in layers, from top to bottom:
 //!
-//! 1. [`supervisor`] joins the parts of a run.
+//! 1. [`supervisor`] starts and connects the parts of a run.
 //! 2. [`group`] is the member of the consumer group. One thread polls Kafka and is the only one that
-//!    commits. The module also settles where a group starts, and handles rebalances and flow control.
+//!    commits. The module also determines where a group starts, and handles rebalances and flow
+//!    control.
 //! 3. [`worker`] runs once per assigned partition: chunks of records become entries, which go to a sink
 //!    or become dead letters. It waits at barriers.
 //! 4. [`replay`] turns entries into idempotent writes and commands on a target and keeps the catalog of
 //!    the commands that ran; [`emit`] turns entries into lines of JSON.
-//! 5. [`dead_letter`] writes what cannot be applied to a separate topic.
+//! 5. [`dead_letter`] writes to a separate topic what cannot be applied.
 //!
 //! The other modules:
 //!
 //! - [`config`] defines the arguments and checks them; all faults are reported at once. [`input`]
-//!   has the topics that are read, and the program that writes them.
-//! - [`verify`] compares two MongoDBs and repairs the target; [`audit`] reads the topics back;
-//!   [`cutover`] sets on the target what the replay withheld from it.
+//!   describes the topics that are read, and the program that writes them.
+//! - [`verify`] compares source and target and can repair the target; [`audit`] reads the topics
+//!   and checks them; [`cutover`] sets on the target the expiries that the replay withheld.
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
 //!   reports; [`error`] and [`failure`] define the errors and the exit codes.
 //!
 //! # Order of operations
 //!
 //! A record is committed only after the sink reports that it is durable. When a partition is revoked,
-//! its token is invalidated first. Its worker then finishes the write under way and stops, what was
-//! acknowledged is committed, and only then the partition is given up. Applying an entry twice is
-//! harmless, so whatever was not committed in time is redelivered and changes nothing.
+//! its token is invalidated first. Its worker then finishes the write in progress and stops, the
+//! acknowledged offset is committed, and only then is the partition given up. Applying an entry
+//! twice is harmless, so whatever was not committed in time is redelivered and changes nothing.
 //!
 //! A worker receives a record in fragments only when it is complete. Until then the poll thread keeps
-//! its fragments, for at most one record of each partition, and does not commit any of them. Fragments
-//! for which the memory does not suffice are discarded and read again. A start between two fragments is
-//! refused, because no member commits such an offset.
+//! its fragments, for at most one record of each partition, and does not commit any of them. If the
+//! memory does not suffice for the fragments, they are discarded and read again. A start between
+//! two fragments is refused, because no member commits such an offset.
 //!
-//! A command runs when every partition of its topics is committed right before it, and it is recorded
-//! in the target's catalog; then all partitions continue. The catalog also records to which incarnation
-//! of a collection name an entry belongs, so that entries that are applied again reach the collections
-//! that they were first written to.
+//! A command runs when every partition of its topics is committed right before it. It is then
+//! recorded in the target's catalog, and all partitions continue. The catalog also records to which
+//! incarnation of a collection name an entry belongs, so that entries that are applied again reach
+//! the collections that they were first written to.
 
 pub mod audit;
 pub mod config;
@@ -80,8 +81,8 @@ use crate::replay::MongoSink;
 use crate::supervisor::Supervisor;
 use crate::worker::sink::Sink;
 
-/// Runs the command given on the command line and returns its exit code. Errors are logged to standard
-/// error.
+/// Runs the command given on the command line and returns its exit code. Errors are reported on
+/// standard error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Replay(arguments) if arguments.help_errors => {
@@ -116,11 +117,11 @@ pub async fn main(arguments: Arguments) -> ExitCode {
             Err(reason) => Err(ConsumerError::Unready(reason)),
         },
     };
-    ended.unwrap_or_else(|error| tell(&error))
+    ended.unwrap_or_else(|error| report(&error))
 }
 
 /// Reports an error to the operator and returns the exit code for it.
-fn tell(error: &ConsumerError) -> ExitCode {
+fn report(error: &ConsumerError) -> ExitCode {
     let code = error.exit_code();
     match error {
         // If standard error is closed, the error cannot be reported anywhere.
@@ -192,9 +193,9 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
     unless_ended(&shutdown, reach(&config.kafka)).await?;
-    let told = shutdown.clone();
+    let signal = shutdown.clone();
     // A reader that does not read blocks the write, which must not block a thread of the runtime.
-    let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &told));
+    let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &signal));
     tokio::select! {
         listed = listing => listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??,
         () = shutdown.forced() => {}
@@ -202,8 +203,8 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
     Ok(shutdown.exit_code().unwrap_or(ExitCode::Done))
 }
 
-/// Fails at once if no broker answers or one refuses the login. Without this check, a reading client
-/// would retry indefinitely.
+/// Fails if no broker answers, or if a broker refuses the login. Without this check, a client that
+/// reads would retry indefinitely.
 async fn reach(kafka: &KafkaOptions) -> Result<(), ConsumerError> {
     Admin::connect(kafka).await?;
     Ok(())

@@ -6,10 +6,10 @@ use oplog_relay_core::format::FormatError;
 /// The reason why a record cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
-    /// The record is in a topic of oplog-producer, or the entry in it is damaged.
+    /// A record of oplog-producer is damaged, or, in any topic, the entry in the record is.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The record is in a topic of another program.
+    /// A record of another program cannot be converted to an entry.
     #[error(transparent)]
     Foreign(#[from] ForeignError),
 }

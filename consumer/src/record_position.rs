@@ -1,4 +1,4 @@
-//! The position of a record: its partition and its offset.
+//! The position of a record: its topic, partition and offset.
 
 use std::fmt;
 

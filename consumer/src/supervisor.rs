@@ -30,14 +30,14 @@ use crate::worker::topics::Topics;
 use crate::worker::{Assignment, PartitionWorker, WorkerContext};
 
 /// Number of assignments that may wait for their workers to be started.
-const STARTS_AHEAD: usize = 64;
+const ASSIGNMENTS_AHEAD: usize = 64;
 
-/// Time that the shutdown waits for the note of the group's first commit.
+/// Maximum time that the end of a run waits until the group's first commit is noted in the target.
 const NOTE: Duration = Duration::from_secs(5);
 
-/// The note in the target that the group has committed offsets.
+/// The task that notes in the target's catalog that the group has committed offsets.
 struct BegunNote {
-    /// True once Kafka has confirmed a commit, from which on the note is written.
+    /// True once Kafka has confirmed a commit. Only then is the note written.
     committed: watch::Sender<bool>,
     writing: JoinSet<()>,
 }
@@ -48,14 +48,14 @@ impl BegunNote {
         let has_committed = *self.committed.borrow();
         if has_committed && timeout(NOTE, self.writing.join_next()).await.is_err() {
             tracing::warn!(
-                "the target did not confirm in time the note that the group has committed; the next \
-                 run writes it again"
+                "the target did not acknowledge in time the note that this group has committed \
+                 offsets; the next run writes the note again"
             );
         }
     }
 }
 
-/// The parts that every task of a run is connected to.
+/// Supervises a run of `replay` or `emit`, and holds what all of its tasks share.
 #[derive(Debug)]
 pub struct Supervisor {
     config: GroupConfig,
@@ -70,7 +70,7 @@ pub struct Supervisor {
     board: Board,
 }
 
-/// Background tasks beside the work, aborted when it ends.
+/// Background tasks, aborted when the run ends.
 pub type BackgroundTasks = JoinSet<()>;
 
 impl Supervisor {
@@ -92,17 +92,17 @@ impl Supervisor {
         })
     }
 
-    /// Serves HTTP from the start, so that a start that hangs can be seen.
+    /// Serves HTTP. This begins before everything else, so that a start that hangs can be observed.
     ///
     /// # Errors
     /// Returns an error if the address cannot be bound.
     pub async fn serve(&self) -> Result<BackgroundTasks, ConsumerError> {
-        let mut around = BackgroundTasks::new();
+        let mut background = BackgroundTasks::new();
         let listener = http::bind(&self.config.serve.address)
             .await
             .map_err(|error| ConsumerError::Usage(error.to_string()))?;
         let Some(listener) = listener else {
-            return Ok(around);
+            return Ok(background);
         };
         let (metrics, board) = (Arc::clone(&self.metrics), self.board.clone());
         let group = self.config.group.clone();
@@ -115,12 +115,12 @@ impl Supervisor {
             status,
             self.shutdown.clone(),
         );
-        around.spawn(async move {
+        background.spawn(async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "the HTTP server failed");
             }
         });
-        Ok(around)
+        Ok(background)
     }
 
     /// Reads, applies and commits until the group has caught up, the program is stopped, or a part
@@ -131,7 +131,7 @@ impl Supervisor {
     pub async fn run(
         self,
         sink: Sink,
-        mut around: BackgroundTasks,
+        mut background: BackgroundTasks,
         visible: bool,
     ) -> Result<ExitCode, ConsumerError> {
         let GroupConfig { kafka, input, .. } = &self.config;
@@ -139,26 +139,26 @@ impl Supervisor {
         let reports = Arc::new(Reports::default());
         let context = self.share(sink, Arc::clone(&reports)).await?;
         self.check_formats(&context)?;
-        around.spawn(status::show(
+        background.spawn(status::show(
             Arc::clone(&self.metrics),
             self.board.clone(),
             visible,
             self.shutdown.clone(),
         ));
-        around.spawn(lag::follow(
+        background.spawn(lag::follow(
             Arc::clone(&context),
             kafka.clone(),
             input.name().to_owned(),
             self.board.clone(),
             self.shutdown.clone(),
         ));
-        let (starts, workers) = mpsc::channel(STARTS_AHEAD);
-        let parts = self.parts(starts, past, &context);
+        let (assignments, assigned) = mpsc::channel(ASSIGNMENTS_AHEAD);
+        let parts = self.parts(assignments, past, &context);
         let noting = self.note_begun(&parts, &context);
         let reading = self.start_reading(parts)?;
         let outcome = tokio::select! {
             outcome = async {
-                let outcome = self.join(reading, workers, &context).await;
+                let outcome = self.join(reading, assigned, &context).await;
                 noting.finish().await;
                 outcome
             } => outcome,
@@ -177,7 +177,7 @@ impl Supervisor {
         }
         let signalled = self.shutdown.exit_code();
         self.shutdown.trigger();
-        around.shutdown().await;
+        background.shutdown().await;
         if let Some(error) = self.failure.take() {
             self.metrics.count_error(error.kind());
             return Err(error);
@@ -199,7 +199,7 @@ impl Supervisor {
             let topics = Topics::open(kafka, input, self.shutdown.clone()).await?;
             match input.foreign() {
                 None => topics.warn_of_missing().await?,
-                Some(foreign) => foreign_notes::tell(foreign, &sink, &topics.partitions().await?)?,
+                Some(foreign) => foreign_notes::check(foreign, &sink, &topics.partitions().await?)?,
             }
             let metrics = Arc::clone(&self.metrics);
             let letters = DeadLetters::open(&self.config, metrics, self.shutdown.clone()).await?;
@@ -213,7 +213,7 @@ impl Supervisor {
             filter: self.config.filter.clone(),
             metrics: Arc::clone(&self.metrics),
             reports,
-            turns: PartitionLocks::default(),
+            partition_locks: PartitionLocks::default(),
             committed: Committed::default(),
             allow_partial_reset: self.config.allow_partial_reset,
         }))
@@ -227,15 +227,15 @@ impl Supervisor {
             .try_for_each(|(name, topic)| context.sink.check_format(name, topic.format))
     }
 
-    /// Starts the task that notes in the target that the group is no longer new, once Kafka has
-    /// confirmed a commit.
+    /// Starts the task that notes in the target's catalog that the group is no longer new, once
+    /// Kafka has confirmed a commit.
     fn note_begun(&self, parts: &GroupContextParts, context: &Arc<WorkerContext>) -> BegunNote {
-        let (committed, mut waiting) = (parts.committed.clone(), parts.committed.subscribe());
+        let (committed, mut confirmed) = (parts.committed.clone(), parts.committed.subscribe());
         let (context, prefix) = (Arc::clone(context), self.config.input.name().to_owned());
         let (failure, shutdown) = (self.failure.clone(), self.shutdown.clone());
         let mut writing = JoinSet::new();
         writing.spawn(async move {
-            if waiting.wait_for(|committed| *committed).await.is_ok()
+            if confirmed.wait_for(|committed| *committed).await.is_ok()
                 && let Some(target) = context.sink.target()
                 && let Err(error) = target.note_begun(&prefix).await
             {
@@ -248,7 +248,7 @@ impl Supervisor {
 
     fn parts(
         &self,
-        starts: mpsc::Sender<Assignment>,
+        assignments: mpsc::Sender<Assignment>,
         past: Past,
         context: &WorkerContext,
     ) -> GroupContextParts {
@@ -256,7 +256,7 @@ impl Supervisor {
             past,
             committed: watch::Sender::default(),
             durability: context.sink.durability(),
-            starts,
+            assignments,
             reports: Arc::clone(&context.reports),
             metrics: Arc::clone(&self.metrics),
             board: self.board.clone(),
@@ -287,7 +287,7 @@ impl Supervisor {
     async fn join(
         &self,
         mut reading: oneshot::Receiver<Result<Outcome, ConsumerError>>,
-        mut starts: mpsc::Receiver<Assignment>,
+        mut assigned: mpsc::Receiver<Assignment>,
         context: &Arc<WorkerContext>,
     ) -> Outcome {
         let mut workers: JoinSet<Result<(), ConsumerError>> = JoinSet::new();
@@ -301,7 +301,7 @@ impl Supervisor {
         workers.spawn(async move {
             match watching.sink.target() {
                 Some(target) => target.watch_subscription(&own).await,
-                // Each line has its namespace, and no reader relies on the absence of lines.
+                // Members that emit may have different filters: each line has its namespace.
                 None => Ok(()),
             }
         });
@@ -309,8 +309,8 @@ impl Supervisor {
         workers.spawn(lookup.run(kafka.clone(), group.clone(), self.shutdown.clone()));
         let outcome = loop {
             tokio::select! {
-                Some(start) = starts.recv() => {
-                    workers.spawn(PartitionWorker::new(start, Arc::clone(context)).run());
+                Some(assignment) = assigned.recv() => {
+                    workers.spawn(PartitionWorker::new(assignment, Arc::clone(context)).run());
                 }
                 Some(ended) = workers.join_next() => {
                     if self.keep(flatten(ended)).is_none() {
@@ -322,7 +322,7 @@ impl Supervisor {
                 }
             }
         };
-        // The poll thread may have seen the end of a worker that failed last before this task did.
+        // The poll thread may have noticed the end of a failed worker before this task did.
         while let Some(ended) = workers.try_join_next() {
             self.keep(flatten(ended));
         }

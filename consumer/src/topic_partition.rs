@@ -1,4 +1,4 @@
-//! A partition of a topic by name, as in requests to Kafka.
+//! A partition of a topic, identified by the topic's name, as in requests to Kafka.
 
 use rdkafka::TopicPartitionList;
 
@@ -12,13 +12,13 @@ pub struct TopicPartition {
 }
 
 impl TopicPartition {
-    /// Returns true if this is the partition of this topic with this number.
+    /// Returns true if this is the given partition of the given topic.
     pub(crate) fn is(&self, topic: &str, partition: i32) -> bool {
         self.topic == topic && self.partition == partition
     }
 }
 
-/// Makes the list of partitions for a request.
+/// Returns the list of partitions for a request.
 pub(crate) fn list<'n>(names: impl IntoIterator<Item = &'n TopicPartition>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for name in names {

@@ -102,7 +102,8 @@ impl Barrier {
         }))
     }
 
-    /// Appends the noop entry of a barrier in `ns` to `out`.
+    /// Appends the noop entry of the barrier to `out`, with the time and the namespace of the
+    /// command's `entry`.
     pub fn write_noop(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         let mut noop = DocumentBuilder::start(out);
         noop.raw("ts", kind::TIMESTAMP, &entry.ts.to_le_bytes())

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct CollectionUuid(pub [u8; 16]);
 
 impl CollectionUuid {
-    /// Returns the text.
+    /// Returns the text with hyphens.
     #[must_use]
     pub fn hyphenated(&self) -> [u8; 36] {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
@@ -40,7 +40,7 @@ pub struct UuidError(String);
 impl FromStr for CollectionUuid {
     type Err = UuidError;
 
-    /// Reads 32 hexadecimal digits, wherever hyphens are.
+    /// Parses 32 hexadecimal digits. Hyphens are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits: String = text.chars().filter(|c| *c != '-').collect();
         let is_uuid = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());

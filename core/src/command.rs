@@ -1,9 +1,9 @@
 //! Commands in the oplog: the collections that a command concerns, and how a command is carried.
 //!
-//! A command is either an entry with the operation `c`, whose name is the first key of `o`, or a
-//! write to `system.views`, which is how a server logs that a view is created, changed or dropped.
-//! A server before 4.2 logs an index as an insert into `system.indexes`. The producer turns that
-//! into the `createIndexes` that later servers log ([`write_create_indexes`]).
+//! A command is either an entry with the operation `c`, whose name is the first field name of `o`,
+//! or a write to `system.views`, which is how a server logs that a view is created, changed or
+//! dropped. A server before 4.2 may log an index as an insert into `system.indexes`. The producer
+//! turns that into the `createIndexes` that later servers log ([`write_create_indexes`]).
 
 use crate::compare::is_truthy;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
@@ -18,9 +18,9 @@ pub enum Treatment {
     /// Runs after all earlier and before all later writes of its collections.
     Barrier,
     /// Runs after all earlier writes of its collections; later writes do not wait for it. This is
-    /// the build of an index that can refuse a document because of its content. Earlier entries may
-    /// create such a document and correct it later. Later entries were written when the source
-    /// already had the index, so none of them creates one.
+    /// the build of an index that can refuse a document because of its content. An earlier entry
+    /// may create such a document if another earlier entry corrects it. Later entries were written
+    /// when the source already had the index, so none of them creates one.
     Build,
     /// Runs in partition 0 of its collection's topic, ordered within that partition only.
     Inline,
@@ -30,10 +30,10 @@ pub enum Treatment {
     Stop,
 }
 
-/// A row of the table of commands.
+/// A row of the table of commands ([`COMMANDS`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// The name: the first key of `o`.
+    /// The name: the first field name of `o`.
     pub name: &'static str,
     /// The way in which the command is carried.
     pub treatment: Treatment,
@@ -291,11 +291,12 @@ pub fn ends_database(entry: &Entry<'_>) -> bool {
             .is_ok_and(|command| command.name == b"dropDatabase")
 }
 
-/// Returns the collections that a command concerns, or `None` for a command that does not name any
-/// (`dropDatabase`).
+/// Returns the collections that a command concerns, or `None` for a command whose value is not the
+/// name of a collection (`dropDatabase`).
 ///
 /// # Errors
-/// [`EntryError`] if the command has no name, or a collection's name is not a string.
+/// [`EntryError`] if the command has no name, a view has no string as its `_id`, or a name of a
+/// rename is missing or not a string.
 pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     let db = entry.namespace().db;
     if is_view_entry(entry) {
@@ -348,8 +349,9 @@ pub fn namespaces(entry: &Entry<'_>) -> Result<Vec<String>, EntryError> {
     Ok(names.into_iter().flatten().flatten().collect())
 }
 
-/// Appends the entry of a `drop` of `collection`, with all other fields as in `entry`. A rename
-/// into an excluded namespace is carried as such a drop.
+/// Appends the entry of a `drop` of `collection`, with the fields of `entry` except `o2`. A rename
+/// into an excluded namespace is carried as such a drop, and a `dropDatabase` of a server up to 3.4
+/// as one drop for each collection.
 ///
 /// # Errors
 /// [`Malformed`] if the entry is damaged.

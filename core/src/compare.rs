@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use crate::document::{Document, Element, MAX_DEPTH, kind};
 use crate::json::number::Number;
 
-/// Compares two values as MongoDB does under the simple collation. Field names are ignored.
+/// Compares two values as MongoDB does under the simple collation. The names of the two elements
+/// are ignored.
 ///
 /// Types are compared first, in this order: MinKey, undefined, null, numbers, strings and symbols,
 /// documents, arrays, binary, ObjectId, boolean, date, timestamp, regular expression, DBPointer,
@@ -21,9 +22,9 @@ pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
     compare_at(left, right, 0)
 }
 
-/// Returns true if a flag of an index or a collection is set, as servers read it: nonzero numbers
-/// count as true, null and undefined are false, and every other type is true. Servers up to 4.4
-/// store the value as the user specified it, for example `unique: 1`.
+/// Returns true if a flag of an index or a collection is set, as servers read it: `false`, zero,
+/// null and undefined are false, and all other values are true. Servers up to 4.4 store the value
+/// as the user specified it, for example `unique: 1`.
 #[must_use]
 pub fn is_truthy(flag: Element<'_>) -> bool {
     const ZERO: Element<'static> = Element {
@@ -47,14 +48,14 @@ fn compare_at(left: Element<'_>, right: Element<'_>, depth: usize) -> Ordering {
         .then_with(|| compare_within(left, right, depth))
 }
 
-/// Returns true if values of the two types are compared with each other. A query for values above
-/// or below a bound finds only values of such types.
+/// Returns true if the two types are in the same type bracket. A comparison such as `$gt` finds
+/// only values in the bracket of its bound.
 #[must_use]
 pub fn same_bracket(left: u8, right: u8) -> bool {
     bracket(left) == bracket(right)
 }
 
-/// Returns the type bracket, as the server's `canonicalizeBSONType` does.
+/// Returns the type bracket, in the order of the server's `canonicalizeBSONType`.
 fn bracket(kind: u8) -> u8 {
     match kind {
         kind::MIN_KEY => 0,

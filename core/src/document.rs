@@ -18,19 +18,25 @@ use whole::{is_whole, is_whole_element};
 
 use crate::position::Timestamp;
 
-/// The reason why bytes are not a BSON document.
+/// The reason why bytes are not a valid document: damaged BSON, or a field that is missing or not
+/// allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The document's length prefix differs from the number of its bytes.
-    #[error("document declares a length of {declared} bytes, but {actual} bytes are present")]
+    /// The document's length prefix differs from the number of its bytes, or its final zero is
+    /// missing.
+    #[error(
+        "document declares a length of {declared} bytes, but {actual} bytes are present, or its \
+         final zero byte is missing"
+    )]
     Length {
-        /// The length that the prefix declares.
+        /// The length that the prefix declares; -1 if the prefix is incomplete.
         declared: i64,
         /// The number of bytes present.
         actual: usize,
     },
-    /// An element extends beyond the end of its document.
-    #[error("element {name:?} of type 0x{kind:02x} extends beyond the end of its document")]
+    /// An element extends beyond the end of its document, or its value does not have the length
+    /// or the final zero of its type.
+    #[error("element {name:?} of type 0x{kind:02x} is truncated or has a wrong length")]
     Truncated {
         /// The element's name; bytes that are not UTF-8 are replaced.
         name: String,
@@ -45,8 +51,10 @@ pub enum Malformed {
         /// The BSON type byte.
         kind: u8,
     },
-    /// A field does not have the type that the format requires.
-    #[error("field {name:?} has type 0x{kind:02x}, which is not allowed for this field")]
+    /// The type or the value of a field is not what the format requires.
+    #[error(
+        "field {name:?} of type 0x{kind:02x}: the type or the value is not allowed for this field"
+    )]
     WrongType {
         /// The name of the field.
         name: String,
@@ -61,7 +69,7 @@ pub enum Malformed {
     TooDeep,
 }
 
-/// The number of nesting levels that recursive code accepts. Servers stop at 180 to 200; the margin
+/// The number of nesting levels that recursive code accepts. Servers accept 180 to 200; the margin
 /// is for entries that wrap a document (`applyOps` in `applyOps`).
 pub const MAX_DEPTH: usize = 512;
 
@@ -393,7 +401,8 @@ impl<'a> Element<'a> {
     /// Returns a string as UTF-8 text.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`] if the value is not a string or not UTF-8.
+    /// [`Malformed::WrongType`] if the value is not a string or not UTF-8, [`Malformed::Truncated`]
+    /// if the final zero is missing.
     pub fn str(self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.string_bytes()?).map_err(|_| self.wrong_type())
     }
@@ -522,7 +531,7 @@ impl<'a> Element<'a> {
         self.value.try_into().map_err(|_| self.truncated())
     }
 
-    /// Returns the error for a value whose type is not allowed for its field.
+    /// Returns the error for a type or a value that is not allowed for its field.
     #[must_use]
     pub fn wrong_type(self) -> Malformed {
         Malformed::WrongType {

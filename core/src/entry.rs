@@ -10,7 +10,7 @@ use crate::position::Timestamp;
 /// The `op` of a document that a full sync read. It is applied as an insert.
 const READ: &[u8] = b"r";
 
-/// The operation of an entry, which is its `op`.
+/// The operation of an entry (`op`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// `i`; also `r`, a document that a full sync read.
@@ -66,7 +66,7 @@ pub enum EntryError {
     /// The bytes are damaged, or a field has the wrong type.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// An `op` other than `i u d c n r`, for example `xi`, `ci` or `km`.
+    /// An `op` other than `i u d c n r db`, for example `xi`, `ci` or `km`.
     #[error("entry {ts} of {ns:?} has the unknown operation {op:?}")]
     UnknownOperation {
         /// The entry's time.
@@ -84,7 +84,7 @@ pub enum EntryError {
         /// The version that was found.
         version: i64,
     },
-    /// An insert, update or delete without a required field.
+    /// An entry without a field that its operation requires.
     #[error("entry {ts} of {ns:?} has no {field}")]
     MissingField {
         /// The entry's time.
@@ -94,7 +94,7 @@ pub enum EntryError {
         /// The missing field.
         field: &'static str,
     },
-    /// An update with a part that an envelope for readers cannot describe.
+    /// An update with a part that Debezium's envelope cannot describe.
     #[error("update {ts} of {ns:?}: {part} cannot be described in Debezium's envelope")]
     Indescribable {
         /// The entry's time.
@@ -146,27 +146,27 @@ pub struct Entry<'a> {
     /// `b` of an update: an upsert, which creates the document if it does not exist. It occurs in
     /// the `applyOps` of users and of servers up to 3.6.
     pub is_upsert: bool,
-    /// `isTimeseries` (8.3, 9.0): the entry writes a bucket of a time series under the series' own
+    /// `isTimeseries` (9.0): the entry writes a bucket of a time series under the series' own
     /// name.
     pub is_timeseries: bool,
     /// `snapshot.capturedAt`, milliseconds since 1970: only in entries of a full sync, which do not
     /// come from an oplog ([`crate::snapshot`]).
     pub snapshot: Option<i64>,
-    /// The document of an update as the source has it now. It is not part of the entry: a producer
-    /// that looks up documents sets it before it encodes the entry.
+    /// The document of an update as it was looked up at the source. It is not part of the entry: a
+    /// producer that looks up documents sets it before it encodes the entry.
     pub looked_up: Option<&'a LookedUp<'a>>,
 }
 
 /// The place of an operation in its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxnPlace {
-    /// The index of the operation in the unfiltered transaction.
+    /// The index of the operation in the transaction before filtering.
     pub index: u32,
-    /// The number of operations in the unfiltered transaction.
+    /// The number of operations in the transaction before filtering.
     pub count: u32,
 }
 
-/// The three forms of an update, distinguished as the server's oplog applier does.
+/// The three forms of an update, distinguished as the server's oplog applier distinguishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update<'a> {
     /// The whole new document.
@@ -284,8 +284,8 @@ impl<'a> Entry<'a> {
     }
 
     /// Returns the `_id` of the document that the entry writes: from `o` for inserts and deletes,
-    /// from `o2` for updates. The latter is the stored `_id`, which a replacement may rewrite with
-    /// another numeric type.
+    /// from `o2` for updates. `o2` has the `_id` as it is stored; the `o` of a replacement may have
+    /// the same number with another type.
     ///
     /// # Errors
     /// [`EntryError::MissingField`] if the `_id` is missing: such an entry is corrupt.
@@ -305,7 +305,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Returns the form of an update. The `_id` is tested before `$v`, because a replacement may
-    /// itself have a field `$v` (5.0+).
+    /// itself have a field `$v` (5.0 and later).
     ///
     /// # Errors
     /// [`EntryError::UnknownUpdate`] for another `$v`, [`EntryError::MissingField`] for a diff
@@ -356,7 +356,7 @@ impl<'a> Entry<'a> {
         Ok(same.then_some(set))
     }
 
-    /// Returns the first element of `o`, whose key is the name of the command.
+    /// Returns the first element of `o`. Its field name is the name of the command.
     ///
     /// # Errors
     /// [`EntryError::MissingField`] if `o` is empty.

@@ -1,10 +1,10 @@
 //! The namespace filter: include and exclude patterns, and namespaces that are never carried.
 //!
-//! Namespaces that a server itself maintains are carried as follows:
+//! Namespaces with a special meaning are carried as follows:
 //!
 //! | namespace | carried | because |
 //! | --- | --- | --- |
-//! | `admin.*`, `config.*`, `local.*`, `system.profile` | never | see [`INTERNAL`] |
+//! | `admin.*`, `config.*`, `local.*`, `oplog_relay.*`, `system.profile` | never | see [`INTERNAL`] |
 //! | `<db>.system.views` | as commands | `i` creates a view, `u` changes it, `d` drops it; a target creates the collection itself |
 //! | `<db>.system.indexes` | as `createIndexes` | servers before 4.2 may log an index this way; a target refuses writes to it |
 //! | `<db>.system.js` | as documents | functions of the database's users |
@@ -31,7 +31,8 @@ pub struct NamespaceFilter {
 }
 
 impl NamespaceFilter {
-    /// Creates a filter from patterns as the operator gave them.
+    /// Creates a filter from the operator's patterns. Patterns that were split at an escaped comma
+    /// are joined.
     ///
     /// # Errors
     /// An error text if a pattern is empty.
@@ -41,7 +42,7 @@ impl NamespaceFilter {
     ) -> Result<Self, String> {
         let read = |patterns: &mut dyn Iterator<Item = &'p str>| {
             let patterns = with_commas(patterns);
-            let patterns = patterns.iter().map(|pattern| normalise(pattern));
+            let patterns = patterns.iter().map(|pattern| normalize(pattern));
             patterns.collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
@@ -51,8 +52,8 @@ impl NamespaceFilter {
     }
 
     /// Returns true if the entries of a collection pass. A temporary collection (for example of
-    /// `$out`) passes if any collection of its database may pass, because a rename turns it into
-    /// one of them.
+    /// `$out`) is also included if any collection of its database may be included, because a rename
+    /// turns it into one of them.
     #[must_use]
     pub fn passes(&self, ns: &str) -> bool {
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, ns));
@@ -78,7 +79,7 @@ impl NamespaceFilter {
     /// Returns true if the patterns show that every namespace that passes this filter also passes
     /// `other`. Each include pattern must be covered by an include pattern of `other`. Each exclude
     /// pattern of `other` must be covered by an exclude pattern of this filter, or must have no
-    /// namespace in common with its include patterns.
+    /// namespace in common with this filter's include patterns.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
         let every = ["*".to_owned()];
@@ -123,7 +124,7 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "admin",
         "system.keys",
-        "keys that sign cluster times; a cluster with a copy could forge those of another cluster",
+        "keys that sign cluster times; with a copy, another cluster could forge them",
     ),
     (
         "admin",
@@ -144,7 +145,7 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         "config",
         "transactions",
-        "last write of each session; members derive it, and the oplog has only deletes from it",
+        "last write of each session; members derive it from the oplog, which has only its deletes",
     ),
     (
         "config",
@@ -170,11 +171,11 @@ pub const INTERNAL: &[(&str, &str, &str)] = &[
     (
         CATALOG_DB,
         "*",
-        "the catalog that a replay keeps in its target",
+        "the catalog that a replay keeps on its target",
     ),
 ];
 
-/// The database in which a replay keeps its catalog.
+/// The database on a target in which a replay keeps its catalog.
 pub const CATALOG_DB: &str = "oplog_relay";
 
 /// Returns true if a namespace is never carried ([`INTERNAL`]).
@@ -208,7 +209,7 @@ pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> 
     patterns
 }
 
-fn normalise(pattern: &str) -> Result<String, String> {
+fn normalize(pattern: &str) -> Result<String, String> {
     let pattern = pattern.trim();
     if pattern.is_empty() {
         return Err("a namespace pattern is empty".to_owned());
@@ -235,8 +236,8 @@ fn are_disjoint(one: &str, other: &str) -> bool {
     }
 }
 
-/// Matches a pattern with `*` as the only wildcard. Each part between two `*` is matched at its first
-/// occurrence, so no backtracking is needed.
+/// Matches a pattern with `*` as the only wildcard. It is enough to match each part between two `*`
+/// at its first occurrence, so no backtracking is needed.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
         return pattern == text;
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn exclusion_wins_and_nothing_included_means_all() {
+    fn exclude_patterns_win_and_no_include_pattern_means_all() {
         let filter = NamespaceFilter::new(["shop"], ["shop.secret*"]).unwrap();
         assert!(filter.passes("shop.a") && !filter.passes("shop.secrets") && !filter.passes("b.c"));
         let filter = NamespaceFilter::new([], ["shop"]).unwrap();

@@ -65,6 +65,7 @@ pub fn demand(spec: Document<'_>) -> Result<Demand, Malformed> {
             return Ok(Demand::Form);
         }
     }
+    // Two paths of one index must not both lead to arrays.
     Ok(if fields > 1 {
         Demand::Form
     } else {

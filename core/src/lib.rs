@@ -12,12 +12,12 @@
 //! 3. **Order per document.** All entries of one document are in one partition, in oplog order. If
 //!    the documents of a collection depend on each other, the whole collection is in one partition.
 //! 4. **Convergent replay.** Any part of the topics, read from a consistent cut and applied again
-//!    in order, leads the target to the same state. The exception is the order of fields if a
+//!    in order, brings the target to the same state. The exception is the order of fields if a
 //!    `$v: 1` `$unset` before a `$set` of the same field is applied again. Diffs (`$v: 2`) keep the
 //!    order.
 //! 5. **No silent errors.** Data that cannot be decoded, mapped, sent or applied stops the stream
-//!    with a specific exit code. A lost position is reported with the missing range and the action
-//!    to take.
+//!    with a specific exit code, or becomes a dead letter if the operator has configured that. A
+//!    lost position is reported with the missing range and the action to take.
 //! 6. **Bounded memory**, the Kafka client's queues included.
 //! 7. **Verification.** `oplog-consumer verify` compares source and target byte for byte in bounded
 //!    memory while both receive writes. It continues after an interruption.
@@ -33,9 +33,9 @@
 //!
 //! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
-//! transaction), *full sync* (a copy of the existing data), *tail* (follow the oplog), *replay* (to
-//! MongoDB), *emit* (JSON to others), *barrier*, *incarnation* (a collection between its creation
-//! and its drop), *source* (a replica set or a dump), *lag*.
+//! transaction), *full sync* (a copy of the existing data), *tail* (follow the oplog), *replay*
+//! (apply to MongoDB), *emit* (write JSON for other programs), *barrier*, *incarnation* (a
+//! collection between its creation and its drop), *source* (a replica set or a dump), *lag*.
 //!
 //! # Modules
 //!
@@ -51,8 +51,9 @@
 //! - [`key`]: the record key and its partition; [`compare`]: MongoDB's order of values
 //! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records; [`foreign`]:
 //!   records of other programs
-//! - [`snapshot`]: the entries of a full sync; [`namespace`]: the two parts of a namespace; [`topic`]: names in Kafka; [`state`]: the saved
-//!   state of a source; [`filter`]: the namespace filter
+//! - [`snapshot`]: the entries of a full sync; [`namespace`]: the two parts of a namespace;
+//!   [`topic`]: names in Kafka; [`state`]: the saved state of a source; [`filter`]: the namespace
+//!   filter
 //!
 //! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, on
 //! which this crate does not depend.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A collection by its database and its name.
+/// The namespace of a collection, split into its two parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace<'a> {
     /// The database.
@@ -39,10 +39,10 @@ mod tests {
             assert_eq!(namespace, Namespace { db, collection });
             assert_eq!(namespace.to_string(), ns);
         }
-        let alone = Namespace {
+        let database_only = Namespace {
             db: "d",
             collection: "",
         };
-        assert_eq!(Namespace::split("d"), alone);
+        assert_eq!(Namespace::split("d"), database_only);
     }
 }

@@ -48,8 +48,9 @@ impl Timestamp {
         }
     }
 
-    /// Returns the source time of an entry in milliseconds: `wall`, limited to the second of `ts`.
-    /// A cut at a whole second therefore cuts all partitions at the same source time.
+    /// Returns the source time of an entry in milliseconds: `wall`, limited to the second of `ts`,
+    /// or the start of that second if there is no `wall`. A cut at a whole second therefore cuts
+    /// all partitions at the same source time.
     #[must_use]
     pub fn clamp_wall(self, wall_millis: Option<i64>) -> i64 {
         let first = i64::from(self.seconds) * 1000;

@@ -1,5 +1,5 @@
 //! The entry of a routing table change that an operator requested (`--change-routing`). It is a
-//! noop that acts as the command of its own [`barrier`](crate::barrier). It lies between the last
+//! noop that acts as the command of its own [`barrier`](crate::barrier). It is between the last
 //! entry under the old rules and the first entry under the new ones.
 //!
 //! ```text
@@ -53,6 +53,7 @@ impl RoutingChange {
     /// Appends the entry of the change, which follows everything up to the position `after`.
     pub fn write(&self, after: Position, out: &mut Vec<u8>) {
         let mut entry = DocumentBuilder::start(out);
+        // The namespace is in a database that is never carried, so no entry of the source has it.
         entry
             .raw("ts", kind::TIMESTAMP, &after.ts.to_le_bytes())
             .int64("t", after.term)

@@ -10,8 +10,8 @@
 //! Their `ts` is the position that the tail had reached when they were sent: they follow that entry
 //! and precede the next one. Their ordinals start at [`FIRST_ORD`], above those of any transaction,
 //! so that `(source, ts, ord)` still increases and still identifies one entry. `capturedAt` is the
-//! wall-clock time at which the source was read. A `read` is applied as an insert: the document
-//! gets the content that was read, whether it existed or not.
+//! wall-clock time at which the source was read. An entry with the operation `r` is applied as
+//! an insert: the document gets the content that was read, whether it existed or not.
 
 use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, DocumentBuilder, kind};

@@ -3,9 +3,10 @@
 //! The position topic gets one [`PositionRecord`] per Kafka transaction, written last. The state
 //! topic is compacted. Its keys are `source` ([`SourceRecord`]), `topic/<name>` ([`TopicRecord`])
 //! and `route/<ui or ns>` ([`RouteRecord`]); a full sync adds `copy/<ui or ns>` ([`CopyRecord`]),
-//! `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>` ([`RequestRecord`]). A
-//! record is written in the same Kafka transaction as the first record that depends on it. A range
-//! is written with the last document that it reports as sent.
+//! `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>` ([`RequestRecord`]).
+//! `oplog-producer full-sync` writes the requests. The producer writes every other record in the
+//! same Kafka transaction as the first record that depends on it, and a range with the last
+//! document that it reports as sent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +42,7 @@ pub struct PositionRecord {
     /// The number of entries that a full sync has sent at this position. Their ordinals are in use.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub reads: u32,
-    /// True if the state topic holds the source's record. If the record is missing from then on,
+    /// True if the state topic holds the source's record. If the record is missing later,
     /// the state topic has lost data.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub state: bool,
@@ -56,7 +57,7 @@ const fn is_zero(number: &u32) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct History {
     /// The timestamp of the first entry, if the stream started with the oldest available entry. A
-    /// transaction that has entries before it is incomplete.
+    /// transaction that began before this timestamp is incomplete.
     pub begin: Option<Timestamp>,
     /// The timestamp of the first entry of the oldest transaction that is open at the position.
     /// Only dumps have it; they are read again from that entry.
@@ -168,7 +169,7 @@ pub struct TopicRecord {
     pub format_version: u32,
     /// The number of partitions. Changing it would break the order per document.
     pub partitions: u32,
-    /// The formats of older records, from before changes of the routing table.
+    /// The formats of records that were written before changes of the routing table.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub earlier: Vec<Format>,
     /// The end offset of each partition when a session last started. An end offset that decreases
@@ -201,7 +202,7 @@ impl TopicRecord {
 pub struct RouteRecord {
     /// [`STATE_VERSION`].
     pub v: u32,
-    /// The namespace at the time the route was made.
+    /// The namespace when the route was created.
     pub ns: String,
     /// The collection's UUID, if the source provides one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -210,7 +211,7 @@ pub struct RouteRecord {
     pub topic: String,
     /// The distribution of its documents over the partitions.
     pub order: Order,
-    /// The version of the routing rules that made the route.
+    /// The version of the routing rules that created the route.
     pub rules: u32,
     /// The rule for its order; absent means [`OrderRule::Auto`].
     #[serde(skip_serializing_if = "OrderRule::is_auto", default)]
@@ -334,7 +335,7 @@ pub enum CopyStage {
     Planned,
     /// The command that creates the collection has been sent.
     Created,
-    /// The ranges have been saved. Those that still exist are not complete.
+    /// The ranges have been saved. Those that still exist have not been sent completely.
     Reading,
 }
 
@@ -345,8 +346,8 @@ pub struct RangeRecord {
     pub v: u32,
     /// The first `_id` of the range. It is the only one if `until` is the same.
     pub from: String,
-    /// The first `_id` after the range. If it is absent, the range has all following `_id`s of the
-    /// type of `from`.
+    /// The first `_id` after the range. If it is absent, the range has all following `_id`s in the
+    /// type bracket of `from`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<String>,
     /// The last `_id` that was sent.
@@ -404,7 +405,7 @@ pub enum StateError {
 }
 
 impl State {
-    /// Applies a record of the topic. An empty value deletes the key.
+    /// Applies a record of the topic. A tombstone (`None`) deletes the key.
     ///
     /// # Errors
     /// [`StateError`] if the key or the value cannot be read.
@@ -440,8 +441,8 @@ impl State {
     }
 
     /// Returns true if a producer has committed data of the source. Each record that a producer
-    /// writes to this topic is in one Kafka transaction with a position. Requests are written by
-    /// other programs and do not count.
+    /// writes to this topic is in one Kafka transaction with a position. Requests do not count,
+    /// because `oplog-producer full-sync` writes them.
     #[must_use]
     pub fn has_been_used(&self) -> bool {
         let Self {

@@ -1,7 +1,7 @@
 //! Time series as servers from 5.0 to 8.x store them: a collection of buckets and a view of it.
 //!
 //! The series `w` consists of the collection `system.buckets.w`, which has its documents and
-//! options, and of a document of `system.views`, through which clients read measurements. A server
+//! options, and of a document in `system.views`, through which clients read measurements. A server
 //! logs the two separately, in an order that depends on the command. Dropping a series logs a
 //! delete in `system.views` and then a `drop` of the buckets, but `dropDatabase` drops
 //! `system.views` first. A change of the granularity is logged as a replacement in `system.views`

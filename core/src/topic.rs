@@ -4,14 +4,14 @@
 //! `[A-Za-z0-9_]` is written `-XX` (upper-case hex of the UTF-8 byte), including `.` and `-`. In
 //! the database part, `_` is escaped too. This rules out the collision of `.` and `_` in Kafka and
 //! keeps common names readable. A namespace is never parsed from a topic name, because it is in the
-//! value. In a name over 249 bytes, the tail is replaced by `-h` and a hash.
+//! value. In a name over 249 bytes, the end is replaced by `-h` and a hash.
 
 /// The longest topic name that Kafka accepts.
 const MAX_NAME: usize = 249;
 /// The length of `-h`, 16 digits of FNV-1a and 8 of CRC32C.
 const HASH_SUFFIX: usize = 2 + 16 + 8;
-/// The longest prefix. It leaves room for the longest escaped database name (63 bytes) and the
-/// hash.
+/// The longest prefix. It leaves room for the longest database name (63 bytes, 189 when escaped)
+/// and the hash.
 pub const MAX_PREFIX: usize = 32;
 
 /// Returns the topic of a collection.
@@ -58,7 +58,7 @@ pub fn position_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.position.{source}")
 }
 
-/// Returns the compacted topic of a source's routing table and topic ownership.
+/// Returns the compacted topic of a source's saved state ([`crate::state`]).
 #[must_use]
 pub fn state_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.state.{source}")
@@ -111,20 +111,20 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
 /// # Errors
 /// A message for the operator.
 pub fn check_source_name(name: &str) -> Result<(), String> {
-    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty() || name.len() > 64 {
         return Err("must have 1 to 64 characters".to_owned());
     }
-    if name.bytes().all(known) {
+    if name.bytes().all(is_allowed) {
         Ok(())
     } else {
         Err("may contain only lower-case letters, digits and `-`".to_owned())
     }
 }
 
-/// Returns true for a collection that exists only during one operation (`$out`, cross-database
-/// rename, convertToCapped). All those of a database share one topic, because otherwise every run
-/// would leave an unused topic behind.
+/// Returns true for a collection that exists only during one operation (`$out`, mapReduce,
+/// cross-database rename, convertToCapped). The temporary collections of a database share one
+/// topic, because otherwise every operation would leave an unused topic behind.
 #[must_use]
 pub fn is_temporary(collection: &str) -> bool {
     let Some(rest) = collection.strip_prefix("tmp") else {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn data_topics_are_recognised_by_their_two_dots() {
+    fn data_topics_are_recognized_by_their_two_dots() {
         assert!(is_data_topic("cdc", "cdc.shop.orders"));
         assert!(is_data_topic("cdc", "cdc.shop.-cmd"));
         assert!(!is_data_topic("cdc", "cdc2.shop.orders"));

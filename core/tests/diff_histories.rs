@@ -55,9 +55,10 @@ fn apply(state: &[u8], update: &[u8]) -> Vec<u8> {
     Diff::parse(update).unwrap().apply(state).unwrap()
 }
 
-/// Applies the updates from `first` on to the state before update `behind`.
-fn run(history: &History, first: usize, behind: usize) -> Vec<u8> {
-    let state = history.states[behind].clone();
+/// Applies the updates from `first` on to the state `ahead`, which may already include some of
+/// them.
+fn run(history: &History, first: usize, ahead: usize) -> Vec<u8> {
+    let state = history.states[ahead].clone();
     let updates = history.updates[first..].iter();
     updates.fold(state, |state, update| apply(&state, update))
 }
@@ -102,7 +103,7 @@ proptest! {
         }
     }
 
-    /// Modifiers do not record the place of a field, so their order of fields may change.
+    /// Modifiers do not record the place of a field, so the order of fields may change.
     #[test]
     fn modifiers_applied_again_lead_to_the_same_fields(history in history(true, |before, after, choices| Some(modifiers(before, after, choices)))) {
         let last = by_name(history.states.last().unwrap());

@@ -42,13 +42,14 @@ fn assert_bson_or_error(text: &[u8]) {
     }
 }
 
-/// Asserts that the text is JSON. Unlike values, skipped values have no depth limit in serde_json.
+/// Asserts that the text is JSON. serde_json limits the depth of values that it builds, but not of
+/// those that it ignores.
 fn assert_json(text: &[u8]) {
     let text = std::str::from_utf8(text).unwrap();
     serde_json::from_str::<IgnoredAny>(text).unwrap();
 }
 
-/// Returns a value inside this number of nested documents, arrays and scopes.
+/// Returns a value inside at most this number of nested documents, arrays and scopes.
 fn nested(levels: usize) -> impl Strategy<Value = Vec<u8>> {
     let level = (0..3_u8, text(Kind::Sane));
     (leaf(Kind::Sane), vec(level, 0..=levels)).prop_map(|((mut kind, mut value), levels)| {

@@ -16,7 +16,7 @@ pub enum ProducerError {
     /// All faults of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The request does not fit the state of the source or of the cluster.
+    /// The configuration or a request does not fit the source, the cluster or the environment.
     #[error("{0}")]
     Usage(String),
     /// The stream cannot continue from the saved position without losing or repeating entries.
@@ -28,13 +28,13 @@ pub enum ProducerError {
          Run one instance per source, or give the other one its own --topic-prefix"
     )]
     Fenced(String),
-    /// An entry that cannot be encoded.
+    /// An entry or a reply of the source cannot be read, or an entry cannot be sent.
     #[error("{0}. The stream stops here, and nothing is skipped")]
     Undecodable(String),
     /// The source failed.
     #[error("the source failed: {}", mongo::error_text(.0))]
     Source(mongodb::error::Error),
-    /// The source cannot be reached.
+    /// The source cannot be used: it is unreachable, refuses the credentials, or is not supported.
     #[error(transparent)]
     Mongo(#[from] MongoError),
     /// An entry is missing on the member that was read, although its oplog should contain it.
@@ -52,7 +52,7 @@ pub enum ProducerError {
         #[source]
         source: std::io::Error,
     },
-    /// Kafka failed in a way that a new session may repair.
+    /// A Kafka operation failed, and may succeed in a new session.
     #[error("{doing}: {reason}")]
     Kafka {
         /// The operation that failed.
@@ -66,11 +66,11 @@ pub enum ProducerError {
     /// A broker rejects the credentials.
     #[error("{0}")]
     Credentials(String),
-    /// Kafka refused something that a retry cannot fix.
-    #[error("Kafka refused: {0}")]
+    /// Kafka refused an operation, or the saved state cannot be read. A retry cannot succeed.
+    #[error("cannot continue: {0}")]
     Refused(String),
-    /// The program was shut down inside a transaction.
-    #[error("interrupted inside a transaction")]
+    /// The program is shutting down, or another stage has ended.
+    #[error("interrupted")]
     Interrupted,
     /// A task ended unexpectedly, or an internal invariant is violated.
     #[error("internal error ({0})")]
@@ -90,12 +90,12 @@ pub enum Directive {
 }
 
 impl ProducerError {
-    /// Returns the error for bytes that are not valid BSON.
+    /// Returns the error for data of the source that cannot be decoded.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
     pub fn undecodable(error: Malformed) -> Self {
         Self::Undecodable(format!(
-            "the source returned bytes that are not BSON: {error}"
+            "the source returned data that cannot be decoded: {error}"
         ))
     }
 
@@ -184,7 +184,7 @@ impl From<KafkaFailure> for ProducerError {
     fn from(failure: KafkaFailure) -> Self {
         if let KafkaFailure::SettingRefused { setting, .. } = &failure {
             let flag = format!("--topic-config {}=VALUE", setting.name);
-            return Self::Usage(format!("{failure} by {flag}"));
+            return Self::Usage(format!("{failure} with {flag}"));
         }
         let mut reason = failure.to_string();
         if let Some(source) = std::error::Error::source(&failure) {
@@ -200,9 +200,9 @@ impl From<KafkaFailure> for ProducerError {
 }
 
 /// The remedies for a lost position.
-const REMEDIES: &str = "Entries between the two may be missing in Kafka. To recover: restore the \
-    missing oplog (a dump of it can be sent as a source of the same --source-name), or start again \
-    under another --topic-prefix with a new copy of the data; a larger oplog \
+const REMEDIES: &str = "Entries may be missing in Kafka. To recover: restore the missing oplog (a \
+    dump of it can be sent as a source with the same --source-name), or start again under another \
+    --topic-prefix with a new copy of the data; a larger oplog \
     (replSetResizeOplog, oplogMinRetentionHours) prevents this in the future";
 
 /// The reason why the stream cannot continue from the checkpoint.
@@ -247,7 +247,8 @@ pub enum PositionLost {
         /// The entry that is missing.
         part: Timestamp,
     },
-    /// The state topic shows that the source was running, but no position is saved.
+    /// The state topic or this process shows that the source has been running, but no position is
+    /// saved.
     #[error(
         "position lost: topic {position_topic} holds no position, although this source has been \
          running (according to {state_topic}, or because this process has committed; last known \
@@ -314,7 +315,7 @@ pub enum PositionLost {
     },
 }
 
-/// A duration of source time, printed in readable units.
+/// A duration in whole seconds, printed in readable units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
     /// Length in seconds.
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_has_its_directive() {
+    fn errors_end_the_program_or_are_retried() {
         let table = [
             (
                 ProducerError::Usage(String::new()),

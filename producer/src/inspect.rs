@@ -1,4 +1,5 @@
-//! `oplog-producer inspect`: prints the records that `run` would produce as JSON lines, without Kafka.
+//! `oplog-producer inspect`: prints, as JSON lines, the records that `run` would produce. It does
+//! not use Kafka.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -29,7 +30,8 @@ use crate::prepare::topics::Topics;
 use crate::source::origin::Origin;
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
-/// Prints records until the dump ends, the live source has nothing more, or the limit is reached.
+/// Prints records until the dump ends, the live source has no further entries, or the limit is
+/// reached.
 ///
 /// # Errors
 /// The errors of the source and of the encoder; [`ProducerError::Output`].
@@ -126,7 +128,7 @@ struct Printer {
     format: Format,
     left: u64,
     /// Time of the newest entry at the start, if the source reports it. Printing ends there, because
-    /// not every server reports that it has nothing more.
+    /// not every server reports that it has no further entries.
     newest: Option<Timestamp>,
     out: BufWriter<io::Stdout>,
 }
@@ -228,7 +230,8 @@ fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&event).ok()
 }
 
-/// Returns JSON as it is and BSON as canonical Extended JSON; a frame has no textual form.
+/// Returns a value as JSON: JSON unchanged, BSON as canonical Extended JSON, Avro decoded. Raw
+/// frames and tombstones have no such form.
 fn show(format: Format, value: &[u8]) -> Option<Box<RawValue>> {
     let text = match format {
         Format::Json(_)

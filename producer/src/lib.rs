@@ -2,7 +2,7 @@
 //!
 //! # Modules
 //!
-//! Entries pass through four stages. A session runs them until an error ends it:
+//! Entries pass through four stages:
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
@@ -11,29 +11,32 @@
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
 //!
-//! - [`session`] runs the stages until an error ends it: the plan, the checks, and the threads of the
-//!   stages
+//! - [`session`] checks the saved state, plans the start, and runs the stages until the work is
+//!   done, a shutdown is requested, or an error occurs
 //! - [`saved`] holds the state of a source that is saved in Kafka
 //! - [`registry`] asks a schema registry for the ids of the schemas of Avro topics
 //! - [`config`] checks the arguments and reports all faults at once
-//! - [`inspect`] and [`request`] are the other commands
+//! - [`inspect`] and [`request`] are the commands `inspect` and `full-sync`
 //! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
 //!
 //! # Ordering
 //!
 //! A session opens the transactional producer first, which fences every older instance, and only then
-//! reads the checkpoint. It tails from there; the first entry must be the saved one, with the same
-//! term. Every Kafka transaction ends with the position that it reaches. On any error that the client
-//! returns, the producer is dropped and a new session starts at the checkpoint.
+//! reads the checkpoint that it continues from. It tails from there; the first entry must be the
+//! saved one, with the same term. Every Kafka transaction ends with the position that it reaches.
+//! After any error that the client returns, the producer is dropped; if a retry may succeed, a new
+//! session starts at the checkpoint.
 //!
 //! A full sync alternates its reads with those of the tail, and both go through one queue: a document
-//! that was read after a position is sent before any later entry. The records of a full sync have the
-//! position of the tail and do not advance it; their number is saved with the position.
+//! that was read after the tail had reached a position is sent before any later entry. The records
+//! of a full sync have the position of the tail and do not advance it; their number is saved with
+//! the position.
 //!
-//! A command is the last entry of its chunk. The publisher waits until all records before it are
-//! delivered, reads the log end offsets of its topics' partitions, and sends the command and its
-//! barriers with these offsets: it is the only writer of these topics. The offsets are read again
-//! before the commit, and a difference aborts the transaction.
+//! A command is the last entry of its chunk, and it and its barriers contain offsets. Before the
+//! first barrier of a topic in a Kafka transaction, the publisher waits until all earlier records
+//! are delivered, and reads the log end offsets of the topic's partitions. From then on it counts
+//! its own records, because it is the only writer of the topic. The offsets are read again before
+//! the commit, and a difference aborts the transaction.
 //!
 //! A record that is larger than its topic accepts stops the stream, or is split into fragments:
 //! consecutive records in the same partition and Kafka transaction (`--oversize split`).
@@ -44,10 +47,10 @@
 //! alone has no barrier, because each record names its own format.
 //!
 //! A transaction of the source may take longer to send than a Kafka transaction may stay open, so a
-//! position has an ordinal: the number of operations of the commit at its `ts` that are sent, 0 when
-//! the entry is complete. A session that starts at a position with an ordinal reads that entry and its
-//! chain again, and skips that many operations. They are counted before the filter, so a different
-//! filter resumes at the same operation.
+//! position has an ordinal: the number of operations of the commit at its `ts` that were sent, 0
+//! when the entry is complete. A session that starts at a position with an ordinal reads that entry
+//! and its chain again, and skips that many operations. They are counted before the filter, so a
+//! different filter resumes at the same operation.
 
 pub mod config;
 pub mod encode;
@@ -119,6 +122,7 @@ fn report(error: &ProducerError) -> ExitCode {
     let mut cause = std::error::Error::source(error);
     while let Some(next) = cause {
         let next_text = next.to_string();
+        // The text of some errors already contains that of their cause.
         if !text.contains(&next_text) {
             text = format!("{text}: {next_text}");
         }
@@ -217,12 +221,12 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
             Ok(ExitCode::Done)
         }
         Outcome::Stopped => {
-            signalled.ok_or(ProducerError::Ended("the stream ended without a request"))
+            signalled.ok_or(ProducerError::Ended("the stream ended without a shutdown"))
         }
     }
 }
 
-/// Runs sessions until the work is done or a shutdown takes too long.
+/// Runs sessions until they end, or drops them if a shutdown takes too long.
 async fn run_until_forced(
     producer: Supervisor,
     shutdown: &Shutdown,

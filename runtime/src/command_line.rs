@@ -38,10 +38,10 @@ pub struct ServeArguments {
     /// Address at which to serve /metrics, /livez, /readyz and /status, or off.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
     pub http: String,
-    /// Time after which a stall is reported. /readyz answers 503 when nothing has moved for this
-    /// long although work is pending, or when the source has not answered, not even with an
-    /// empty batch; /livez answers 503 when the main loop has not run for this long. At least 5s; below 60s
-    /// a request that Kafka answers late may be reported as a stall.
+    /// Time after which a stall is reported. /readyz answers 503 if nothing has moved for this long
+    /// although work is pending, or if the source has not replied for this long, not even with an
+    /// empty batch. /livez and /readyz answer 503 if the main loop has not run for this long. At
+    /// least 5s; below 60s a request that Kafka answers late may be reported as a stall.
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub stalled_after: String,
 }
@@ -71,7 +71,7 @@ impl ServeArguments {
 /// The arguments of the `health` command.
 #[derive(Debug, Clone, Args)]
 pub struct HealthArguments {
-    /// The address that the instance serves HTTP at.
+    /// Address at which the instance serves HTTP.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
     pub http: String,
 }
@@ -90,7 +90,8 @@ pub fn after_help() -> String {
 /// Reads the arguments and runs the program with them, on a runtime with one thread per core.
 ///
 /// # Errors
-/// Returns an I/O error if standard error is closed, or if the runtime cannot be created.
+/// Returns an I/O error if the stream for help or errors is closed, or if the runtime cannot be
+/// created.
 pub fn run<A: Parser, F: Future<Output = ExitCode>>(
     main: impl FnOnce(A) -> F,
 ) -> io::Result<process::ExitCode> {

@@ -13,15 +13,15 @@ pub enum ExitCode {
     Usage,
     /// The saved position is no longer in the source's oplog, or was rolled back.
     SourcePositionLost,
-    /// Committed offsets are no longer on the topic, or are not a consistent cut.
+    /// Committed offsets are no longer in the topic, or are not a consistent cut.
     OffsetsLost,
     /// Another instance has taken over.
     Fenced,
     /// A policy of the operator stopped the program.
     StoppedByPolicy,
-    /// Verification found differences.
+    /// Verification found differences, or an audit found faults.
     VerifyDifferent,
-    /// Verification could not reach a result.
+    /// Verification or an audit could not reach a result.
     VerifyUnknown,
     /// SIGINT ended the program.
     Interrupted,
@@ -69,15 +69,15 @@ impl ExitCode {
         match self {
             Self::Done => "done",
             Self::Failed => "failed",
-            Self::Usage => "usage or configuration",
+            Self::Usage => "wrong usage or configuration",
             Self::SourcePositionLost => "source position lost or rolled back",
             Self::OffsetsLost => "offsets lost or not a consistent cut",
             Self::Fenced => "fenced by another instance",
             Self::StoppedByPolicy => {
                 "stopped by policy (undecodable, unknown command, refused write)"
             }
-            Self::VerifyDifferent => "verify: different",
-            Self::VerifyUnknown => "verify: could not tell",
+            Self::VerifyDifferent => "verify: source and target differ; audit: faulty topics",
+            Self::VerifyUnknown => "verify or audit: could not tell",
             Self::Interrupted => "ended by SIGINT",
             Self::Terminated => "ended by SIGTERM",
         }
@@ -116,13 +116,13 @@ mod tests {
         Exit codes:
             0  done
             1  failed
-            2  usage or configuration
+            2  wrong usage or configuration
             3  source position lost or rolled back
             4  offsets lost or not a consistent cut
             5  fenced by another instance
             6  stopped by policy (undecodable, unknown command, refused write)
-            7  verify: different
-            8  verify: could not tell
+            7  verify: source and target differ; audit: faulty topics
+            8  verify or audit: could not tell
           130  ended by SIGINT
           143  ended by SIGTERM
         ");

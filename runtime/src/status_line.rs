@@ -1,4 +1,4 @@
-//! The status line: one live line at the bottom of a terminal, with optional bars above it. It is
+//! The status line: one live line at the bottom of a terminal, with optional lines above it. It is
 //! shown only on a terminal.
 //!
 //! A process has one terminal, so the current line is a process-wide static. The log writer writes
@@ -105,7 +105,7 @@ fn set_style(bar: &ProgressBar, template: &str) {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogWriter;
 
-/// Runs a write to the terminal that is not a log line, while the status line is hidden.
+/// Runs a write to the terminal while the status line is hidden, so that the two do not mix.
 pub fn beside<T>(write: impl FnOnce() -> T) -> T {
     let bar = shown().clone();
     match bar {

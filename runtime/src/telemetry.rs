@@ -90,8 +90,8 @@ fn start(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     let layer = tracing_subscriber::fmt::layer().with_writer(LogWriter);
     match format {
         LogFormat::Text => {
-            let colour = io::stderr().is_terminal() && no_color(env::var_os("NO_COLOR")).is_none();
-            registry.with(layer.with_ansi(colour)).try_init()?;
+            let color = io::stderr().is_terminal() && no_color(env::var_os("NO_COLOR")).is_none();
+            registry.with(layer.with_ansi(color)).try_init()?;
         }
         LogFormat::Json => {
             let layer = layer.json().flatten_event(true).with_current_span(false);
@@ -101,7 +101,8 @@ fn start(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// Keeps a `NO_COLOR` variable that is set and not empty, as no-color.org defines it.
+/// Returns the value of the variable `NO_COLOR`, or `None` if it is empty, as no-color.org
+/// requires.
 fn no_color(value: Option<std::ffi::OsString>) -> Option<std::ffi::OsString> {
     value.filter(|value| !value.is_empty())
 }

@@ -17,7 +17,11 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         &[],
     )?;
     let code = bench.wait(LIMIT)?;
-    ensure!(code == 0, "it ended with {code}:\n{}", bench.stderr_text()?);
+    ensure!(
+        code == 0,
+        "the bench ended with {code}:\n{}",
+        bench.stderr_text()?
+    );
     let printed = bench.stdout_text()?;
     // The figures of a debug build, of few entries and on a busy machine mean nothing, so the test
     // only checks that they exist.

@@ -1,5 +1,5 @@
 //! The services of the compose file, with their own arguments and environment, on native servers.
-//! Only the host names differ.
+//! Only the host names and the HTTP port differ.
 
 use std::path::Path;
 
@@ -31,22 +31,22 @@ impl Service {
         };
         let mut variables = Vec::new();
         for (name, value) in model["environment"].as_object().context("variables")? {
-            let mut value = value.as_str().context("a value")?.to_owned();
+            let mut value = value.as_str().context("no value")?.to_owned();
             for (host, here) in hosts {
                 value = value.replace(host, here);
             }
             variables.push((name.clone(), address(&value)));
         }
         let words = |list: &Value| -> Result<Vec<String>> {
-            let list = list.as_array().context("a list")?.iter();
-            list.map(|word| Ok(word.as_str().context("a word")?.to_owned()))
+            let list = list.as_array().context("not a list")?.iter();
+            list.map(|word| Ok(word.as_str().context("not a string")?.to_owned()))
                 .collect()
         };
         let entrypoint = words(&model["entrypoint"])?;
         let name = Path::new(&entrypoint[0])
             .file_name()
             .and_then(|name| name.to_str());
-        let name = name.context("a program")?.to_owned();
+        let name = name.context("no program")?.to_owned();
         let variables: Vec<_> = variables
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))

@@ -74,7 +74,7 @@ async fn target_equals_its_source_and_the_group_has_no_lag() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_that_retention_removed_end_the_replay_with_code_4() -> Result<()> {
+async fn an_offset_below_the_start_of_the_log_ends_the_replay_with_code_4() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     let target = FerretDb::start(&FerretDbOptions::target())?;
@@ -86,7 +86,9 @@ async fn offsets_that_retention_removed_end_the_replay_with_code_4() -> Result<(
 
     let contents = read_topics(&kafka.brokers(), "deleted", Format::Bson)?;
     let fullest = contents.iter().max_by_key(|(_, records)| records.len());
-    let ((topic, partition), _) = fullest.context("a partition")?;
+    let ((topic, partition), _) = fullest.context("the producer wrote no records")?;
+    // The group goes back to offset 0, and then the records before offset 2 are deleted: the
+    // committed offset refers to a record that no longer exists.
     let reset = [
         "--reset-offsets",
         "--to-earliest",

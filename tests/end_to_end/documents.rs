@@ -31,8 +31,8 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of cargo and of the tests' own programs, and the flag that every program
-/// has.
+/// Flags of Kafka's tools, of mongod, of cargo and of the tests' own programs, and the flag that
+/// every program has.
 const FOREIGN_FLAGS: [&str; 28] = [
     "--add",
     "--all-topics",
@@ -98,7 +98,7 @@ fn read(document: &str) -> Result<String> {
     fs::read_to_string(root()?.join(document)).context(document.to_owned())
 }
 
-/// Returns the output of a program as the last section of a page shows it.
+/// Returns a section of a page: a heading and the output of a program.
 fn section(heading: &str, program: &str, arguments: &[&str]) -> Result<String> {
     let mut run = Program::start(program, arguments, &[])?;
     let code = run.wait(LIMIT)?;

@@ -89,7 +89,7 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
 /// Returns a producer whose source is its standard input.
 fn piped(kafka: &Kafka, prefix: &str) -> Result<Command> {
     let test = std::env::current_exe()?;
-    let programs = test.ancestors().nth(2).context("a folder of programs")?;
+    let programs = test.ancestors().nth(2).context("no folder of programs")?;
     let mut command = Command::new(programs.join("oplog-producer"));
     command
         .args(["run", "--source=-", "--start=oldest", "--http=off"])
@@ -269,13 +269,13 @@ fn document_of_16_megabytes_passes_through_every_format() -> Result<()> {
 }
 
 #[test]
-fn a_start_in_time_and_patterns_of_namespaces_choose_what_is_sent() -> Result<()> {
+fn a_start_position_and_namespace_patterns_select_the_entries() -> Result<()> {
     let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("crud-types").oplog()?;
     let history = History::of_dump(&oplog)?;
     let path = written(folder.path(), "oplog.bson", &oplog)?;
-    let middle = history.entries().nth(700).context("an entry")??.ts;
+    let middle = history.entries().nth(700).context("no entry")??.ts;
     let later = history.filtered(|entry| entry.ts >= middle)?;
     let from_second = history.filtered(|entry| entry.ts.seconds >= middle.seconds)?;
     let second = bson::DateTime::from_millis(i64::from(middle.seconds) * 1000);
@@ -342,7 +342,7 @@ fn inspect_prints_what_would_be_produced_without_kafka() -> Result<()> {
             lines.len()
         );
         for line in &lines {
-            let topic = line["topic"].as_str().context("a topic")?;
+            let topic = line["topic"].as_str().context("no topic")?;
             ensure!(topic.starts_with("seen.updates."), "{line}");
             ensure!(
                 line["partition"].is_i64() && line["timestamp"].is_i64(),

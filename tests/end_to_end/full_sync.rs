@@ -28,7 +28,8 @@ const KILLED_BYTES: usize = 4_000;
 const COPIED_WITHIN: Duration = Duration::from_secs(400);
 const KILLS: u32 = 10;
 
-/// Inserts documents that are older than the oplog, into a database that is written to later.
+/// Inserts documents before the producer starts, into a database that is written to later. The
+/// collection has a unique index, and the database also has an empty collection.
 async fn fill(source: &FerretDb, documents: i32, text: usize) -> Result<()> {
     let database = Client::with_uri_str(source.uri()).await?.database("shop");
     let large = database.collection::<Document>("archive");
@@ -63,7 +64,7 @@ fn reads_of(kafka: &Kafka, prefix: &str, ns: &str) -> Result<BTreeMap<Vec<u8>, u
     for (_, record, found) in entries(&contents) {
         let entry = Entry::parse(Raw::new(&found.bytes)?)?;
         if entry.ns == ns && entry.snapshot.is_some() {
-            let key = record.key.clone().context("a key")?;
+            let key = record.key.clone().context("no key")?;
             *reads.entry(key).or_default() += 1;
         }
     }
@@ -154,7 +155,11 @@ async fn full_syncs_are_requested_while_the_stream_runs() -> Result<()> {
     ensure!(reads.len() == 200, "{} documents", reads.len());
     ensure!(reads.values().all(|count| *count == 1), "{reads:?}");
     let others = reads_of(&kafka, "requested", "shop.customers")?;
-    ensure!(others.is_empty(), "{} others", others.len());
+    ensure!(
+        others.is_empty(),
+        "{} documents of another collection were read",
+        others.len()
+    );
     Ok(())
 }
 
@@ -174,7 +179,7 @@ async fn topics_without_a_position_require_an_explicit_choice() -> Result<()> {
     line.clone().with("--sync", "full").produce_all()?;
     ensure!(
         reads_of(&kafka, "worded", "shop.archive")?.len() == 10,
-        "not all"
+        "not every document was read once"
     );
     let other = line.with("--source-name", "other");
     other

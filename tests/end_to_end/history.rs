@@ -126,7 +126,7 @@ impl History {
             let before = last.insert((topic, partition), found.id);
             ensure!(
                 before.is_none_or(|before| before < found.id),
-                "{at} after {before:?}"
+                "{at} comes after {before:?}"
             );
         }
         let missing: Vec<_> = expected.keys().take(5).map(ToString::to_string).collect();
@@ -183,7 +183,7 @@ fn expect_same_meaning(found: &[u8], wanted: &Entry<'_>, format: Format) -> Resu
     ensure!(found.operation == wanted.operation && found.ns == wanted.ns && found.ts == wanted.ts);
     ensure!(
         found.ui == wanted.ui && found.wall == wanted.wall,
-        "ui or wall"
+        "ui or wall differs"
     );
     if format.is_exact() {
         let same = match wanted.operation {

@@ -25,13 +25,14 @@ fn spread(contents: &Contents, topic: &str) -> (BTreeSet<i32>, usize) {
     (partitions, count)
 }
 
-/// Returns the same of the output of `inspect`.
+/// Returns the partitions of a topic that have records, and the number of their records, from the
+/// output of `inspect`.
 fn inspected(lines: &str, topic: &str) -> Result<(BTreeSet<i32>, usize)> {
     let (mut partitions, mut count) = (BTreeSet::new(), 0);
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line)?;
         if line["topic"] == topic {
-            let partition = line["partition"].as_i64().context("a partition")?;
+            let partition = line["partition"].as_i64().context("no partition")?;
             partitions.insert(i32::try_from(partition)?);
             count += 1;
         }

@@ -100,7 +100,7 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
     // The kills did hit open transactions; otherwise the test would prove nothing.
     ensure!(
         uncommitted > count,
-        "{uncommitted} with those of aborted transactions"
+        "only {uncommitted} records with those of aborted transactions"
     );
     Ok(())
 }
@@ -137,7 +137,7 @@ async fn producer_killed_twenty_times_while_its_source_is_written_sends_every_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn broker_restarted_under_load_loses_and_doubles_nothing() -> Result<()> {
+async fn broker_restarted_under_load_loses_and_duplicates_nothing() -> Result<()> {
     let mut kafka = Kafka::start(&KafkaOptions::default())?;
     let source = source()?;
     let mut load = Load::connect(&source.uri(), "shop", 2).await?;
@@ -206,7 +206,7 @@ async fn second_instance_of_a_source_fences_the_first() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Result<()> {
+async fn a_refused_start_does_not_disturb_the_running_instance() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     let mut load = Load::connect(&source.uri(), "shop", 4).await?;
@@ -225,11 +225,11 @@ async fn a_start_that_is_refused_leaves_the_instance_that_works_alone() -> Resul
             .with_code(2)?
             .with_log(&["--change-routing"])?;
     }
-    let shown = status(port.number()).context("a status")?;
+    let shown = status(port.number()).context("no status")?;
     let commits = shown["commits"].as_u64().context("commits")?;
     load.round(10).await?;
     wait_for_commits(&mut working, &port, commits + 1)?;
-    let shown = status(port.number()).context("a status")?;
+    let shown = status(port.number()).context("no status")?;
     ensure!(shown["sessions"] == 1, "{}", working.stderr_text()?);
     Ok(())
 }
@@ -247,7 +247,7 @@ fn entry(seconds: u32, increment: u32, term: i64, id: i32) -> Document {
     }
 }
 
-/// Replaces the oplog by these entries. For each of them FerretDB adds its own entry, with the
+/// Replaces the oplog with these entries. For each of them FerretDB adds its own entry, with the
 /// present time and the namespace `local.oplog.rs`. Returns the time of the last of those.
 async fn rewrite_oplog(server: &FerretDb, entries: &[Document]) -> Result<bson::Timestamp> {
     let local = Client::with_uri_str(server.uri()).await?.database("local");
@@ -261,7 +261,7 @@ async fn rewrite_oplog(server: &FerretDb, entries: &[Document]) -> Result<bson::
         .find_one(doc! {})
         .sort(doc! { "$natural": -1 })
         .await?;
-    Ok(newest.context("an entry")?.get_timestamp("ts")?)
+    Ok(newest.context("no entry")?.get_timestamp("ts")?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +286,7 @@ async fn lost_position_ends_with_three_and_names_checkpoint_oldest_entry_and_gap
         "To recover",
     ];
     line.produce()?.with_code(3)?.with_log(&parts)?;
-    // Rolled back: an entry of another term is at the same time.
+    // Rolled back: an entry of another term has the same time.
     let before = entry(at - 60, 1, 1, 3);
     let other = entry(at, increment, 2, 4);
     rewrite_oplog(&source, &[before.clone(), other]).await?;
@@ -353,7 +353,7 @@ fn without_a_saved_position_the_choices_of_a_start_are_listed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_would_lose_or_disorder_entries_are_refused() -> Result<()> {
+async fn topics_that_would_lose_or_reorder_entries_are_refused() -> Result<()> {
     let kafka = Kafka::shared()?;
     let options = ClientOptions {
         brokers: kafka.brokers(),
@@ -413,7 +413,7 @@ async fn two_sources_never_share_a_topic() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_sources_that_find_a_new_collection_one_stops() -> Result<()> {
+async fn one_of_two_sources_that_find_the_same_new_collection_stops() -> Result<()> {
     let kafka = Kafka::shared()?;
     let source = source()?;
     let line = Line::run(&kafka, source.uri(), "met").with("--start", "oldest");
@@ -475,7 +475,7 @@ async fn now_begins_after_the_newest_entry_and_the_position_is_saved() -> Result
         .flatten()
         .map(|record| record.key.clone())
         .collect();
-    let key = keys.first().and_then(Clone::clone).context("a record")?;
+    let key = keys.first().and_then(Clone::clone).context("no record")?;
     ensure!(keys.len() == 1 && key == br#"{"_id":2}"#, "{keys:?}");
     Ok(())
 }

@@ -65,7 +65,10 @@ impl Scene {
         let list = doc! { "listCollections": 1, "filter": { "name": name } };
         let reply = self.shop.run_command(list).await?;
         let found = reply.get_document("cursor")?.get_array("firstBatch")?;
-        let found = found.first().and_then(Bson::as_document).context("none")?;
+        let found = found
+            .first()
+            .and_then(Bson::as_document)
+            .context("no such collection")?;
         let uuid = found.get_document("info")?.get("uuid");
         let Some(Bson::Binary(uuid)) = uuid else {
             anyhow::bail!("{uuid:?}");
@@ -100,7 +103,7 @@ async fn a_collection_is_found_by_its_uuid_under_another_name() -> Result<()> {
         !scene
             .depends("shop.named", Some(CollectionUuid([9; 16])))
             .await?,
-        "an earlier incarnation"
+        "shop.named with the UUID of another incarnation"
     );
     Ok(())
 }

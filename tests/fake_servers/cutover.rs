@@ -1,4 +1,4 @@
-//! The end of a replay on the model: `cutover` restores the options that the sink withheld.
+//! The end of a replay on the model server: `cutover` restores the options that the sink withheld.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
 
-/// The value that earlier versions wrote in place of an index's expiry.
+/// The value that earlier versions of the consumer wrote in place of an index's expiry.
 const PUT_OFF: i64 = i32::MAX as i64;
 const UNAUTHORIZED: i32 = 13;
 
@@ -80,8 +80,8 @@ impl Scene {
         Ok(cutover(&CutoverConfig::check(&arguments)?).await)
     }
 
-    /// Returns `expireAfterSeconds` of a collection's indexes, and of the collection itself as
-    /// `""`.
+    /// Returns `expireAfterSeconds` of a collection's indexes by their names, and of the collection
+    /// itself under the name `""`.
     async fn expiries(&self, collection: &str) -> Result<BTreeMap<String, i64>> {
         let number = |value: &Bson| value.as_i64().or(value.as_i32().map(i64::from));
         let mut found = BTreeMap::new();
@@ -207,11 +207,11 @@ async fn missing_and_refused_objects_do_not_delay_the_others() -> Result<()> {
     let drop = doc! { "dropIndexes": "logins", "index": "t_1" };
     scene.shop.run_command(drop).await?;
     scene.server.fail_next("collMod", UNAUTHORIZED);
-    let error = scene.cut_over("g").await?.err().context("it is refused")?;
+    let error = scene.cut_over("g").await?.err().context("not refused")?;
     ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
     let text = error.to_string();
     ensure!(
-        text.contains("3600 of shop.log: ") && text.contains("dbAdmin on shop"),
+        text.contains("3600 for shop.log: ") && text.contains("dbAdmin on shop"),
         "{text}"
     );
     ensure!(scene.expiries("logins").await? == seconds(&[("v_1", 62)]));
@@ -223,14 +223,14 @@ async fn missing_and_refused_objects_do_not_delay_the_others() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_group_is_refused_and_an_empty_catalog_is_not() -> Result<()> {
     let scene = Scene::replay(&history()).await?;
-    let error = scene.cut_over("h").await?.err().context("it is refused")?;
+    let error = scene.cut_over("h").await?.err().context("not refused")?;
     ensure!(error.exit_code() == ExitCode::Usage, "{error}");
     ensure!(error.to_string().contains("has the groups g"), "{error}");
     Scene::replay(&[]).await?.cut_over("h").await??;
     Ok(())
 }
 
-/// Returns the indexes of a history that every version can run.
+/// Returns commands that every version can run and that create indexes with an expiry.
 fn indexes_alone() -> Vec<BsonDocument> {
     let partial = doc! { "a": { "$gt": 0 } };
     let mut third = index("sessions", "v_1", 62);
@@ -257,7 +257,7 @@ fn definitions(scene: &Scene) -> BTreeMap<String, BsonDocument> {
         .collect()
 }
 
-/// Returns the collections of the catalog's database other than the catalog.
+/// Returns the collections of `cutover` that it did not empty.
 fn left_over(scene: &Scene) -> Vec<String> {
     let state = scene.server.model().state();
     let left = state
@@ -290,9 +290,9 @@ async fn every_version_gets_the_expiries_back_and_keeps_its_indexes() -> Result<
     Ok(())
 }
 
-/// Versions up to 6.0 accepted this value only by `collMod`, if at all.
+/// `collMod` writes the replaced expiry, because servers up to 6.0 refuse it at creation.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_of_an_earlier_version_gets_its_expiries_back() -> Result<()> {
+async fn expiries_that_an_earlier_oplog_consumer_replaced_are_restored() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {
         let scene = Scene::replay_into(version, &indexes_alone()).await?;
         let small = doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 1 };
@@ -339,7 +339,7 @@ async fn an_expiry_that_the_target_refuses_leaves_the_index_as_it_is() -> Result
     ];
     let scene = Scene::replay_into(Version::V5_0, &commands).await?;
     let before = definitions(&scene);
-    let error = scene.cut_over("g").await?.err().context("it is refused")?;
+    let error = scene.cut_over("g").await?.err().context("not refused")?;
     ensure!(error.exit_code() == ExitCode::StoppedByPolicy, "{error}");
     ensure!(
         error.to_string().contains("shop.sessions index t_1"),

@@ -55,7 +55,10 @@ impl Scene {
         let list = doc! { "listCollections": 1, "filter": { "name": name } };
         let reply = self.shop.run_command(list).await?;
         let found = reply.get_document("cursor")?.get_array("firstBatch")?;
-        let found = found.first().and_then(Bson::as_document).context("none")?;
+        let found = found
+            .first()
+            .and_then(Bson::as_document)
+            .context("no such collection")?;
         let uuid = found.get_document("info")?.get("uuid");
         uuid.cloned().context("no UUID")
     }
@@ -97,7 +100,7 @@ async fn a_document_is_found_with_the_time_of_the_reply() -> Result<()> {
     let ui = scene.uuid("orders").await?;
     for (id, n) in [(Bson::Double(1.0), 10), ("two".into(), 20)] {
         let (found, read_at) = scene.look_up(id, Some(&ui))?;
-        ensure!(found.context("gone")?.get_i32("n")? == n);
+        ensure!(found.context("no document")?.get_i32("n")? == n);
         ensure!(read_at == Some(at(1)), "{read_at:?}");
     }
     // The server waits until it has the entry, and returns nothing that could be rolled back.
@@ -115,7 +118,7 @@ async fn a_document_is_found_with_the_time_of_the_reply() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_of_another_collection_of_the_name_is_not_taken() -> Result<()> {
+async fn a_document_of_another_collection_of_the_same_name_is_not_used() -> Result<()> {
     let mut scene = Scene::new().await?;
     let ui = scene.uuid("orders").await?;
     let rename = doc! { "renameCollection": "shop.orders", "to": "shop.old" };
@@ -129,7 +132,10 @@ async fn the_document_of_another_collection_of_the_name_is_not_taken() -> Result
         lookup: fresh(&scene).await?,
         ..scene
     };
-    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "another one");
+    ensure!(
+        again.look_up(1, Some(&ui))?.0.is_none(),
+        "another collection of the name"
+    );
     again.shop.run_command(doc! { "drop": "orders" }).await?;
     again
         .shop
@@ -140,7 +146,7 @@ async fn the_document_of_another_collection_of_the_name_is_not_taken() -> Result
     ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "a view");
     again.shop.run_command(doc! { "drop": "orders" }).await?;
     again.lookup = fresh(&again).await?;
-    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "nothing");
+    ensure!(again.look_up(1, Some(&ui))?.0.is_none(), "no collection");
     Ok(())
 }
 
@@ -173,7 +179,7 @@ async fn large_documents_are_read_in_several_replies() -> Result<()> {
     ensure!(!scene.lookup.covers(&last)?, "a reply holds 16 MB");
     for id in (10..16).rev() {
         let (found, _) = scene.look_up(id, Some(&ui))?;
-        ensure!(found.context("gone")?.get_i32("n")? == id);
+        ensure!(found.context("no document")?.get_i32("n")? == id);
     }
     Ok(())
 }

@@ -92,11 +92,11 @@ fn write_dump(folder: &Path, entries: u32) -> Result<String> {
     }
     let path = folder.join("oplog.bson");
     std::fs::write(&path, dump)?;
-    Ok(path.to_str().context("a path in text")?.to_owned())
+    Ok(path.to_str().context("the path is not UTF-8")?.to_owned())
 }
 
 #[test]
-fn a_dump_is_counted_and_one_without_entries_after_the_start_is_warned_of() -> Result<()> {
+fn a_dump_is_counted_and_one_without_entries_after_the_start_causes_a_warning() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for (entries, start, parts) in [
         (3, "2:1", &["entries=3", "after_start=2"][..]),

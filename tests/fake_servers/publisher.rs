@@ -110,7 +110,7 @@ fn commit_with(request: Request, faults: &[Fault]) -> Result<Result<(), Producer
 }
 
 #[test]
-fn faults_that_pass_are_retried_and_the_transaction_commits() -> Result<()> {
+fn transient_faults_are_retried_and_the_transaction_commits() -> Result<()> {
     use Fault::{
         RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING,
         RD_KAFKA_RESP_ERR_NOT_COORDINATOR as MOVED,
@@ -153,7 +153,7 @@ fn faults_that_leave_a_commit_unclear_end_the_session_and_nothing_counts() -> Re
 
 /// Each session would end the same way, so the program ends.
 #[test]
-fn a_rule_of_the_topic_that_refuses_a_record_ends_the_program() -> Result<()> {
+fn a_record_that_violates_a_policy_of_the_broker_ends_the_program() -> Result<()> {
     let fault = Fault::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
     let error = commit_with(Request::Produce, &[fault])?.err();
     let error = error.context("the failure was treated as success")?;
@@ -349,7 +349,7 @@ fn values(cluster: &Cluster, count: usize) -> Result<[Vec<u8>; 4]> {
         let message = consumer.poll(Duration::from_secs(20));
         let message = message.context("a record is missing")??;
         let partition = usize::try_from(message.partition())?;
-        values[partition].push(message.payload().context("a value")?[0]);
+        values[partition].push(message.payload().context("no value")?[0]);
     }
     ensure!(consumer.poll(Duration::from_millis(200)).is_none());
     Ok(values)

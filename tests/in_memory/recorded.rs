@@ -67,8 +67,8 @@ pub(crate) type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
 /// documents without `_id`, `$inc`, `$push`, upserts. A replay stops at them.
 const BY_A_USER: &str = "transactions_a.plain";
 
-/// Distributes the entries over partitions as the producer does with a dump, without the commands
-/// that the model does not know.
+/// Distributes the entries over partitions as the producer does with a dump, except commands other
+/// than `create` and the collection [`BY_A_USER`].
 pub(crate) fn spread(scenario: &Scenario) -> Result<Partitions> {
     let runtime = tokio::runtime::Runtime::new()?;
     let dump = runtime.block_on(Stream::dump(&scenario.oplog()?, Begin::oldest()))?;
@@ -224,7 +224,7 @@ fn golden_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Resul
                 let mut model = Model::default();
                 replay(&mut model, format, partitions, batch)?;
                 let outcome = scenario.expect(&model.state());
-                outcome.with_context(|| format!("as {format} by {batch}"))?;
+                outcome.with_context(|| format!("{format} in batches of {batch}"))?;
                 ensure!(model.unmatched == 0, "{} unmatched", model.unmatched);
             }
         }
@@ -258,7 +258,7 @@ fn golden_oplogs_replayed_again_from_any_point_lead_to_the_same_fields() -> Resu
             let again = again.map(|(place, entries)| (place.clone(), tail(entries)));
             replay(&mut model, Format::Bson, &again.collect(), 64)?;
             let outcome = scenario.expect_as(&model.state(), Agreement::Fields);
-            outcome.with_context(|| format!("from {part}"))?;
+            outcome.with_context(|| format!("from the last 1/{part} of each partition"))?;
         }
         Ok(())
     })

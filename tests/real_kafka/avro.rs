@@ -17,8 +17,8 @@ const AVRO: [&str; 2] = ["--format=avro", "--json=canonical"];
 /// Sends a request to a registry, which must accept it.
 fn send(registry: &Apicurio, method: &str, path: &str, body: &str) -> Result<()> {
     let url = format!("{}{path}", registry.url());
-    let rest = url.strip_prefix("http://").context("http")?;
-    let (host, path) = rest.split_once('/').context("a path")?;
+    let rest = url.strip_prefix("http://").context("not an http URL")?;
+    let (host, path) = rest.split_once('/').context("no path")?;
     let mut stream = TcpStream::connect(host)?;
     let content = "content-type: application/json\r\nconnection: close";
     let length = body.len();
@@ -50,7 +50,7 @@ fn a_topic_in_avro_is_read_by_a_foreign_deserializer_and_replayed_exactly() -> R
     ensure!(of("insert").count() == 20, "{printed}");
     ensure!(of("update").count() == 20 && of("delete").count() == 5);
     let insert = of("insert").find(|line| line.contains(r#"{"_id": "7"}"#));
-    let insert = insert.context("the insert of 7")?;
+    let insert = insert.context("the insert of 7 is missing")?;
     let document = r#""fullDocument": "{\"_id\":{\"$numberInt\":\"7\"}"#;
     ensure!(insert.contains(document), "{insert}");
 
@@ -182,7 +182,7 @@ fn a_registry_is_asked_once_for_each_subject_with_the_login_and_at_the_next_addr
 }
 
 #[test]
-fn a_registry_with_a_certificate_of_an_own_authority_is_reached_by_tls() -> Result<()> {
+fn a_registry_with_a_certificate_of_a_private_authority_is_reached_over_tls() -> Result<()> {
     let (registry, authority) = FakeRegistry::start_with_tls("200 OK", r#"{"id":1025}"#)?;
     let topics = Topics::none("avro-tls")?;
     let folder = tempfile::tempdir()?;

@@ -136,7 +136,7 @@ fn counts(all: &[(&str, usize)]) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> {
+fn an_entry_that_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> {
     let topics = Topics::carry("dead", &history()?.oplog()?)?;
     inject(&topics, "dead.s.a", 3, GARBAGE)?;
     for (number, others, part) in [
@@ -163,7 +163,7 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
         let damaged = records
             .iter()
             .find(|record| record.value == GARBAGE)
-            .context("the damaged record")?;
+            .context("the damaged record is missing")?;
         ensure!(damaged.key.as_deref() == Some(b"a key"), "{damaged:?}");
         for (name, value) in [
             ("by", "somebody"),
@@ -204,9 +204,9 @@ fn what_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Result<()> 
 #[test]
 fn a_document_that_waits_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
     let (topics, target) = taken("waiting")?;
-    let refusal = (6, "nothing more comes");
+    let refusal = (6, "no more records follow");
     topics.refused(&target, "waiting", &[], refusal)?;
-    ensure!(ids(&target)? == [99], "what the index refuses");
+    ensure!(ids(&target)? == [99], "the refused document was written");
     topics.replay(&target, "waiting", 1, &["--dead-letter=write"])?;
     let (lines, _) = letters(&topics, "waiting")?;
     ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
@@ -240,7 +240,7 @@ fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
 }
 
 #[test]
-fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
+fn the_committed_offset_does_not_pass_a_dead_letter_that_kafka_refuses() -> Result<()> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
     made.insert("s.a", 1, 0)?;
@@ -265,7 +265,7 @@ fn an_offset_does_not_pass_a_letter_that_kafka_refuses() -> Result<()> {
 }
 
 #[test]
-fn a_value_that_does_not_fit_leaves_a_pointer() -> Result<()> {
+fn a_dead_letter_whose_value_does_not_fit_refers_to_the_record() -> Result<()> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
     made.insert("s.a", 1, 0)?;
@@ -344,14 +344,17 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     // that moment.
     topics.replay(&target, "refusal", 1, &flags)?;
     let all: Vec<i32> = (0..DOCUMENTS).collect();
-    ensure!(ids(&target)? == all, "documents make the collection");
+    ensure!(
+        ids(&target)? == all,
+        "the documents did not create the collection"
+    );
     let letters_of = |times| -> Result<()> {
         let found = count(&letters(&topics, "refusal")?.0);
         ensure!(found == counts(&[("command", times)]), "{found:?}");
         Ok(())
     };
     letters_of(1)?;
-    // It counts as done: applied again, it does not run and is not a dead letter.
+    // The create counts as done: applied again, it neither runs nor becomes a dead letter.
     topics.reset("refusal", &["--all-topics", "--to-earliest"])?;
     topics.replay(&target, "refusal", 2, &flags)?;
     letters_of(1)?;
@@ -365,7 +368,7 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
     topics.refused(&target, "refusal", &flags, refusal)?;
     letters_of(1)?;
     topics.replay(&target, "refusal", 2, &flags)?;
-    ensure!(ids(&target)?.is_empty(), "it is dropped");
+    ensure!(ids(&target)?.is_empty(), "the collection was not dropped");
     Ok(())
 }
 
@@ -395,9 +398,12 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
         database.run_command(foreign).await?;
         database.run_command(command).await.map(drop)
     })?;
-    let refusal = (6, "and now comes a command");
+    let refusal = (6, "and a command follows");
     topics.refused(&target, "waits", &["--dead-letter=command"], refusal)?;
-    ensure!(ids(&target)? == [1, 100], "nothing after the command");
+    ensure!(
+        ids(&target)? == [1, 100],
+        "an entry after the command was applied"
+    );
     topics.replay(&target, "waits", 2, &["--dead-letter=write"])?;
     ensure!(ids(&target)? == [1, 2, 100], "the rest is missing");
     let (lines, records) = letters(&topics, "waits")?;

@@ -19,7 +19,7 @@ fn damage(directory: &Path) -> Result<bool> {
         return Ok(false);
     };
     let length = usize::try_from(u32::from_be_bytes(length.try_into()?))?;
-    let byte = bytes.get_mut(12 + length / 2).context("a whole batch")?;
+    let byte = bytes.get_mut(12 + length / 2).context("batch too short")?;
     *byte = !*byte;
     std::fs::write(&log, &bytes)?;
     Ok(true)

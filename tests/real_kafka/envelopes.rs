@@ -52,7 +52,7 @@ fn a_debezium_topic_has_the_changes_of_documents_once_and_in_order() -> Result<(
         if record.value.is_empty() {
             let before = records
                 .get(index.wrapping_sub(1))
-                .context("a tombstone alone")?;
+                .context("no tombstone has no delete before it")?;
             ensure!(
                 before.key == record.key,
                 "the tombstone of another document"

@@ -46,7 +46,10 @@ fn check_printed(topics: &Topics, group: &str, printed: &str) -> Result<()> {
         .filter(|line| line.contains("\"documentKey\""));
     let missing = documents.clone().find(|line| !lines.contains(line));
     ensure!(missing.is_none(), "not printed: {missing:?}");
-    ensure!(documents.count() == 400, "200 inserts and 200 updates");
+    ensure!(
+        documents.count() == 400,
+        "expected 200 inserts and 200 updates"
+    );
     Ok(())
 }
 

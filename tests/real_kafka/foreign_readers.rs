@@ -1,5 +1,5 @@
-//! Programs of others that read our topics: Kafka Connect with the official MongoDB sink connector, into
-//! FerretDB, and Debezium's transform of its envelope.
+//! Programs of others that read the topics: Kafka Connect with the official MongoDB sink connector,
+//! into FerretDB, and Debezium's transform of its envelope.
 
 use std::collections::BTreeSet;
 
@@ -27,8 +27,8 @@ const KEY_HAS_ID: &str =
 const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
 const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
 
-/// Inserts, replacements and deletes, with updates of single fields if wanted: the Debezium handler of
-/// the sink does not apply those.
+/// Returns inserts, replacements and deletes, and updates of single fields if wanted: the Debezium
+/// handler of the sink does not apply those.
 fn made(with_updates: bool) -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -107,7 +107,7 @@ fn unwrapped(path: &str) -> Result<BTreeSet<String>> {
 }
 
 #[test]
-fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelope() -> Result<()> {
+fn kafka_connect_replays_the_topics_and_debezium_unwraps_its_envelope() -> Result<()> {
     let (all, whole) = (made(true)?, made(false)?);
     let events = Topics::none("connect-events")?;
     events.produce(&all.oplog()?, &["--format=json", "--replayable=false"])?;
@@ -121,7 +121,7 @@ fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelo
     let target = FerretDb::start(&FerretDbOptions::target())?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("unwrapped");
-    let file = file.to_str().context("a path in text")?;
+    let file = file.to_str().context("the path is not UTF-8")?;
     let connectors = [
         sink(
             "events",
@@ -146,7 +146,7 @@ fn kafka_connect_replays_our_topics_into_mongodb_and_debezium_unwraps_its_envelo
     wait_for_documents(&mut connect, &target, "events", &expected(&all)?)?;
     let whole = expected(&whole)?;
     wait_for_documents(&mut connect, &target, "debezium", &whole)?;
-    // Each inserted document passes the transform, those that are deleted later as well.
+    // Each inserted document passes the transform, even if it is deleted later.
     wait_for("the transformed documents", LIMIT, || {
         connect.expect_running()?;
         Ok((unwrapped(file)?.len() == 60).then_some(()))

@@ -41,7 +41,10 @@ impl Source {
         let list = doc! { "listCollections": 1 };
         let reply = source.run("s", &list)?;
         let batch = reply.get_document("cursor")?.get_array("firstBatch")?;
-        let found = batch.first().and_then(Bson::as_document).context("none")?;
+        let found = batch
+            .first()
+            .and_then(Bson::as_document)
+            .context("no such collection")?;
         let uuid = found.get_document("info")?.get("uuid");
         source.ui = uuid.cloned().context("no UUID")?;
         source.log(doc! { "op": "n", "ns": "", "o": { "msg": "begin" } })?;
@@ -211,7 +214,7 @@ fn topics_of_latest_states_are_compacted_and_end_as_the_source() -> Result<()> {
     source.carry(&topics, &copy, (0, ""))?;
     ensure!(
         latest(&topics.records()?)? == source.documents()?,
-        "after the copy"
+        "the topic differs after the copy"
     );
 
     source.change_all()?;
@@ -229,7 +232,10 @@ fn topics_of_latest_states_are_compacted_and_end_as_the_source() -> Result<()> {
     source.carry(&topics, &SNAPSHOT, (0, ""))?;
 
     let records = topics.records()?;
-    ensure!(latest(&records)? == source.documents()?, "after the tail");
+    ensure!(
+        latest(&records)? == source.documents()?,
+        "the topic differs after the tail"
+    );
     check_identities(&records)?;
     // The copy, 100 inserts, 40 deletes, 40 times two updates, 40 updates with deletes, 80 updates,
     // 20 more.
@@ -321,7 +327,7 @@ fn a_drop_or_rename_is_reported_where_its_documents_stay() -> Result<()> {
     // The name is no longer that of the collection, so the document of the update is gone.
     ensure!(
         latest(&topics.records()?)?.is_empty(),
-        "the document is elsewhere"
+        "the topic still has the document"
     );
     let ui = source.ui.clone();
     source.log(doc! { "op": "c", "ns": "s.$cmd", "ui": ui, "o": { "emptycapped": "b" } })?;

@@ -1,4 +1,5 @@
-//! Sources whose entries are all excluded by a filter.
+//! Position and lag of a replay that applies nothing: a filter excludes every entry, a document
+//! waits, or the target does not answer.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -47,7 +48,7 @@ fn on_target(target: &ModelServer, command: Document) -> Result<()> {
     })
 }
 
-/// Starts a process that serves its status.
+/// Starts a replay that serves its status.
 pub(crate) fn start(
     topics: &Topics,
     prefix: &str,
@@ -102,11 +103,11 @@ fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option
     );
     program.terminate()?;
     program.wait(LIMIT)?;
-    Ok((position.context("a position")?, times.into_iter().max()))
+    Ok((position.context("no position")?, times.into_iter().max()))
 }
 
 #[test]
-fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<()> {
+fn a_source_that_is_filtered_completely_moves_the_position_and_the_lag() -> Result<()> {
     let made = history()?;
     let last = Timestamp::new(made.next_second()? - 1, 1);
     ensure!(last.seconds > BEGIN);
@@ -122,7 +123,7 @@ fn a_source_of_which_all_is_filtered_moves_the_position_and_the_lag() -> Result<
     let saved = Reader::new(&options).read_last_committed_blocking(topic)?;
     let saved = saved
         .and_then(|record| record.value)
-        .context("a position")?;
+        .context("no position")?;
     let saved: PositionRecord = serde_json::from_slice(&saved)?;
     ensure!(saved.ts == last.to_string(), "{saved:?}");
     let (position, _) = settled(&none, "nothing", &[])?;
@@ -151,7 +152,7 @@ fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
     wait_until("the warning", LIMIT, || {
         program.stderr_text().is_ok_and(|log| log.contains(refused))
     })?;
-    let shown = status(port.number()).context("a status")?;
+    let shown = status(port.number()).context("no status")?;
     ensure!(shown["lag_offsets"] != 0, "{shown}");
     let removed = doc! { "delete": "a", "deletes": [{ "q": { "_id": 99 }, "limit": 1 }] };
     on_target(&target, removed)?;
@@ -160,7 +161,7 @@ fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
     })?;
     let state = target.model().state();
     let found = state.get("s.a").context("the collection")?;
-    let document = Document::from_reader(found.first().context("a document")?.as_slice())?;
+    let document = Document::from_reader(found.first().context("no document")?.as_slice())?;
     ensure!(
         found.len() == 1 && document == doc! { "_id": 1, "k": 1 },
         "{document}"

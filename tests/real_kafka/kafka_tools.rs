@@ -1,5 +1,5 @@
-//! Kafka's own command-line tools on our topics and groups: the console consumer, and the lag and the
-//! offsets of a group.
+//! Kafka's own command-line tools on the project's topics and groups: the console consumer, and the
+//! lag and the offsets of a group.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ fn abort_record(brokers: &str, topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns what the console consumer prints of a topic: this many records, or fewer until no more come
-/// for five seconds.
+/// Returns what the console consumer prints of a topic: this many records, or fewer if no more
+/// arrive for five seconds.
 fn print_records(topics: &Topics, isolation: &str, count: usize) -> Result<String> {
     let topic = format!("{}.s.a", topics.prefix());
     let (isolation, count) = (
@@ -77,7 +77,7 @@ fn lag(topics: &Topics, group: &str) -> Result<i64> {
         .find(|line| line.contains("LAG"))
         .context(described.clone())?;
     let column = header.split_whitespace().position(|name| name == "LAG");
-    let column = column.context("the column LAG")?;
+    let column = column.context("no column LAG")?;
     rows.map(|row| {
         let lag = row.split_whitespace().nth(column);
         lag.and_then(|lag| lag.parse::<i64>().ok())

@@ -17,14 +17,14 @@ use crate::topics::{LIMIT, Topics};
 const ENTRIES: u64 = 200_000;
 const KILLS: u64 = 20;
 
-/// Returns the number of commands that ran so far.
+/// Returns the number of commands that have run so far.
 fn commands(target: &ModelServer) -> usize {
     let state = target.model().state();
     state.get("oplog_relay.catalog").map_or(0, Vec::len)
 }
 
 #[test]
-fn one_of_three_members_killed_again_and_again_while_commands_run() -> Result<()> {
+fn one_of_three_members_can_be_killed_repeatedly_while_commands_run() -> Result<()> {
     let carried = Carried::new("ddl", "killed")?;
     let target = ModelServer::start(Model::default())?;
     let start = || carried.topics.start(&target, "killed", &[]);
@@ -52,7 +52,7 @@ fn expected(oplog: &Oplog) -> Result<Model> {
     let (planner, mut model) = (Planner::new(1), Model::default());
     let mut entries = Vec::new();
     for number in 0..oplog.len() {
-        let bytes = oplog.entry(number).context("an entry")?.to_vec();
+        let bytes = oplog.entry(number).context("no entry")?.to_vec();
         let ts = Entry::parse(Document::new(&bytes)?)?.ts;
         entries.push((EntryId { ts, ord: 0 }, bytes));
         if entries.len() == 5_000 || number + 1 == oplog.len() {
@@ -76,7 +76,7 @@ fn a_member_killed_twenty_times_over_200_000_entries_leaves_the_sources_document
                 .stderr_text()
                 .is_ok_and(|log| log.contains("partitions assigned"))
         })?;
-        // Each kill hits another moment of the first second of work.
+        // Each kill happens at a different moment of the first second of work.
         let life = Duration::from_millis(37 * (kill * 7 % KILLS));
         let begun = Instant::now();
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
@@ -90,7 +90,10 @@ fn a_member_killed_twenty_times_over_200_000_entries_leaves_the_sources_document
         found
     };
     // Every kill hit unfinished work.
-    ensure!(found() != expected, "all was done before the last kill");
+    ensure!(
+        found() != expected,
+        "all entries were applied before the last kill"
+    );
     topics.replay(&target, "many", 1, &[])?;
     let found = found();
     ensure!(found.keys().eq(expected.keys()), "{:?}", found.keys());

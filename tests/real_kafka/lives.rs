@@ -34,7 +34,7 @@ fn fill(made: &mut Made, ns: &str, ui: u8) -> Result<()> {
     (0..DOCUMENTS).try_for_each(|id| made.insert(ns, ui, id))
 }
 
-/// create → rename → create again → drop → create again.
+/// Returns a history: create, rename, create again, drop, create again.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -75,7 +75,7 @@ fn a_full_reset_over_a_rename_and_a_drop_leaves_every_incarnation_its_documents(
 }
 
 #[test]
-fn a_reset_to_a_time_between_two_incarnations_of_a_name() -> Result<()> {
+fn a_reset_to_a_time_within_an_incarnation_leads_to_the_same_state() -> Result<()> {
     let topics = Topics::carry("between", &history()?.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "between", 1, &[])?;
@@ -111,7 +111,7 @@ fn a_start_that_is_not_a_consistent_cut_is_refused_before_a_command_runs() -> Re
     topics.refused(&target, "uneven", &[], refused)?;
     ensure!(found(&target)?.is_empty(), "{:?}", found(&target)?);
 
-    // The same for a group whose commands all ran: entries find their own incarnations.
+    // The same reset is accepted if all commands have run: entries find their own incarnations.
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "part", 1, &[])?;
     topics.reset("part", &["--topic", "uneven.s.a:0", "--to-earliest"])?;
@@ -143,7 +143,8 @@ fn an_unknown_collection_under_a_taken_name_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_group_that_includes_one_name_of_a_rename() -> Result<()> {
+fn a_rename_out_of_the_namespaces_of_a_group_is_replayed_and_one_into_them_is_refused() -> Result<()>
+{
     let topics = Topics::carry("sides", &history()?.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "out", 2, &["--include-namespaces=s.a"])?;

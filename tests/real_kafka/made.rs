@@ -116,7 +116,7 @@ impl Made {
         self.push_of("c", &commands, &ui, doc! { "o": rename })
     }
 
-    /// Removes the UUIDs, as old servers wrote entries.
+    /// Removes the UUIDs, which old servers did not write.
     pub(crate) fn without_uuids(mut self) -> Made {
         for entry in &mut self.entries {
             entry.remove("ui");

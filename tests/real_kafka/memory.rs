@@ -106,10 +106,10 @@ impl Standstill {
     }
 }
 
-fn insert_all(made: &mut Made, life: u8) -> Result<()> {
+fn insert_all(made: &mut Made, ui: u8) -> Result<()> {
     let text = "x".repeat(1_000);
     for id in 0..AFTER {
-        made.insert_with("s.a", life, doc! { "_id": id, "text": &text })?;
+        made.insert_with("s.a", ui, doc! { "_id": id, "text": &text })?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ fn insert_all(made: &mut Made, life: u8) -> Result<()> {
 /// When the target continues, the partition whose records fill the memory reaches a barrier. It
 /// waits there for partitions of which nothing was fetched yet.
 #[test]
-fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Result<()> {
+fn a_partition_that_reaches_a_barrier_while_all_are_paused_makes_room() -> Result<()> {
     let standstill = Standstill::begin("standstill", Made::default(), |made| {
         for id in 0..100 {
             made.insert_with("s.a", 1, doc! { "_id": id })?;
@@ -131,7 +131,7 @@ fn a_partition_that_comes_to_a_barrier_while_nothing_is_taken_makes_room() -> Re
 /// Partitions that are revoked while they are paused are no longer paused when they are assigned
 /// again.
 #[test]
-fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
+fn partitions_assigned_again_after_a_standstill_are_read() -> Result<()> {
     let standstill = Standstill::begin("back", Made::default(), |made| insert_all(made, 1))?;
     let elsewhere = ModelServer::start(Model::default())?;
     elsewhere.hold("insert", "a");
@@ -143,7 +143,7 @@ fn partitions_that_come_back_after_a_standstill_are_read() -> Result<()> {
     standstill.go_on()
 }
 
-/// A blocked worker holds its own records only, not those of another collection.
+/// A blocked worker holds only its own records, not those of another collection.
 #[test]
 fn a_collection_whose_writes_are_blocked_does_not_stop_another_one() -> Result<()> {
     let mut standstill = Standstill::begin("apart", Made::default(), |made| insert_all(made, 1))?;

@@ -41,7 +41,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Checks a complete run: exactly once over a restart, a replay, lines, and the comparison.
+/// Checks a complete run: exactly once across a restart, a replay, an emit and an audit.
 fn carries(topics: &Topics, prefix: &str) -> Result<()> {
     let mut made = history()?;
     topics.produce(&made.oplog()?, &[])?;

@@ -54,7 +54,7 @@ fn routes(topics: &Topics) -> Result<Vec<String>> {
     let name = state_topic(topics.prefix(), "golden");
     let mut state = State::default();
     for record in Reader::new(&options).read_all_blocking(&name)? {
-        let key = String::from_utf8(record.key.context("a key")?)?;
+        let key = String::from_utf8(record.key.context("no key")?)?;
         state.apply(&key, record.value.as_deref())?;
     }
     let mut all: Vec<String> = state.routes.into_values().map(|route| route.ns).collect();

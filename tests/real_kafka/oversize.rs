@@ -60,7 +60,7 @@ pub(crate) fn state(target: &ModelServer) -> State {
     state
 }
 
-/// Returns a topic as an operator created it.
+/// Returns a prefix whose topic an operator has created with a small size limit.
 fn small_topic(prefix: &str) -> Result<Topics> {
     let topics = Topics::none(prefix)?;
     let name = format!("{prefix}.s.a");
@@ -171,7 +171,10 @@ fn a_member_killed_between_fragments_loses_nothing_and_a_start_between_them_is_r
         member.kill_9()?;
     }
     topics.replay(&target, "torn", 2, &[])?;
-    ensure!(state(&target) == expected, "after kills");
+    ensure!(
+        state(&target) == expected,
+        "the target differs after the kills"
+    );
 
     let contents = read_undecoded(&topics.brokers(), "torn")?;
     let inside = contents.iter().find_map(|((topic, partition), records)| {
@@ -180,12 +183,18 @@ fn a_member_killed_between_fragments_loses_nothing_and_a_start_between_them_is_r
         let found = records.find(|record| record.header(FRAGMENT_HEADER).is_some_and(inside))?;
         Some((format!("{topic}:{partition}"), found.offset.to_string()))
     });
-    let (place, offset) = inside.context("a second fragment")?;
+    let (place, offset) = inside.context("no second fragment")?;
     topics.reset("torn", &["--topic", &place, "--to-offset", &offset])?;
     topics.refused(&target, "torn", &[], (4, "fragment 1/"))?;
-    ensure!(state(&target) == expected, "after the refusal");
+    ensure!(
+        state(&target) == expected,
+        "the target differs after the refusal"
+    );
     topics.reset("torn", &["--all-topics", "--to-earliest"])?;
     topics.replay(&target, "torn", 1, &[])?;
-    ensure!(state(&target) == expected, "again");
+    ensure!(
+        state(&target) == expected,
+        "the target differs after the reset"
+    );
     Ok(())
 }

@@ -51,7 +51,7 @@ fn a_source_that_was_running_never_starts_over_by_itself() -> Result<()> {
 }
 
 #[test]
-fn a_position_without_its_state_is_not_followed() -> Result<()> {
+fn a_position_without_its_state_is_refused() -> Result<()> {
     let topics = Topics::none("stateless")?;
     let made = inserts(20)?;
     // Nothing passes the filter, so nothing is routed; the state still names the source.
@@ -66,7 +66,7 @@ fn a_position_without_its_state_is_not_followed() -> Result<()> {
 }
 
 #[test]
-fn topics_that_were_created_by_somebody_else_are_not_taken_for_the_own_ones() -> Result<()> {
+fn topics_that_somebody_else_created_are_refused() -> Result<()> {
     let topics = Topics::none("unclaimed")?;
     let made = inserts(20)?;
     let position = "__unclaimed.position.golden";
@@ -118,7 +118,7 @@ fn excluded_namespaces_are_not_included_by_accident() -> Result<()> {
 }
 
 #[test]
-fn a_topic_from_which_kafka_deletes_entries_by_size_is_warned_of() -> Result<()> {
+fn a_topic_from_which_kafka_deletes_entries_by_size_causes_a_warning() -> Result<()> {
     let topics = Topics::none("shrinking")?;
     let oplog = inserts(20)?.oplog()?;
     topics.produce(&oplog, &[])?;
@@ -132,7 +132,7 @@ fn a_topic_from_which_kafka_deletes_entries_by_size_is_warned_of() -> Result<()>
     topics.produce_to_code(&oplog, &[], (0, warning))
 }
 
-/// A monitor must not take a producer that has just started for one without any lag.
+/// A monitor must not mistake a producer that has just started for one without any lag.
 #[test]
 fn a_new_process_shows_the_lag_and_position_of_the_checkpoint_until_it_commits() -> Result<()> {
     let topics = Topics::none("restarted-status")?;
@@ -152,7 +152,7 @@ fn a_new_process_shows_the_lag_and_position_of_the_checkpoint_until_it_commits()
         let code = first.wait(LIMIT)?;
         ensure!(code == 0, "{}", first.stderr_text()?);
     }
-    // This member never catches up with its replica set, so the lag is known from the checkpoint only.
+    // This member never catches up with its replica set: the lag is known only from the checkpoint.
     server.fall_behind(10);
     let program = Program::producer(&words)?;
     let shown = wait_for("a session", LIMIT, || {

@@ -42,7 +42,7 @@ impl Set {
     }
 
     /// Returns true if it starts after the first inserts of its documents.
-    fn has_beginning(self) -> bool {
+    fn begins_with_documents(self) -> bool {
         self.name == "workload-b"
     }
 
@@ -69,7 +69,7 @@ impl Set {
         let [first, second, third] = processes;
         let scenario = Scenario::recorded_by(self.version, self.name).within_the_applier()?;
         let mut carried = Carried::recorded(scenario.clone(), &self.prefix(form, first), form)?;
-        if self.has_beginning() {
+        if self.begins_with_documents() {
             carried = carried.over(scenario.initial()?);
         }
         if self.name == "transactions" {
@@ -77,7 +77,7 @@ impl Set {
             carried = carried_as_is.unrepeatable(BY_A_USER);
         }
         let replayed = carried.first(first)?;
-        replayed.rewound(second, self.again(self.has_beginning()))?;
+        replayed.rewound(second, self.again(self.begins_with_documents()))?;
         replayed.rewound_to_middle(third, self.again(true))?;
         if second != first {
             carried.first(second)?;

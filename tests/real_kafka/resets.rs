@@ -11,7 +11,7 @@ use crate::topics::Topics;
 
 const PLACES: i32 = 40;
 
-/// Returns documents that a later index would have refused.
+/// Returns a history with documents that an index created later would have refused.
 fn refused_later() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.u", 1)?;
@@ -61,7 +61,7 @@ fn index_names(target: &ModelServer, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn indexes_that_refuse_documents_of_an_earlier_time() -> Result<()> {
+fn indexes_that_refuse_earlier_documents_are_suspended_and_restored() -> Result<()> {
     let made = refused_later()?;
     let sorted = |mut documents: Vec<Vec<u8>>| {
         documents.sort();

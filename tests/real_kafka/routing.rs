@@ -46,7 +46,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Replays everything by new groups with the given numbers of processes.
+/// Replays everything with new groups of the given numbers of processes.
 fn expect_replay(topics: &Topics, made: &Made, group: &str, processes: &[usize]) -> Result<()> {
     let expected = state(&made.expected()?);
     for count in processes {
@@ -68,7 +68,8 @@ fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Re
     let collection = ["--order=collection"];
     topics.produce_to_code(&made.oplog()?, &collection, refused)?;
     topics.produce_to_code(&made.oplog()?, &["--order=id", "--format=raw"], refused)?;
-    // One group starts after the changes, the member of another one meets them while it runs.
+    // The member of `live` runs during the changes, `follower` replays after each of them, and new
+    // groups start after all of them.
     let live = ModelServer::start(Model::default())?;
     let mut member = topics.start(&live, "live", &[])?;
     let follower = ModelServer::start(Model::default())?;
@@ -116,7 +117,7 @@ fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Re
     topics.replay(&follower, "follower", 2, &[])?;
     ensure!(
         state(&follower.model()) == state(&made.expected()?),
-        "again"
+        "the target differs after the reset"
     );
     Ok(())
 }
@@ -124,10 +125,10 @@ fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Re
 /// Returns true if a collection of a target has a unique index.
 fn has_unique(target: &ModelServer, db: &str) -> Result<bool> {
     let mut collections = target.model().collections();
-    let found = collections.remove(db).context("a database")?;
+    let found = collections.remove(db).context("no database")?;
     let indexes = found
         .first()
-        .context("a collection")?
+        .context("no collection")?
         .get_array("indexes")?;
     let mut indexes = indexes.iter().filter_map(bson::Bson::as_document);
     Ok(indexes.any(|index| index.get_bool("unique").unwrap_or(false)))
@@ -144,7 +145,7 @@ fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Resul
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "spread", 2, &[])?;
     ensure!(has_unique(&target, "s")?, "the index is unique at first");
-    // Values move from document to document: in other partitions each write may come first.
+    // Values move from document to document: in different partitions any write may come first.
     for time in 0..20 {
         for id in 0..DOCUMENTS - 1 {
             let (from, to) = if time % 2 == 0 {
@@ -202,7 +203,7 @@ fn a_producer_killed_around_a_change_sends_every_entry_once() -> Result<()> {
     ensure!(seen.len() == count, "{} of {count}", seen.len());
     ensure!(
         seen.values().all(|times| *times == 1),
-        "some were sent twice"
+        "some entries were sent twice"
     );
     expect_replay(&topics, &made, "turn", &[2])
 }

@@ -31,12 +31,12 @@ fn wait_until_ready(port: &Port, program: &Program) -> Result<()> {
 /// Waits until the program is not ready for that reason, while it is live.
 fn wait_until_unready(port: &Port, reason: &str) -> Result<()> {
     let mut last = None;
-    let told = wait_until(reason, LIMIT, || {
+    let waited = wait_until(reason, LIMIT, || {
         last = probe(port.number(), "/readyz");
         let unready = last.as_ref().filter(|ready| !ready.passes);
         unready.is_some_and(|unready| unready.text.contains(reason))
     });
-    told.with_context(|| format!("{last:?}"))?;
+    waited.with_context(|| format!("{last:?}"))?;
     ensure!(live(port), "a program that waits is not live");
     Ok(())
 }
@@ -95,7 +95,10 @@ fn a_session_that_takes_long_to_open_does_not_look_stuck() -> Result<()> {
         was_live &= live(&port);
         begun.elapsed() > STALLED_AFTER * 3 / 2
     })?;
-    ensure!(was_live && source.held() > 0, "it was taken for stuck");
+    ensure!(
+        was_live && source.held() > 0,
+        "the producer was considered stuck"
+    );
     source.resume();
     wait_until_ready(&port, &program)
 }

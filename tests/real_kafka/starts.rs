@@ -1,4 +1,4 @@
-//! Groups without committed offsets: new ones, and ones whose offsets Kafka has lost.
+//! Groups without committed offsets: new ones, and ones whose offsets Kafka has removed.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn expire(topics: &Topics, group: &str) -> Result<()> {
 }
 
 #[test]
-fn a_replay_whose_offsets_are_gone_is_not_taken_for_a_new_group() -> Result<()> {
+fn a_replay_whose_offsets_are_gone_is_not_mistaken_for_a_new_group() -> Result<()> {
     let mut made = Made::default();
     inserts("s.a", 0..DOCUMENTS, &mut made)?;
     let topics = Topics::carry("expired", &made.oplog()?)?;
@@ -100,7 +100,7 @@ fn an_emit_whose_offsets_are_gone_recognizes_its_file() -> Result<()> {
 }
 
 #[test]
-fn a_file_has_one_member_that_writes_to_it() -> Result<()> {
+fn only_one_member_writes_to_a_file() -> Result<()> {
     let mut made = Made::default();
     inserts("s.a", 0..DOCUMENTS, &mut made)?;
     let topics = Topics::carry("locked", &made.oplog()?)?;
@@ -135,12 +135,12 @@ fn remove_records(topics: &Topics, topic: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("offsets.json");
     std::fs::write(&path, text)?;
-    let path = path.to_str().context("a path in text")?;
+    let path = path.to_str().context("the path is not UTF-8")?;
     topics.tool("kafka-delete-records", &["--offset-json-file", path])
 }
 
 #[test]
-fn a_new_group_where_old_records_of_one_topic_were_removed() -> Result<()> {
+fn a_new_group_refuses_to_replay_when_old_records_of_one_topic_were_removed() -> Result<()> {
     let mut made = Made::default();
     for id in 0..BUSY {
         if id % 8 == 0 {

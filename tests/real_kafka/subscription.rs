@@ -8,7 +8,7 @@ use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
 #[test]
-fn a_member_that_runs_ends_with_2_when_another_one_changes_the_namespaces() -> Result<()> {
+fn a_running_member_ends_with_2_when_another_one_changes_the_namespaces() -> Result<()> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
     made.insert("s.a", 1, 0)?;

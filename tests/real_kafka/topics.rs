@@ -30,7 +30,7 @@ impl Topics {
         Ok(Topics::on(Kafka::shared()?, prefix))
     }
 
-    /// Returns a prefix without topics, of another broker.
+    /// Returns a prefix without topics, on another broker.
     pub(crate) fn on(kafka: Arc<Kafka>, prefix: &str) -> Topics {
         let prefix = prefix.to_owned();
         Topics { kafka, prefix }
@@ -41,7 +41,8 @@ impl Topics {
         self.produce_to_code(oplog, more, (0, ""))
     }
 
-    /// Carries the same, and checks the exit code and a text of the log.
+    /// Carries the part of a dump after the saved position, and checks the exit code and a text of
+    /// the log.
     pub(crate) fn produce_to_code(
         &self,
         oplog: &[u8],
@@ -80,7 +81,7 @@ impl Topics {
     ) -> Result<Program> {
         let path = folder.join("oplog.bson");
         std::fs::write(&path, oplog)?;
-        let path = path.to_str().context("a path in text")?;
+        let path = path.to_str().context("the path is not UTF-8")?;
         let brokers = self.brokers();
         let common = [
             "run",
@@ -233,7 +234,7 @@ impl Topics {
         Ok(())
     }
 
-    /// Resets the group by Kafka's own tool.
+    /// Resets the group with Kafka's own tool.
     pub(crate) fn reset(&self, group: &str, how: &[&str]) -> Result<()> {
         let common = ["--reset-offsets", "--execute", "--group", group];
         let arguments = [&common, how].concat();

@@ -72,13 +72,18 @@ mod tests {
     #[test]
     fn every_named_test_exists() -> Result<()> {
         let tests = tests()?;
-        ensure!(tests.len() > 400, "{} tests", tests.len());
+        ensure!(
+            tests.len() > 400,
+            "found only {} tests in the workspace",
+            tests.len()
+        );
         let mut seen = BTreeSet::new();
         for (line, cell) in rows() {
             ensure!(seen.insert(line), "{line} is listed twice");
             if REASONS.iter().any(|reason| cell.starts_with(reason)) {
                 continue;
             }
+            // A cell may continue with a remark after the names.
             let named = cell.split_once("`: ").map_or(cell, |(named, _)| named);
             let named: Vec<&str> = named
                 .split(", ")
@@ -87,7 +92,11 @@ mod tests {
             let gone = named.iter().find(|name| !tests.contains(**name));
             ensure!(gone.is_none(), "{line}: no test {}", gone.context("gone")?);
         }
-        ensure!(seen.len() == LINES, "{} lines", seen.len());
+        ensure!(
+            seen.len() == LINES,
+            "the table has {} lines instead of {LINES}",
+            seen.len()
+        );
         Ok(())
     }
 }

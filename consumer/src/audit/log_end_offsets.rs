@@ -11,8 +11,9 @@ use super::reading::Client;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, persist, written};
 
-/// Time limit for open transactions. If a producer was killed, the broker aborts its transaction after
-/// the producer's `transaction.timeout.ms`, which is a minute by default.
+/// Maximum time, for all partitions together, that the audit waits for open transactions. If a
+/// producer was killed, the broker aborts its transaction after the producer's
+/// `transaction.timeout.ms`, which is a minute by default.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The partitions with their end offsets.
@@ -25,13 +26,16 @@ pub(crate) struct Ends {
     pub(crate) open: Vec<Held>,
 }
 
-/// Waits until the transactions of all records that are now in the partitions are committed or aborted.
+/// Waits until the transactions of all records that are now in the partitions are committed or
+/// aborted, but not longer than [`PATIENCE`] and not after a shutdown. Returns the partitions with
+/// their ends.
+///
 /// Kafka acknowledges a commit before it has written the commit markers to all partitions. The last
 /// records of a producer that has just exited may therefore not be readable yet with `read_committed`.
 ///
 /// # Errors
 /// Returns an error if Kafka does not report the end offsets.
-pub(crate) fn settled(
+pub(crate) fn wait_for_open_transactions(
     consumer: &Client,
     kafka: &KafkaOptions,
     partitions: Vec<Held>,
@@ -50,7 +54,7 @@ pub(crate) fn settled(
             tracing::info!(
                 topic,
                 partition,
-                from = held.end,
+                last_stable_offset = held.end,
                 "a transaction is open; waiting until it completes"
             );
         }

@@ -2,9 +2,9 @@
 //! each key are in order, and that no entry occurs twice, in the same or in different partitions. The
 //! audit does not join a consumer group, commit offsets or write records.
 //!
-//! A topic that a source has claimed but that does not exist is a fault. A partition that does not start
-//! at offset 0 has lost records to retention, which may be intended. The audit reports it and checks the
-//! remaining records.
+//! A topic that a source has claimed but that does not exist is a fault. A partition that does not
+//! start at offset 0 has lost records to retention or to an operator, which may be intended. The
+//! audit reports it and checks the remaining records.
 //!
 //! Each partition is read up to the end offset that it has when the audit starts. The audit first waits
 //! for open transactions: see `log_end_offsets`. Memory does not grow with the number of records: see
@@ -34,9 +34,9 @@ use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
 use crate::worker::topics::{Topic, Topics};
 
-use crate::audit::log_end_offsets::Ends;
+use crate::audit::log_end_offsets::{Ends, wait_for_open_transactions};
 use decoder::Decoder;
-use order::{Disorder, Kind, Sequence, Suspect, Trial};
+use order::{Disorder, Kind, SecondPass, Sequence, Suspect};
 use progress::Progress;
 use reading::{Client, read};
 use runs::{Place, Runs};
@@ -67,7 +67,8 @@ async fn claimed_topics(
 /// Reads the topics of a prefix and writes the findings to standard output and to the report.
 ///
 /// # Errors
-/// Returns an error if Kafka cannot be read, or the report cannot be written.
+/// Returns an error if Kafka cannot be read, if a topic cannot be audited, or if the report cannot
+/// be written.
 pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
     let consumer = Arc::new(reading::open(&config.kafka)?);
     let input = Input::Relay {
@@ -91,10 +92,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         config.kafka.clone(),
         shutdown.clone(),
     );
-    let Ends { partitions, open } = blocking(move || {
-        crate::audit::log_end_offsets::settled(&asked, &kafka, partitions, &ending)
-    })
-    .await?;
+    let Ends { partitions, open } =
+        blocking(move || wait_for_open_transactions(&asked, &kafka, partitions, &ending)).await?;
     // The topic table is read after the end offsets, so that it lists the formats of all records before
     // them.
     let topics = Topics::open(&config.kafka, &input, shutdown.clone()).await?;
@@ -111,7 +110,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     for held in &open {
         let (name, end) = (named(held), held.end);
         tally.unknown(format!(
-            "{name} is committed only up to offset {end}; later records were not read"
+            "{name} has an open transaction at offset {end}; later records were not read"
         ))?;
     }
     let ending = shutdown.clone();
@@ -219,7 +218,7 @@ impl Audit<'_> {
         if suspects.is_empty() {
             return Ok(());
         }
-        self.judge(held, topic, &suspects)?;
+        self.check_suspects(held, topic, &suspects)?;
         suspects.sort_by_key(|suspect| (suspect.id, suspect.offset));
         runs.begin(number);
         for suspect in suspects
@@ -232,13 +231,13 @@ impl Audit<'_> {
     }
 
     /// Reads a partition again to check the order of the keys of the suspected entries.
-    fn judge(
+    fn check_suspects(
         &mut self,
         held: &Held,
         topic: &Topic,
         suspects: &[Suspect],
     ) -> Result<(), ConsumerError> {
-        let mut trial = Trial::new(suspects);
+        let mut second_pass = SecondPass::new(suspects);
         let last = suspects.iter().map(|suspect| suspect.offset).max();
         let end = last.map_or(held.low, |last| last + 1);
         let mut decoder = Decoder::new(topic);
@@ -249,7 +248,7 @@ impl Audit<'_> {
             // The first pass has reported the decoding faults.
             drop(decoder.entries(record, |entry| {
                 if entry.count(&mut ignored)
-                    && let Some(disorder) = trial.take(&entry.suspect(record.offset))
+                    && let Some(disorder) = second_pass.take(&entry.suspect(record.offset))
                 {
                     faults.push((entry.id, disorder));
                 }

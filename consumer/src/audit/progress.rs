@@ -6,8 +6,9 @@ use oplog_relay_runtime::status_line::StatusLine;
 
 use crate::group::start::Held;
 
-/// Interval between updates of the bar, and interval between log lines.
+/// Interval between updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of records between two checks of the clock.
 const RECORDS: u64 = 1024;
@@ -27,7 +28,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn of(partitions: &[Held]) -> Self {
         let line = StatusLine::new(true);
-        line.update(format!("{} partitions to read", partitions.len()));
+        line.update(format!("partitions to read: {}", partitions.len()));
         Self {
             line,
             total: partitions.iter().map(length).sum(),

@@ -1,4 +1,4 @@
-//! Reading of a partition from its first record to its end. Only committed records are read.
+//! Reads a partition from its first record up to an offset. Only committed records are read.
 
 use std::time::{Duration, Instant};
 
@@ -67,8 +67,8 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
         .map_err(|error| ConsumerError::kafka("creating a Kafka client", error))
 }
 
-/// Reads a partition up to an offset and passes each record to `each`. Returns true if the offset was
-/// reached.
+/// Reads a partition up to an offset and passes each record to `each`. Returns true if the offset
+/// or the end of the partition was reached.
 ///
 /// # Errors
 /// Returns an error if Kafka refuses a request, or `each` fails.
@@ -103,6 +103,7 @@ pub(super) fn read(
         let record = match consumer.poll(POLL) {
             None => continue,
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
+            // This reader uses assign(), so a missing privilege on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => continue,
             Some(Err(error)) if is_transient(&error) => continue,
             Some(Err(error)) => return Err(failed(error)),

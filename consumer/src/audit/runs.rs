@@ -2,7 +2,7 @@
 //! sorted, so that merging the partitions brings equal ids together.
 //!
 //! The ids are stored in an unnamed file in the system's directory for temporary files, at 20 bytes
-//! each. Only one small buffer for each partition is in memory.
+//! each. Only one small buffer for each run is in memory.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -92,7 +92,8 @@ impl Runs {
         Ok(())
     }
 
-    /// Passes every id that occurs twice to `each`, with both places.
+    /// Passes each repetition of an id to `each`, with the first place of the id and the place of
+    /// the repetition.
     pub(super) fn merge(
         mut self,
         mut each: impl FnMut(EntryId, Place, Place) -> io::Result<()>,

@@ -12,7 +12,8 @@ use crate::record_position::RecordPosition;
 use crate::stdout::tell;
 use crate::verify::Verdict;
 
-/// Maximum number of faults that are printed. The report file contains all of them.
+/// Number of faults after which further faulty records are not printed. The report file contains
+/// all of them.
 const SHOWN: u64 = 20;
 
 /// The kind of a fault.
@@ -59,7 +60,7 @@ pub(super) struct Tally {
     faults: u64,
     /// Number of partitions whose first records were removed.
     removed: u64,
-    /// The reasons why parts of the audit have no certain result.
+    /// The reasons why parts of the audit are inconclusive.
     unknown: Vec<String>,
 }
 
@@ -115,7 +116,8 @@ impl Tally {
     pub(super) fn missing(&mut self, topic: &str, source: &str) -> Result<(), ConsumerError> {
         self.faults += 1;
         let reason = format!(
-            "source {source} has written to this topic, but the topic does not exist or may not be read"
+            "source {source} has written to this topic, but the topic does not exist, or the Kafka \
+             user has no permission to describe it"
         );
         tell(&format!("missing: topic {topic}: {reason}"))?;
         let line = JsonLine::new("missing").text("topic", topic);
@@ -136,7 +138,7 @@ impl Tally {
         self.write(line.number("offset", low))
     }
 
-    /// Reports a part of the audit without a certain result.
+    /// Reports that a part of the audit is inconclusive.
     pub(super) fn unknown(&mut self, reason: String) -> Result<(), ConsumerError> {
         tell(&format!("could not tell: {reason}"))?;
         self.write(JsonLine::new("couldNotTell").text("reason", &reason))?;
@@ -194,10 +196,10 @@ impl Tally {
         }
         let removed = match self.removed {
             0 => String::new(),
-            partitions => format!("; {partitions} partitions do not begin at offset 0"),
+            partitions => format!("; partitions that do not begin at offset 0: {partitions}"),
         };
         tell(&format!(
-            "verdict: {word} ({records} records, {} faults{removed})",
+            "verdict: {word} (records: {records}, faults: {}{removed})",
             self.faults
         ))?;
         Ok(verdict)

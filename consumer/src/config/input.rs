@@ -7,7 +7,7 @@ use super::proof::check_topic_prefix;
 use crate::config::arguments::{GroupArguments, ReplayArguments};
 use crate::input::{ForeignInput, Input, TopicPatterns};
 
-/// The `--input` of oplog-producer's topics.
+/// The value of `--input` for oplog-producer's topics.
 pub(super) const RELAY: &str = "oplog-relay";
 
 /// The consent of `replay` or `emit` to deficiencies of other programs' records.
@@ -17,7 +17,7 @@ pub(super) struct Consent {
     pub(super) lossy: bool,
     /// True if the order of the records in different partitions does not matter.
     pub(super) unordered: bool,
-    /// The part of an update that is used.
+    /// The part of an update event that is used.
     pub(super) updates: Updates,
 }
 
@@ -37,8 +37,8 @@ pub(super) fn consent_of_replay(arguments: &ReplayArguments, faults: &mut Faults
     }
 }
 
-/// Returns what `emit` accepts. Its lines are for readers. They can see the types and partitions,
-/// and want to know what has changed.
+/// Returns what `emit` accepts. Its lines are for readers, which see the types and partitions
+/// themselves, and need to know what has changed.
 pub(super) const fn consent_of_emit() -> Consent {
     Consent {
         lossy: true,

@@ -26,7 +26,7 @@ pub use settings::{
 };
 
 /// The reasons for dead letters that `--dead-letter` of a replay accepts.
-const OF_REPLAY: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
+const REPLAY_REASONS: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
 
 /// Options of the Kafka client that this program sets itself, in addition to those of every consumer.
 const OWNED: &[(&str, &str)] = &[
@@ -46,8 +46,9 @@ const OWNED: &[(&str, &str)] = &[
     ),
 ];
 
-/// The smallest byte budget. Below it, every chunk would use up the whole budget.
-const LEAST_QUEUE_BYTES: u64 = 1 << 20;
+/// The smallest value of `--queue-bytes`. Half of it is the budget for chunks, which is eight
+/// chunks of the smallest size.
+const MIN_QUEUE_BYTES: u64 = 1 << 20;
 const MAX_LANES: usize = 64;
 
 impl ReplayConfig {
@@ -58,7 +59,7 @@ impl ReplayConfig {
     pub fn check(arguments: &ReplayArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let consent = input::consent_of_replay(arguments, &mut faults);
-        let group = check_group(&arguments.group, consent, &OF_REPLAY, &mut faults);
+        let group = check_group(&arguments.group, consent, &REPLAY_REASONS, &mut faults);
         let target = check_uri("--target", arguments.target.as_deref(), &mut faults);
         let unmatched = match arguments.unmatched.as_str() {
             "count" => Ok(Unmatched::Count),
@@ -261,7 +262,7 @@ fn check_lanes(text: &str) -> Result<usize, String> {
 
 fn check_queue_bytes(text: &str) -> Result<usize, String> {
     let bytes = parse_bytes(text)?;
-    if bytes < LEAST_QUEUE_BYTES {
+    if bytes < MIN_QUEUE_BYTES {
         return Err("must be at least 1MiB".to_owned());
     }
     usize::try_from(bytes).map_err(|_| "is more than this machine can address".to_owned())
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let flags = [
             "--topic-prefix",
             "a.b",
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_suffices() {
+    fn the_required_flags_are_sufficient() {
         let flags = [
             "--brokers",
             "k:9092",
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_topics_of_another_program_are_named() {
+    fn the_flags_for_topics_of_another_program_are_checked() {
         let common = ["--brokers=k:9092", "--group=g", "--target=mongodb://t/"];
         let check = |flags: &[&str]| replay(&[&common, flags].concat());
         let fits = ["--input=debezium", "--topics=a,b.*", "--allow-unordered"];

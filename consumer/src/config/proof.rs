@@ -28,9 +28,9 @@ pub struct ReplayPlace {
 /// The thoroughness of `verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// Compares only the numbers of documents.
+    /// Compares only the numbers of documents, as the servers' metadata has them.
     Count,
-    /// Compares this number of documents of each side's collection.
+    /// Compares this number of documents of each collection of each side.
     Sample(u32),
     /// Compares every document.
     Full,
@@ -55,13 +55,13 @@ pub struct VerifyConfig {
     pub ranges_at_once: usize,
     /// The file for the report.
     pub report: Option<PathBuf>,
-    /// True if the comparison of an earlier report is continued.
+    /// True if the comparison that wrote the report is continued.
     pub resume: bool,
     /// True if the target is repaired.
     pub repair: bool,
     /// The replay, if it was given.
     pub replay: Option<ReplayPlace>,
-    /// Time to wait for the replay to pass a moment.
+    /// Maximum time to wait for the replay to catch up with the source.
     pub patience: Duration,
     /// The options that determine the result, as text. A resumed comparison must have the same text.
     pub question: String,
@@ -140,7 +140,8 @@ impl VerifyConfig {
     }
 }
 
-/// Returns the options that determine the result, as text: a comparison is not resumed with other ones.
+/// Returns the options that determine the result, as text: a comparison is not resumed with other
+/// options.
 fn question(arguments: &VerifyArguments) -> String {
     let VerifyArguments {
         namespaces,

@@ -34,15 +34,17 @@ pub struct GroupConfig {
     pub filter: NamespaceFilter,
     /// True if the program ends once the group has caught up.
     pub until_caught_up: bool,
-    /// True if a command runs although a partition of the group is past its barrier.
+    /// True if the replay continues at a command that has not run although a partition of the group
+    /// is already committed past the command's barrier.
     pub allow_partial_reset: bool,
     /// The namespaces as they were given. All members of a replaying group must have the same ones.
     pub subscription: Subscription,
     /// The reasons for which records go to the dead-letter topic.
     pub dead_letter: Reasons,
-    /// Bytes between Kafka and the sink. Half of them are the Kafka client's own queue.
+    /// Memory for records between Kafka and the sink, in bytes. Half of it is for the Kafka
+    /// client's own queue.
     pub queue_bytes: usize,
-    /// HTTP and stalls.
+    /// The HTTP address, and the time without progress after which a stall is reported.
     pub serve: ServeOptions,
     /// Logging.
     pub log: LogOptions,
@@ -55,12 +57,12 @@ pub enum RemovedRecords {
     TakeRest,
     /// Stops, because the target would be incomplete.
     Refuse,
-    /// Starts at the first second for which all partitions have every record.
+    /// Starts at the first second from which on all partitions still have every record.
     BeginLater,
 }
 
-/// The policy for an update that finds no document. It takes effect in
-/// [`replay`](crate::replay), in the outcome of writes and in rewrites.
+/// The policy for an update that matches no document. [`replay`](crate::replay) applies it to the
+/// results of writes, and where it reads a document to rewrite it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmatched {
     /// Counts it.
@@ -73,7 +75,7 @@ pub enum Unmatched {
     Stop,
 }
 
-/// The policy for an update whose result differs when it is applied twice.
+/// The policy for an update that is not idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unrepeatable {
     /// Stops.
@@ -84,7 +86,7 @@ pub enum Unrepeatable {
     DeadLetter,
 }
 
-/// The policy for an option of a command that the target does not know.
+/// The policy for a command option that the target does not support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedOptions {
     /// Stops.
@@ -108,7 +110,7 @@ impl RefusedOptions {
 pub enum NotEmpty {
     /// Stops.
     Fail,
-    /// Keeps them.
+    /// Keeps them, and replaces those whose `_id` a copied document has.
     Merge,
     /// Drops the collection.
     Drop,
@@ -121,17 +123,17 @@ pub struct ReplayConfig {
     pub group: GroupConfig,
     /// Connection string of the target.
     pub target: Secret,
-    /// True if formats that lose types are replayed.
+    /// True if topics in formats that lose types are replayed.
     pub allow_lossy: bool,
-    /// The policy for an update that finds no document.
+    /// The policy for an update that matches no document.
     pub unmatched: Unmatched,
-    /// The policy for an update whose result differs when it is applied twice.
+    /// The policy for an update that is not idempotent.
     pub unrepeatable: Unrepeatable,
-    /// True if the group takes over the namespaces of this member.
+    /// True if the group adopts the namespaces of this member.
     pub change_subscription: bool,
     /// The policy for existing documents of a collection that a full sync is about to fill.
     pub if_not_empty: NotEmpty,
-    /// The policy for an option of a command that the target does not know.
+    /// The policy for a command option that the target does not support.
     pub refused_options: RefusedOptions,
     /// Number of connections for the writes of one partition's batch.
     pub lanes: usize,

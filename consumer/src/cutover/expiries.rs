@@ -1,5 +1,5 @@
 //! Computes the `expireAfterSeconds` values of the source's collections and indexes from the commands
-//! that ran. Pure.
+//! that ran. Performs no I/O.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::replay::plan::command::Withheld;
 /// The index name with which `dropIndexes` drops all indexes.
 const ALL: &str = "*";
 
-/// The withheld expiries that are still in force, by namespace and then by index name. The key `None`
-/// stands for the collection itself.
+/// The expiries that apply on the source and are withheld from the target, by namespace and then by
+/// index name. The key `None` stands for the collection itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expiries(pub BTreeMap<String, BTreeMap<Option<String>, i64>>);
 
 impl Expiries {
-    /// Returns the expiries that are in force after all commands of a source's history.
+    /// Returns the expiries that apply after all commands of a source's history.
     #[must_use]
     pub fn of(history: &History) -> Self {
         let mut expiries = Self::default();
@@ -29,11 +29,11 @@ impl Expiries {
     }
 
     fn take(&mut self, ran: &Ran, withheld: &[Withheld]) {
-        let ns = shown(&ran.ns);
+        let ns = time_series_namespace(&ran.ns);
         match &ran.change {
             Change::Created | Change::Dropped => drop(self.0.remove(&ns)),
             Change::Renamed { to } => {
-                let to = shown(to);
+                let to = time_series_namespace(to);
                 let moved = self.0.remove(&ns);
                 self.0.remove(&to);
                 self.0.extend(moved.map(|moved| (to, moved)));
@@ -54,9 +54,9 @@ impl Expiries {
     }
 }
 
-/// Returns the namespace of the time series if `ns` is its buckets collection, which is the name in the
-/// oplog. Returns other namespaces unchanged.
-fn shown(ns: &str) -> String {
+/// Returns the namespace of the time series if `ns` is its buckets collection, by which the oplog
+/// names it. Returns other namespaces unchanged.
+fn time_series_namespace(ns: &str) -> String {
     let Namespace { db, collection } = Namespace::split(ns);
     format!(
         "{db}.{}",
@@ -111,12 +111,12 @@ mod tests {
         (ns, Change::Other, vec![(Some(index), None)])
     }
 
-    fn found(ns: &str, index: Option<&str>, seconds: i64) -> (String, Option<String>, i64) {
+    fn expiry(ns: &str, index: Option<&str>, seconds: i64) -> (String, Option<String>, i64) {
         (ns.to_owned(), index.map(str::to_owned), seconds)
     }
 
     #[test]
-    fn the_last_value_of_an_index_is_in_force_until_the_index_is_dropped() {
+    fn the_last_value_of_an_index_applies_until_the_index_is_dropped() {
         let steps = [
             set("s.a", "t_1", 60),
             set("s.a", "u_1", 61),
@@ -124,12 +124,15 @@ mod tests {
             set("s.a", "t_1", 90),
             ended("s.a", "u_1"),
         ];
-        let expected = [found("s.a", Some("t_1"), 90), found("s.a", Some("v_1"), 62)];
+        let expected = [
+            expiry("s.a", Some("t_1"), 90),
+            expiry("s.a", Some("v_1"), 62),
+        ];
         assert_eq!(fold(&steps), expected);
         let all = [&steps[..], &[ended("s.a", "*")]].concat();
         assert_eq!(fold(&all), []);
         let again = [&all[..], &[set("s.a", "t_1", 7)]].concat();
-        assert_eq!(fold(&again), [found("s.a", Some("t_1"), 7)]);
+        assert_eq!(fold(&again), [expiry("s.a", Some("t_1"), 7)]);
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
             renamed("s.a", "s.b"),
             ("s.c", Change::Dropped, vec![]),
         ];
-        assert_eq!(fold(&moved), [found("s.b", Some("t_1"), 1)]);
+        assert_eq!(fold(&moved), [expiry("s.b", Some("t_1"), 1)]);
         // A collection that is renamed to the name of an old one does not inherit its expiries.
         let taken = [&moved[..], &[renamed("s.x", "s.b")]].concat();
         assert_eq!(fold(&taken), []);
@@ -151,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn a_time_series_is_found_by_its_own_name_and_can_be_switched_off() {
+    fn a_time_series_is_found_by_its_own_name_and_its_expiry_can_be_switched_off() {
         let buckets = "s.system.buckets.w";
         let created = (buckets, Change::Created, vec![(None, Some(60))]);
         let changed = (buckets, Change::Other, vec![(None, Some(90))]);
         let off = (buckets, Change::Other, vec![(None, None)]);
         let view_dropped = ("s.w", Change::Dropped, vec![]);
         let steps = [created, changed];
-        assert_eq!(fold(&steps), [found("s.w", None, 90)]);
+        assert_eq!(fold(&steps), [expiry("s.w", None, 90)]);
         assert_eq!(fold(&[&steps[..], &[off]].concat()), []);
         assert_eq!(fold(&[&steps[..], &[view_dropped]].concat()), []);
     }

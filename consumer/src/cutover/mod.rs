@@ -4,8 +4,8 @@
 //! time series and clustered collections is stored in the catalog instead. When the target replaces the
 //! source, [`cutover`] sets the real values. It can be run again at any time.
 //!
-//! MongoDB 5.1 and later convert a plain index to a TTL index with `collMod`. On earlier versions the
-//! index is dropped and built again: see the module `rebuild`.
+//! MongoDB 5.1 and later convert a non-TTL index to a TTL index with `collMod`. On earlier versions
+//! the index is dropped and built again: see the module `rebuild`.
 
 mod expiries;
 mod rebuild;
@@ -30,13 +30,13 @@ pub use expiries::Expiries;
 /// Sets the withheld expiries on the target and prints each change to standard output.
 ///
 /// # Errors
-/// Returns [`ConsumerError::Usage`] if the catalog has only other groups, [`ConsumerError::Refused`] if
-/// the target refuses a change (after all other changes were made), or an error if the target cannot be
-/// reached.
+/// Returns [`ConsumerError::Usage`] if the catalog has only other groups,
+/// [`ConsumerError::Refused`] if the target refuses a change or an index is still suspended (after
+/// all other changes were made), or an error if the target cannot be reached.
 pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
     let target = mongo::connect(&config.target, "oplog-consumer cutover", |_| {}).await?;
     let groups = histories(&target).await.map_err(failed)?;
-    let mut refused = Vec::new();
+    let mut unfinished = Vec::new();
     let (mut restored, mut gone) = (0, 0);
     for (source, history) in of_group(groups, &config.group)? {
         tracing::debug!(source, commands = history.len(), "read from the catalog");
@@ -50,7 +50,7 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
                 match restore(&target, withheld).await? {
                     Restored::Done => restored += 1,
                     Restored::Gone => gone += 1,
-                    Restored::Refused(reason) => refused.push(reason),
+                    Restored::Refused(reason) => unfinished.push(reason),
                 }
             }
         }
@@ -59,21 +59,21 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
         .await
         .map_err(failed)?
     {
-        refused.push(format!(
+        unfinished.push(format!(
             "{index} does not exist on the target: the replay dropped it while it applied a part of \
              the oplog again. Run replay --until-caught-up, which builds it"
         ));
     }
     tell(&format!(
-        "restored: {restored}, gone: {gone}, refused: {}",
-        refused.len()
+        "restored: {restored}, gone: {gone}, not restored: {}",
+        unfinished.len()
     ))?;
-    if refused.is_empty() {
+    if unfinished.is_empty() {
         return Ok(());
     }
     Err(ConsumerError::Refused(format!(
-        "{}. All other expiries are restored; run cutover again",
-        refused.join("; ")
+        "{}. All other changes were made; resolve this, then run cutover again",
+        unfinished.join("; ")
     )))
 }
 
@@ -131,11 +131,11 @@ impl Withheld<'_> {
     fn refused(&self, error: &mongodb::error::Error) -> Restored {
         let db = self.namespace().db;
         let advice = match error_code(error) {
-            Some(UNAUTHORIZED) => format!(": its user needs dbAdmin on {db}"),
+            Some(UNAUTHORIZED) => format!("; the target's user needs dbAdmin on {db}"),
             _ => String::new(),
         };
         Restored::Refused(format!(
-            "the target refuses expireAfterSeconds {} of {}: {}{advice}",
+            "the target refuses expireAfterSeconds {} for {}: {}{advice}",
             self.seconds,
             self.name(),
             error_text(error)

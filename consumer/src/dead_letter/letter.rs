@@ -1,5 +1,5 @@
-//! The content of a dead letter: the original record and the reason it was not applied. Pure code,
-//! without I/O.
+//! The content of a dead letter: the original record and the reason it was not applied. Performs no
+//! I/O.
 
 use oplog_relay_core::position::EntryId;
 
@@ -33,8 +33,9 @@ pub struct LetterEntry {
     pub id: String,
     /// The entry's namespace.
     pub ns: String,
-    /// The entry's BSON, present if the record carries other entries too. It then is the value of
-    /// the dead letter.
+    /// The BSON that is the value of the dead letter: an entry of a record that may contain
+    /// several, or an insert of a document that was held. `None` if the value is that of the
+    /// record.
     pub bytes: Option<Vec<u8>>,
 }
 

@@ -64,7 +64,7 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
                 };
                 writeln!(out, "{line}").map_err(closed)?;
             }
-            // Transaction markers may follow the last dead letter, so `next` may never reach `end`.
+            // The last offsets may have no record, so `next` may never reach `end`.
             Some(Err(KafkaError::PartitionEOF(_))) => break,
             // This reader uses assign(), so a missing privilege on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => {}
@@ -110,8 +110,9 @@ fn closed(error: std::io::Error) -> ConsumerError {
     }
 }
 
-/// Returns the fields of a dead letter: its headers without their prefix, with numeric values as
-/// numbers, and its offset in the dead-letter topic as `position`.
+/// Returns the fields of a dead letter: its offset in the dead-letter topic as `position`, its
+/// headers without their prefix and with numeric values as numbers, its key, and the size of its
+/// value.
 fn described(record: &BorrowedMessage<'_>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("position".to_owned(), json!(record.offset()));

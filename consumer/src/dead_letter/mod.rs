@@ -2,19 +2,19 @@
 //! `__<group>.dead-letters` instead of stopping the program.
 //!
 //! A dead letter has the record's key, value and headers, and further headers that identify the
-//! record and the reason. If a record carries many entries (raw format), the value is the one entry
-//! that failed. A value that is too large for the topic is omitted; the headers then point to the
-//! original.
+//! record and the reason. If a record contains several entries (raw format), the value is the one
+//! entry that failed. A value that is too large for the topic is omitted; the headers then point to
+//! the original.
 //!
-//! A document that is still held in memory at a barrier (`replay::deferred`) becomes one letter. Its
-//! value is an entry that inserts the document with all of its entries applied.
+//! A document that is still held in memory at a barrier or at the end (`replay::deferred`) becomes
+//! one letter. Its value is an entry that inserts the document with all of its entries applied.
 //!
-//! Only refused commands that leave namespaces unchanged can become dead letters, because later
-//! entries still find their collection. A `create` is one of them: it is recorded as done, and the
-//! first document creates the collection with default options. A refused command that drops, empties
-//! or renames a collection always stops the replay. Without a `drop` or an `emptycapped`, documents of
-//! the previous incarnation would remain in the next one. Without a `renameCollection`, entries would
-//! be applied to a namespace whose documents are elsewhere.
+//! A refused command can become a dead letter only if it leaves namespaces unchanged, because later
+//! entries then still find their collection. A `create` can become one, too: it is recorded as
+//! done, and the first document creates the collection with default options. A refused command that
+//! drops, empties or renames a collection always stops the replay. Without a `drop` or an
+//! `emptycapped`, documents of the previous incarnation would remain in the next one. Without a
+//! `renameCollection`, entries would be applied to a namespace whose documents are elsewhere.
 //!
 //! Kafka acknowledges a letter before its record counts as done, so a committed offset never passes
 //! a letter that was not written. After a crash in between, the letter is sent again: delivery is
@@ -46,7 +46,7 @@ use crate::worker::assignment::Token;
 use letter::Envelope;
 pub use letter::{Letter, LetterEntry};
 pub use list::list;
-use post::Post;
+use post::DeadLetterProducer;
 pub use reason::{Reason, Reasons, parse_reasons};
 
 /// Number of attempts to send a set of letters before the program stops.
@@ -117,8 +117,9 @@ pub struct DeadLetters {
     kafka: KafkaOptions,
     group: String,
     reasons: Reasons,
-    /// The connection to the topic. The lock ensures that one set of letters is sent at a time.
-    post: Arc<Mutex<Option<Post>>>,
+    /// The producer; `None` until the first letter, and after a failure. The lock ensures that one
+    /// set of letters is sent at a time.
+    producer: Arc<Mutex<Option<DeadLetterProducer>>>,
     metrics: Arc<Metrics>,
     logged: Mutex<Option<Instant>>,
     shutdown: Shutdown,
@@ -133,7 +134,8 @@ impl std::fmt::Debug for DeadLetters {
 }
 
 impl DeadLetters {
-    /// Opens the dead-letter topic, and creates it if it does not exist and any reason is enabled.
+    /// If any reason is enabled, creates the dead-letter topic if it does not exist, and checks its
+    /// settings.
     ///
     /// # Errors
     /// Returns an error if Kafka refuses the topic, or if its settings would lose letters.
@@ -157,7 +159,7 @@ impl DeadLetters {
             kafka: kafka.clone(),
             group: group.clone(),
             reasons: config.dead_letter.clone(),
-            post: Arc::default(),
+            producer: Arc::default(),
             metrics,
             logged: Mutex::default(),
             shutdown,
@@ -214,14 +216,14 @@ impl DeadLetters {
         letters: &Arc<Vec<Letter>>,
     ) -> Result<Result<(), KafkaError>, ConsumerError> {
         let (kafka, group, topic) = (self.kafka.clone(), self.group.clone(), topic.to_owned());
-        let (post, letters) = (Arc::clone(&self.post), Arc::clone(letters));
+        let (producer, letters) = (Arc::clone(&self.producer), Arc::clone(letters));
         let sent = tokio::task::spawn_blocking(move || {
-            // A panic while the lock is held leaves the connection taken or intact, so poisoning is
+            // A panic while the lock is held leaves the producer taken or intact, so poisoning is
             // ignored.
-            let mut connection = post.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = match connection.take() {
+            let mut producer = producer.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = match producer.take() {
                 Some(open) => open,
-                None => Post::open(&kafka, &dead_letter_topic(&group))?,
+                None => DeadLetterProducer::open(&kafka, &dead_letter_topic(&group))?,
             };
             let time = bson::DateTime::from_millis(now_ms()).try_to_rfc3339_string();
             let envelope = Envelope {
@@ -231,7 +233,7 @@ impl DeadLetters {
                 time: &time.unwrap_or_default(),
             };
             open.send(&letters, envelope)?;
-            *connection = Some(open);
+            *producer = Some(open);
             Ok(())
         });
         sent.await

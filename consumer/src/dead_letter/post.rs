@@ -28,10 +28,10 @@ const DELIVERY: Duration = Duration::from_secs(20);
 const READING: Duration = Duration::from_secs(30);
 /// Maximum time that one poll waits.
 const STEP: Duration = Duration::from_millis(200);
-/// Largest record that the producer sends, including the added headers. The topic is created for
-/// 100 MiB.
+/// Largest record that the producer sends, including the added headers. The topic is created with
+/// `max.message.bytes` of 100 MiB, or less if the cluster does not allow that.
 const LARGEST: usize = (100 << 20) - 1;
-/// Maximum size of the producer's queue in KiB, in addition to one record that is larger.
+/// Maximum size of the producer's queue in KiB. A single larger record is accepted too.
 const QUEUE_KBYTES: usize = 16 << 10;
 /// Error code of a record that is too large for the topic or for the client.
 const TOO_LARGE: RDKafkaErrorCode = RDKafkaErrorCode::MessageSizeTooLarge;
@@ -88,8 +88,9 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// A connection to the dead-letter topic. It is discarded after a failure.
-pub(super) struct Post {
+/// A producer for the dead-letter topic, with the reader of the records. It is discarded after a
+/// failure.
+pub(super) struct DeadLetterProducer {
     producer: BaseProducer<Deliveries>,
     reader: BaseConsumer<Context>,
     /// The dead-letter topic.
@@ -105,7 +106,7 @@ enum Part {
     WithoutValue,
 }
 
-impl Post {
+impl DeadLetterProducer {
     /// Creates the producer and the reader. They connect on first use.
     pub(super) fn open(options: &KafkaOptions, to: &str) -> KafkaResult<Self> {
         let mut config = client_config(options);
@@ -145,8 +146,8 @@ impl Post {
         })
     }
 
-    /// Sends the letters of one partition, ordered by offset. Returns after all of them are
-    /// acknowledged.
+    /// Sends the letters of one partition, which must be sorted by offset. Returns after all of
+    /// them are acknowledged.
     pub(super) fn send(&self, letters: &[Letter], envelope: Envelope<'_>) -> KafkaResult<()> {
         let reports = self.producer.context();
         reports.with(|reports| *reports = Delivered::default());
@@ -193,7 +194,7 @@ impl Post {
             match self.reader.poll(STEP) {
                 None => {}
                 Some(Ok(record)) => {
-                    // Letters below this offset refer to records that no longer exist.
+                    // Letters with a lower offset refer to records that no longer exist.
                     while let Some((index, letter)) =
                         wanted.next_if(|(_, letter)| letter.offset <= record.offset())
                     {
@@ -206,6 +207,7 @@ impl Post {
                         self.produce(index, letter, envelope, None, part)?;
                     }
                 }
+                // The reader uses assign(), so a missing privilege on the group does not matter.
                 Some(Err(error)) if is_group_refused(&error) => {}
                 Some(Err(error)) if is_transient(&error) => {}
                 Some(Err(error)) => return Err(error),
@@ -232,6 +234,7 @@ impl Post {
         found: Option<&BorrowedMessage<'_>>,
         part: Part,
     ) -> KafkaResult<()> {
+        // A record may contain several entries. The letter then has only the entry that failed.
         let own = letter
             .entry
             .as_ref()
@@ -239,7 +242,9 @@ impl Post {
         let value = own.or_else(|| found.and_then(Message::payload));
         let of_record = found.and_then(Message::headers);
         let of_record = || of_record.into_iter().flat_map(Headers::iter);
-        let is_first = own.is_none() && of_record().any(|header| header.key == FRAGMENT_HEADER);
+        // The first fragment of a record keeps its fragment header, because its value is
+        // incomplete.
+        let is_fragment = own.is_none() && of_record().any(|header| header.key == FRAGMENT_HEADER);
         let omitted = match (part, value, found) {
             (Part::WithoutValue, Some(value), _) => Some(format!(
                 "the value ({} bytes), which is larger than the topic accepts: read it at topic, \
@@ -247,7 +252,7 @@ impl Post {
                 value.len()
             )),
             (_, None, None) => Some("the record, which no longer exists in its topic".to_owned()),
-            _ if is_first => Some(
+            _ if is_fragment => Some(
                 "the other fragments, which follow the first one at topic, partition, offset"
                     .to_owned(),
             ),
@@ -255,7 +260,7 @@ impl Post {
         };
         let value = value.filter(|_| matches!(part, Part::Whole));
         let mut all = OwnedHeaders::new();
-        for header in of_record().filter(|header| is_first || header.key != FRAGMENT_HEADER) {
+        for header in of_record().filter(|header| is_fragment || header.key != FRAGMENT_HEADER) {
             all = all.insert(header);
         }
         for (name, value) in headers(letter, envelope, omitted.as_deref()) {

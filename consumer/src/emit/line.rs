@@ -1,4 +1,4 @@
-//! The line of one entry.
+//! The JSON line that `emit` writes for one entry.
 
 use oplog_relay_core::barrier::strip;
 use oplog_relay_core::command::is_command;
@@ -37,7 +37,7 @@ impl<'b> LineWriter<'b> {
     }
 
     /// Appends the line of an entry. A command is written without its barrier, which only `replay`
-    /// needs, and not at all in an envelope without commands.
+    /// needs. The Debezium envelope omits every entry that is only for replays, such as a command.
     pub(super) fn write(
         &self,
         located: &Located<'_>,
@@ -65,7 +65,8 @@ impl<'b> LineWriter<'b> {
             }
             Envelope::Oplog => {
                 write_oplog_entry(entry.raw, mode, lines)?;
-                // A line has no header for the identity.
+                // A Kafka record has the identity in a header. A line has no headers, so the
+                // identity is inserted before the closing brace.
                 lines.pop();
                 lines.extend_from_slice(b",\"oplogId\":\"");
                 id.write_header(self.origin.source, lines);

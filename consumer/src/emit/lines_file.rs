@@ -42,7 +42,7 @@ impl LinesFile {
         let mut had_lines = false;
         if is_regular {
             lock(&file, &name)?;
-            had_lines = cut_unfinished_line(&mut file, path).map_err(failed)? > 0;
+            had_lines = truncate_unfinished_line(&mut file, path).map_err(failed)? > 0;
             sync_folder(path).map_err(failed)?;
         }
         Ok(Self {
@@ -54,7 +54,7 @@ impl LinesFile {
         })
     }
 
-    /// Returns a written file that cannot be synced: the device does not support it.
+    /// Returns a file with unsynced lines whose sync fails, because the device does not support it.
     #[cfg(test)]
     pub(crate) fn unsyncable() -> Self {
         let file = OpenOptions::new().write(true).open("/dev/null").unwrap();
@@ -69,7 +69,7 @@ impl LinesFile {
 
     /// Returns whether the file had lines when it was opened; `None` if it is not a regular file.
     #[must_use]
-    pub const fn has_lines(&self) -> Option<bool> {
+    pub const fn had_lines(&self) -> Option<bool> {
         if self.is_regular {
             Some(self.had_lines)
         } else {
@@ -83,6 +83,8 @@ impl LinesFile {
     /// Returns an error if the file system cannot write them. The sync must not be retried: the
     /// operating system may have dropped the pages that it could not write.
     pub fn sync(&self) -> Result<(), ConsumerError> {
+        // The flag is cleared before the sync, so that a line that is written during the sync is
+        // synced by the next call.
         if !self.is_regular || !self.is_dirty.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
@@ -104,14 +106,14 @@ impl Write for LinesFile {
     }
 }
 
-/// Locks the file until this process ends. The operating system releases the lock after a crash
-/// too.
+/// Locks the file until its last clone is dropped. The operating system also releases the lock if
+/// the process crashes.
 fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(ConsumerError::Usage(format!(
-            "--to: another process writes to {name}, and their lines would mix: give each member of \
-             the group a file of its own"
+            "--to: another process writes to {name}, and the lines of both would be mixed: give \
+             each member of the group a file of its own"
         ))),
         Err(TryLockError::Error(error)) => {
             tracing::warn!(
@@ -134,7 +136,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Truncates the file after the last whole line. Returns the remaining length.
-fn cut_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
+fn truncate_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut end = length;
     while end > 0 {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_line_is_cut_off() {
+    fn an_unfinished_line_is_truncated() {
         let path = Temporary::new("cut");
         let long = "x".repeat(usize::try_from(BLOCK).unwrap() * 2);
         for (before, after) in [
@@ -196,7 +198,7 @@ mod tests {
         ] {
             std::fs::write(&path.0, before).unwrap();
             let mut file = LinesFile::open(&path.0).unwrap();
-            assert_eq!(file.has_lines(), Some(!after.is_empty()));
+            assert_eq!(file.had_lines(), Some(!after.is_empty()));
             file.write_all(b"next\n").unwrap();
             let found = std::fs::read_to_string(&path.0).unwrap();
             assert_eq!(found, format!("{after}next\n"));
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_writer_and_is_free_when_it_is_gone() {
+    fn a_file_has_one_writer_and_is_unlocked_when_the_writer_is_dropped() {
         let path = Temporary::new("lock");
         let first = LinesFile::open(&path.0).unwrap();
         let error = LinesFile::open(&path.0).unwrap_err();
@@ -215,16 +217,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_neither_locked_nor_synced() {
+    fn a_device_is_neither_locked_nor_synced() {
         let mut first = LinesFile::open(Path::new("/dev/null")).unwrap();
         let second = LinesFile::open(Path::new("/dev/null")).unwrap();
         first.write_all(b"line\n").unwrap();
         first.sync().unwrap();
-        assert_eq!(second.has_lines(), None);
+        assert_eq!(second.had_lines(), None);
     }
 
     #[test]
-    fn only_what_was_written_since_the_last_sync_is_synced() {
+    fn a_file_needs_a_sync_only_after_a_write() {
         let path = Temporary::new("sync");
         let mut file = LinesFile::open(&path.0).unwrap();
         let is_dirty = |file: &LinesFile| file.is_dirty.load(Ordering::Acquire);

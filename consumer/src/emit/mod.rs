@@ -1,5 +1,5 @@
-//! The `emit` subcommand: writes one change event per line, in order within each partition. It never
-//! writes a partial line.
+//! The `emit` subcommand: writes one change event per line, in order within each partition. If a
+//! crash leaves a partial line at the end of the output file, the next start truncates it.
 
 mod line;
 pub(crate) mod lines_file;
@@ -20,7 +20,7 @@ use crate::worker::batch::Batch;
 /// Typical size of a line relative to its entry. A buffer of this size rarely has to grow.
 const LINE_FACTOR: usize = 2;
 /// Maximum size of a line relative to its entry, reached if the entry consists of control characters.
-const MOST_LINE_FACTOR: usize = 6;
+const MAX_LINE_FACTOR: usize = 6;
 /// Entries larger than this get a buffer for the longest possible line. Memory that is reserved but not
 /// touched costs nothing, while growing a buffer from 64 MB to 128 MB copies its content.
 const LARGE_ENTRY: usize = 1 << 20;
@@ -69,7 +69,7 @@ impl JsonSink {
         })
     }
 
-    /// Returns how written lines become durable.
+    /// Returns the way in which written lines become durable.
     #[must_use]
     pub fn durability(&self) -> Durability {
         let file = self.file.clone();
@@ -82,7 +82,7 @@ impl JsonSink {
         let Some(file) = &self.file else {
             return Past::Unknown;
         };
-        match file.has_lines() {
+        match file.had_lines() {
             None => Past::Unknown,
             Some(false) => Past::Nothing,
             Some(true) => Past::Traces(format!(
@@ -145,7 +145,7 @@ impl JsonSink {
 /// Returns the number of bytes to reserve for the line of an entry with this size.
 const fn room_for_line(entry_bytes: usize) -> usize {
     if entry_bytes > LARGE_ENTRY {
-        entry_bytes * MOST_LINE_FACTOR
+        entry_bytes * MAX_LINE_FACTOR
     } else {
         entry_bytes * LINE_FACTOR
     }

@@ -14,9 +14,9 @@ use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// Time without a finished chunk after which a worker that has records counts as stalled. It may be
-/// building an index, or its target does not answer.
-pub(super) const STANDSTILL: Duration = Duration::from_secs(5);
+/// Time without progress after which a worker that has records counts as stalled. It may be
+/// building an index, or the target may not be answering.
+pub(super) const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 /// An assigned partition, as the poll thread sees it.
 #[derive(Debug)]
@@ -24,11 +24,11 @@ pub(super) struct Partition {
     pub(super) name: TopicPartition,
     pub(super) assignment: AssignmentNumber,
     pub(super) token: Token,
-    /// The offset at which the worker may stop with `--until-caught-up`, once it is known.
-    pub(super) goal: StopOffset,
+    /// The stop offset of the worker with `--until-caught-up`, once it is known.
+    pub(super) stop_offset: StopOffset,
     /// The offsets that were handed to the worker, acknowledged and committed.
     pub(super) tracker: OffsetTracker,
-    /// The queue to the worker; closed when the partition is given up.
+    /// The queue to the worker; `None` once the partition is given up.
     sender: Option<mpsc::Sender<Chunk>>,
     /// Chunks for which the worker does not have room yet; the last one is still being filled.
     waiting: VecDeque<Chunk>,
@@ -38,10 +38,10 @@ pub(super) struct Partition {
     pub(super) handed_bytes: usize,
     /// True while the worker waits at a barrier.
     pub(super) holding: bool,
-    /// Time at which the worker last reported progress, or got its first chunk.
+    /// Time at which the worker last reported progress, or received a chunk while it had none.
     pub(super) moved: Instant,
     /// True while the worker is stalled and others could continue, so that its chunks do not count
-    /// against the budget. Reset by its next progress.
+    /// against the budget. Reset when it makes progress.
     pub(super) stalled: bool,
     /// Set if chunks of the partition were evicted. They are read again when the worker continues.
     pub(super) evicted: Option<Evicted>,
@@ -59,7 +59,7 @@ pub(super) struct Partition {
 pub(super) struct Evicted {
     /// The offset of the next record to take. Records with other offsets were fetched before the
     /// eviction.
-    pub(super) again: i64,
+    pub(super) resume_offset: i64,
     /// True while the partition is paused.
     pub(super) paused: bool,
 }
@@ -76,7 +76,7 @@ impl Partition {
             name,
             assignment,
             token,
-            goal: StopOffset::default(),
+            stop_offset: StopOffset::default(),
             tracker,
             sender: Some(sender),
             waiting: VecDeque::new(),
@@ -94,7 +94,8 @@ impl Partition {
 
     /// Returns the chunk to append to: the one with the first fragments of an incomplete record, or one
     /// that is not full. A fragmented record starts a new chunk, so that records before it do not have
-    /// to wait.
+    /// to wait. `full` is the size of a full chunk, `begins` is true for the first fragment of a
+    /// record, and `empty` supplies a new chunk.
     pub(super) fn filling(
         &mut self,
         full: usize,
@@ -110,12 +111,13 @@ impl Partition {
     }
 
     /// Hands chunks to the worker while it has room. Returns true if chunks are left for which the
-    /// worker will soon have room. Returns false for a worker at a barrier, which may block for long.
+    /// worker will soon have room. Returns false for a worker at a barrier, which may wait for
+    /// a long time.
     pub(super) fn hand_on(&mut self) -> bool {
         let Some(sender) = &self.sender else {
             return false;
         };
-        // The last chunk stays while its last record is incomplete.
+        // The last chunk is kept while its last record is incomplete.
         let kept = usize::from(self.run.is_some());
         while self.waiting.len() > kept {
             let Some(chunk) = self.waiting.pop_front() else {
@@ -137,19 +139,19 @@ impl Partition {
         false
     }
 
-    /// Discards the chunks for which the worker has no room. Returns their cost and the offset to read
-    /// again from.
+    /// Discards the chunks for which the worker has no room. Returns their cost and the offset from
+    /// which to read again.
     pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
-        let again = self.waiting.front()?.records.first()?.offset;
+        let resume_offset = self.waiting.front()?.records.first()?.offset;
         let bytes = self.waiting.iter().map(Chunk::cost).sum();
         self.waiting.clear();
         self.run = None;
-        self.tracker.take_back(NextOffset::at(again));
+        self.tracker.take_back(NextOffset::at(resume_offset));
         self.evicted = Some(Evicted {
-            again,
+            resume_offset,
             paused: true,
         });
-        Some((bytes, again))
+        Some((bytes, resume_offset))
     }
 
     /// Records that the worker reported progress.
@@ -158,11 +160,11 @@ impl Partition {
         self.stalled = false;
     }
 
-    /// Returns true if the worker has records and has not finished a chunk for a long time. A worker at
-    /// a barrier is excluded, because it waits for others.
+    /// Returns true if the worker has records and has made no progress for [`STALLED_AFTER`]. A
+    /// worker at a barrier is excluded, because it waits for other partitions.
     fn is_stalled(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.moved);
-        self.handed_bytes > 0 && !self.holding && since >= STANDSTILL
+        self.handed_bytes > 0 && !self.holding && since >= STALLED_AFTER
     }
 
     /// Returns the cost of the chunk whose last record is incomplete.
@@ -177,12 +179,12 @@ impl Partition {
         position >= end && self.evicted.is_none() && self.run.is_none()
     }
 
-    /// Returns true if a record is to be taken. Records that were fetched before an eviction are
-    /// skipped, and so are repeated ones: the client may return the last record before a rebalance
-    /// twice.
+    /// Returns true if the record with this offset is to be taken, and ends the eviction if there
+    /// was one. Records that were fetched before an eviction are skipped, and so are repeated ones:
+    /// after a rebalance the client may return the last record again.
     pub(super) fn takes(&mut self, offset: i64) -> bool {
         match self.evicted {
-            Some(evicted) if evicted.again != offset => false,
+            Some(evicted) if evicted.resume_offset != offset => false,
             _ if !self.tracker.expects(offset) => false,
             _ => {
                 self.evicted = None;
@@ -191,7 +193,7 @@ impl Partition {
         }
     }
 
-    /// Closes the worker's queue. Returns the chunks that the worker does not get.
+    /// Closes the worker's queue. Returns the chunks that were not handed to the worker.
     pub(super) fn close(&mut self) -> VecDeque<Chunk> {
         self.sender = None;
         self.run = None;
@@ -219,7 +221,7 @@ impl Partition {
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     all: Vec<Partition>,
-    /// Index of the partition of the last record: consecutive records often have the same one.
+    /// Index of the last record's partition. Consecutive records are often in the same partition.
     last: usize,
 }
 
@@ -256,8 +258,8 @@ impl Partitions {
     }
 
     /// Marks the partitions whose workers are stalled, if another one could continue. If all workers
-    /// are stalled, for example because the target cannot be reached, no worker could use the memory.
-    /// Returns true if a partition was newly marked.
+    /// are stalled, for example because the target cannot be reached, no worker could use the
+    /// memory that is freed. Returns true if a partition was newly marked.
     pub(super) fn mark_stalled(&mut self, now: Instant) -> bool {
         let can_continue = |it: &Partition| !it.holding && !it.is_stalled(now);
         if !self.all.iter().any(can_continue) {
@@ -318,8 +320,8 @@ impl Partitions {
         self.all.push(partition);
     }
 
-    /// Removes a partition. Returns the bytes that its worker has not released, because the chunks that
-    /// the worker did not reach are dropped with it.
+    /// Removes a partition. Returns the bytes that its worker holds. The worker drops the chunks
+    /// that it has not applied, so it cannot release them itself.
     pub(super) fn remove(&mut self, assignment: AssignmentNumber) -> usize {
         let is_it = |partition: &Partition| partition.assignment == assignment;
         let place = self.all.iter().position(is_it);
@@ -352,9 +354,9 @@ mod tests {
     #[test]
     fn chunks_of_a_stalled_worker_do_not_count_against_the_budget() {
         let mut all = partitions(&[100, 10, 0]);
-        let now = Instant::now() + STANDSTILL;
+        let now = Instant::now() + STALLED_AFTER;
         all.iter_mut().nth(1).unwrap().moved = now;
-        assert!(!all.mark_stalled(now - STANDSTILL / 2));
+        assert!(!all.mark_stalled(now - STALLED_AFTER / 2));
         assert!(all.mark_stalled(now) && !all.mark_stalled(now));
         assert_eq!(all.held_bytes(), 100);
         all.of_assignment(1).unwrap().progress();
@@ -364,7 +366,7 @@ mod tests {
     #[test]
     fn no_worker_is_marked_if_all_are_stalled_or_at_barriers() {
         let mut all = partitions(&[100, 10]);
-        let now = Instant::now() + STANDSTILL;
+        let now = Instant::now() + STALLED_AFTER;
         assert!(!all.mark_stalled(now));
         all.of_assignment(2).unwrap().holding = true;
         assert!(!all.mark_stalled(now));

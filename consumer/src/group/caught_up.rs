@@ -36,17 +36,21 @@ impl Goal {
         }
     }
 
-    /// Returns true if the group has committed all end offsets. `committed` is true if this member has
-    /// just committed.
+    /// Returns true if the group has committed all end offsets. `has_just_committed` is true if
+    /// this member has just committed.
     pub(super) fn is_reached(
         &mut self,
         consumer: &BaseConsumer<GroupContext>,
-        committed: bool,
+        has_just_committed: bool,
     ) -> Result<bool, ConsumerError> {
         if self.left.is_empty() {
             return Ok(true);
         }
-        let interval = if committed { AFTER_COMMIT } else { INTERVAL };
+        let interval = if has_just_committed {
+            AFTER_COMMIT
+        } else {
+            INTERVAL
+        };
         if self
             .requested
             .is_some_and(|requested| requested.elapsed() < interval)
@@ -64,13 +68,13 @@ impl Goal {
         self.left.retain(|Held { name, end, .. }| {
             !matches!(committed.get(name), Some(Offset::Offset(offset)) if offset >= end)
         });
-        self.mark(consumer);
+        self.set_stop_offsets(consumer);
         Ok(self.left.is_empty())
     }
 
-    /// Sets the stop offsets of the workers once all partitions of this member are read to their ends.
-    /// Before that, a worker may still wait for a record of another partition.
-    fn mark(&self, consumer: &BaseConsumer<GroupContext>) {
+    /// Sets the stop offsets of the workers once all partitions of this member have been read to
+    /// their ends. Before that, a held document may still depend on a record of another partition.
+    fn set_stop_offsets(&self, consumer: &BaseConsumer<GroupContext>) {
         let Ok(positions) = consumer.position() else {
             return;
         };
@@ -88,10 +92,10 @@ impl Goal {
             if !partition.has_all_before(position, *end) {
                 return;
             }
-            read.push((partition.goal.clone(), partition.tracker.handed()));
+            read.push((partition.stop_offset.clone(), partition.tracker.handed()));
         }
-        for (goal, handed) in read {
-            goal.set(handed);
+        for (stop_offset, handed) in read {
+            stop_offset.set(handed);
         }
     }
 }

@@ -19,8 +19,9 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(200);
 /// Interval between commits while nothing is pending and the program ends after the commit.
 const LAST_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Commits if the interval since the last commit has passed. The interval is shorter if `ends` is true:
-/// the program then ends when everything is committed. Returns true if it committed.
+/// Commits if the interval since the last commit has passed. `ends` is true if the program ends
+/// once everything is committed; the interval is then shorter. Returns true if Kafka confirmed a
+/// commit.
 pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> bool {
     let context = consumer.context();
     let idle = context
@@ -33,7 +34,7 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
         (true, true) => LAST_INTERVAL,
     };
     // After a lost assignment, another member may already own the partitions.
-    if !context.is_commit_due(interval) || consumer.assignment_lost() {
+    if !context.begin_commit_if_due(interval) || consumer.assignment_lost() {
         return false;
     }
     let Ok(positions) = consumer.position() else {
@@ -47,8 +48,8 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
                 .iter()
                 .filter(|partition| partition.token.is_valid())
                 .filter_map(|partition| {
-                    // A partition that is not in the client's assignment must not be committed by this
-                    // member.
+                    // This member must not commit a partition that is not in the client's
+                    // assignment.
                     let position = match positions.get(&partition.name)? {
                         // Evicted records were read, but will be read again, so the position is too
                         // high.
@@ -112,8 +113,8 @@ mod tests {
     use crate::group::context::tests::context_with;
     use crate::worker::applied::Durability;
 
-    /// Commits offset 5 of a partition. Returns the outcome, the failure of the context, and the offset
-    /// that Kafka has then.
+    /// Commits offset 5 of a partition. Returns the outcome, the failure of the context, and the
+    /// committed offset that Kafka then returns.
     fn commit_with(durability: Durability) -> (bool, Option<ConsumerError>, Offset) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
@@ -127,16 +128,16 @@ mod tests {
         list.add_partition_offset("t", 0, Offset::Offset(5))
             .unwrap();
         let committed = commit(&consumer, &list);
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition("t", 0);
-        let found = consumer.committed_offsets(asked, Duration::from_secs(30));
+        let mut requested = TopicPartitionList::new();
+        requested.add_partition("t", 0);
+        let found = consumer.committed_offsets(requested, Duration::from_secs(30));
         let offset = found.unwrap().elements()[0].offset();
         (committed, consumer.context().take_failure(), offset)
     }
 
     /// If the machine crashed after the commit, the lines would be lost.
     #[test]
-    fn nothing_is_committed_that_could_not_be_synced() {
+    fn offsets_of_lines_that_could_not_be_synced_are_not_committed() {
         let (committed, failure, offset) = commit_with(Durability::Immediate);
         assert!(committed && failure.is_none());
         assert_eq!(offset, Offset::Offset(5));

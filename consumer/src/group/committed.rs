@@ -20,11 +20,11 @@ use crate::topic_partition::{TopicPartition, list};
 /// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Time a worker waits for a topic before the topic is looked up in the cluster.
+/// Time that a worker waits for a topic before the topic is looked up in the cluster.
 const TOPIC_LOOKUP_AFTER: Duration = Duration::from_secs(5);
 /// Interval between two lookups of topics.
 const TOPIC_LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
-/// Time without a successful lookup after which a topic counts as absent. A broker that has just
+/// Time for which a topic must be missing before it counts as absent. A broker that has just
 /// started may not know all topics yet.
 const ABSENT_AFTER: Duration = Duration::from_secs(10);
 
@@ -34,7 +34,7 @@ pub enum Absence {
     /// The cluster does not know the topic.
     Unknown,
     /// The user of this program is not authorized to describe the topic.
-    Hidden,
+    Unauthorized,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +45,8 @@ struct AbsentTopic {
 
 /// Number of open requests for a partition, and the time of the first one.
 #[derive(Debug, Clone, Copy)]
-struct Asked {
-    questions: usize,
+struct OpenRequests {
+    count: usize,
     since: Instant,
 }
 
@@ -56,7 +56,7 @@ pub type Offsets = BTreeMap<TopicPartition, i64>;
 /// The lookup of committed offsets. Each waiting worker has a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Committed {
-    asked: Arc<Mutex<BTreeMap<TopicPartition, Asked>>>,
+    open: Arc<Mutex<BTreeMap<TopicPartition, OpenRequests>>>,
     absent: Arc<Mutex<BTreeMap<String, AbsentTopic>>>,
     wake: Arc<Notify>,
     found: watch::Sender<Arc<Offsets>>,
@@ -64,7 +64,7 @@ pub struct Committed {
 
 /// A request for the offsets of some partitions, open until it is dropped.
 #[derive(Debug)]
-pub struct Question {
+pub struct OffsetRequest {
     names: Vec<TopicPartition>,
     committed: Committed,
     found: watch::Receiver<Arc<Offsets>>,
@@ -73,27 +73,27 @@ pub struct Question {
 impl Committed {
     /// Requests the committed offsets of these partitions until the result is dropped.
     #[must_use]
-    pub fn ask(&self, names: Vec<TopicPartition>) -> Question {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn request(&self, names: Vec<TopicPartition>) -> OffsetRequest {
+        let mut requests = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &names {
             let since = Instant::now();
-            let entry = asked.entry(name.clone());
-            let questions = 0;
-            entry.or_insert(Asked { questions, since }).questions += 1;
+            let entry = requests.entry(name.clone());
+            let count = 0;
+            entry.or_insert(OpenRequests { count, since }).count += 1;
         }
-        drop(asked);
+        drop(requests);
         self.wake.notify_one();
         let mut found = self.found.subscribe();
         // Offsets that were found before this request may not include its partitions.
         found.mark_unchanged();
-        Question {
+        OffsetRequest {
             names,
             committed: self.clone(),
             found,
         }
     }
 
-    /// Returns the reason why a topic that a worker waits for is not in the cluster. Returns `None` if
+    /// Returns the reason why a topic that a worker waits for counts as absent. Returns `None` if
     /// the topic exists, or has not been missing for long enough.
     #[must_use]
     pub fn absence(&self, topic: &str) -> Option<Absence> {
@@ -106,10 +106,10 @@ impl Committed {
 
     /// Returns the topics that workers have waited for so long that the topics may no longer exist.
     fn overdue_topics(&self) -> BTreeSet<String> {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked
+        let requests = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        requests
             .iter()
-            .filter(|(_, asked)| asked.since.elapsed() >= TOPIC_LOOKUP_AFTER)
+            .filter(|(_, requests)| requests.since.elapsed() >= TOPIC_LOOKUP_AFTER)
             .map(|(name, _)| name.topic.clone())
             .collect()
     }
@@ -141,8 +141,8 @@ impl Committed {
         let mut topics_looked_up = Instant::now();
         loop {
             let names: Vec<TopicPartition> = {
-                let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                asked.keys().cloned().collect()
+                let requests = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                requests.keys().cloned().collect()
             };
             if names.is_empty() {
                 tokio::select! {
@@ -150,7 +150,7 @@ impl Committed {
                     () = shutdown.wait() => return Ok(()),
                 }
             }
-            let asked = match &client {
+            let current = match &client {
                 Some(client) => Arc::clone(client),
                 None => Arc::clone(client.insert(Arc::new(open(&kafka, &group)?))),
             };
@@ -160,7 +160,7 @@ impl Committed {
             };
             if !overdue.is_empty() {
                 topics_looked_up = Instant::now();
-                let (this, client) = (self.clone(), Arc::clone(&asked));
+                let (this, client) = (self.clone(), Arc::clone(&current));
                 let lookup = tokio::task::spawn_blocking(move || {
                     if let Some(found) = find_topics(&client, overdue) {
                         this.note_topics(found);
@@ -170,7 +170,7 @@ impl Committed {
                     .await
                     .map_err(|_| ConsumerError::Ended("the lookup of topics"))?;
             }
-            let lookup = tokio::task::spawn_blocking(move || find_offsets(&asked, &names)).await;
+            let lookup = tokio::task::spawn_blocking(move || find_offsets(&current, &names)).await;
             match lookup.map_err(|_| ConsumerError::Ended("the lookup of committed offsets"))? {
                 Ok(found) => drop(self.found.send_replace(Arc::new(found))),
                 Err(error) if is_transient(&error) => {
@@ -186,10 +186,11 @@ impl Committed {
     }
 }
 
-impl Question {
-    /// Waits for offsets that are newer than this request and its previous answer.
-    pub async fn answer(&mut self) -> Arc<Offsets> {
-        // The sender lives at least as long as this request, so this cannot fail.
+impl OffsetRequest {
+    /// Waits for the next result of the lookup. A lookup that was already in progress when this
+    /// request was made may not include its partitions, so a missing partition is not known yet.
+    pub async fn next_result(&mut self) -> Arc<Offsets> {
+        // This request holds a clone of the sender, so this cannot fail.
         drop(self.found.changed().await);
         Arc::clone(&self.found.borrow_and_update())
     }
@@ -201,15 +202,15 @@ impl Question {
     }
 }
 
-impl Drop for Question {
+impl Drop for OffsetRequest {
     fn drop(&mut self) {
-        let asked = &self.committed.asked;
-        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = &self.committed.open;
+        let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &self.names {
-            if let Some(entry) = asked.get_mut(name) {
-                entry.questions -= 1;
-                if entry.questions == 0 {
-                    asked.remove(name);
+            if let Some(entry) = requests.get_mut(name) {
+                entry.count -= 1;
+                if entry.count == 0 {
+                    requests.remove(name);
                 }
             }
         }
@@ -246,7 +247,8 @@ fn find_offsets(client: &BaseConsumer, names: &[TopicPartition]) -> KafkaResult<
         .collect())
 }
 
-/// Returns the state of each topic; `None` if the cluster does not answer.
+/// Returns for each topic why it is absent, or `None` if it exists. Returns `None` if the cluster
+/// does not answer.
 fn find_topics(
     client: &BaseConsumer,
     topics: BTreeSet<String>,
@@ -265,7 +267,7 @@ fn absence(error: RDKafkaRespErr) -> Option<Absence> {
     use RDKafkaErrorCode as Code;
     match Code::from(error) {
         Code::UnknownTopicOrPartition | Code::UnknownTopic => Some(Absence::Unknown),
-        Code::TopicAuthorizationFailed => Some(Absence::Hidden),
+        Code::TopicAuthorizationFailed => Some(Absence::Unauthorized),
         _ => None,
     }
 }

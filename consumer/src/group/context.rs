@@ -18,14 +18,14 @@ use super::assigned::{Partition, Partitions};
 use super::fetch::Received;
 use super::intake::Intake;
 use super::rebalance;
-use super::standstill::{Connection, Standstill};
+use super::standstill::{Connection, StallDetector};
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
 use crate::worker::assignment::ReportEvent;
 use crate::worker::chunk::Chunk;
 
-/// Bytes of records within a second from which on their compression ratio is evaluated.
-const TELLING: u64 = 4 << 20;
+/// Minimum number of record bytes within a second for which the compression ratio is evaluated.
+const MIN_BYTES_FOR_RATIO: u64 = 4 << 20;
 
 /// The counts of what the client has received.
 #[derive(Debug, Default)]
@@ -42,14 +42,15 @@ pub(super) struct GroupContext {
     pub(super) group: String,
     pub(super) parts: GroupContextParts,
     partitions: Mutex<Partitions>,
-    standstill: Mutex<Standstill>,
+    stalls: Mutex<StallDetector>,
     received: Mutex<Counted>,
-    /// The highest compression ratio of the records of a second since it was last taken.
+    /// The highest compression ratio of any one second's records since [`Self::take_ratio`] was
+    /// last called.
     ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
     /// Time of the last commit.
     committed: Mutex<Option<Instant>>,
-    /// Bytes released during a rebalance that are not yet taken off the budget.
+    /// Bytes released during a rebalance that are not yet returned to the budget.
     released: AtomicUsize,
     /// True while the sink is slower than Kafka. All partitions are paused then, including newly
     /// assigned ones.
@@ -66,13 +67,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl GroupContext {
     pub(super) fn new(group: String, parts: GroupContextParts) -> Self {
-        let standstill = Standstill::new(parts.health.limit(), Instant::now());
+        let stalls = StallDetector::new(parts.health.limit(), Instant::now());
         Self {
             kafka: Context::new(),
             group,
             parts,
             partitions: Mutex::default(),
-            standstill: Mutex::new(standstill),
+            stalls: Mutex::new(stalls),
             received: Mutex::default(),
             ratio: Mutex::default(),
             failure: Mutex::default(),
@@ -93,11 +94,11 @@ impl GroupContext {
     }
 
     /// Returns the number of times that the counts were updated.
-    pub(super) fn counts(&self) -> u64 {
+    pub(super) fn count_updates(&self) -> u64 {
         lock(&self.received).updates
     }
 
-    /// Takes the highest compression ratio of the records of a second since the last call.
+    /// Returns the highest compression ratio of any one second's records since the last call.
     pub(super) fn take_ratio(&self) -> Option<u64> {
         lock(&self.ratio).take()
     }
@@ -107,14 +108,14 @@ impl GroupContext {
         let mut counted = lock(&self.received);
         // One poll may serve the statistics of several seconds, if the loop waited for its sink before.
         let mut ratio = lock(&self.ratio);
-        *ratio = (*ratio).max(received.ratio_since(counted.received, TELLING));
+        *ratio = (*ratio).max(received.ratio_since(counted.received, MIN_BYTES_FOR_RATIO));
         counted.received = received;
         counted.updates += 1;
     }
 
-    /// Returns true if the last commit is at least `interval` ago, and then takes the current time as
-    /// that of the last commit.
-    pub(super) fn is_commit_due(&self, interval: Duration) -> bool {
+    /// Returns true if the last commit was at least `interval` ago. The current time then becomes
+    /// the time of the last commit.
+    pub(super) fn begin_commit_if_due(&self, interval: Duration) -> bool {
         let mut committed = lock(&self.committed);
         let due = committed.is_none_or(|committed| committed.elapsed() >= interval);
         if due {
@@ -123,12 +124,12 @@ impl GroupContext {
         due
     }
 
-    /// Makes the poll loop commit soon, as if the last commit were long ago.
+    /// Makes the poll loop commit soon, as if the last commit were a long time ago.
     pub(super) fn commit_soon(&self) {
         *lock(&self.committed) = None;
     }
 
-    /// Records the first failure of a callback, with which the poll loop ends.
+    /// Records the first failure of a callback or of a commit, with which the poll loop ends.
     pub(super) fn fail(&self, error: ConsumerError) {
         lock(&self.failure).get_or_insert(error);
     }
@@ -137,17 +138,19 @@ impl GroupContext {
         lock(&self.failure).take()
     }
 
-    /// Processes the workers' reports and returns chunks for reuse.
+    /// Processes the workers' reports, returns the released bytes to the budget, and returns the
+    /// emptied chunks for reuse.
     pub(super) fn take_reports(&self, intake: &mut Intake) -> Vec<Chunk> {
         let (released, chunks) = self.take_in();
         intake.release(released + self.released.swap(0, Ordering::Relaxed));
         let partitions = self.partitions();
-        intake.hold(partitions.held_bytes());
-        intake.leave_open(partitions.open_bytes());
+        intake.set_held(partitions.held_bytes());
+        intake.set_open(partitions.open_bytes());
         chunks
     }
 
-    /// Processes the workers' reports during a rebalance, when the budget cannot be accessed.
+    /// Processes the workers' reports during a rebalance. The budget belongs to the poll loop and
+    /// is not accessible in callbacks, so the released bytes are returned to it later.
     pub(super) fn take_reports_later(&self) {
         let (released, _) = self.take_in();
         self.release_later(released);
@@ -194,7 +197,7 @@ impl GroupContext {
         (released, chunks)
     }
 
-    /// Takes bytes off the budget at the next turn of the poll loop.
+    /// Returns bytes to the budget in the next iteration of the poll loop.
     pub(super) fn release_later(&self, bytes: usize) {
         self.released.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -229,8 +232,8 @@ impl GroupContext {
         }
     }
 
-    /// Ends the waits of workers at barriers: what they wait for is no longer committed while the
-    /// member leaves the group.
+    /// Ends the waits of workers at barriers. While the member leaves the group, the offsets that
+    /// they wait for may no longer be committed.
     pub(super) fn abandon_waits(&self) {
         for partition in self.partitions().iter().filter(|it| it.holding) {
             partition.token.invalidate();
@@ -243,7 +246,7 @@ impl GroupContext {
 
     /// Records the result of a commit. A member whose commits keep failing is not ready.
     pub(super) fn note_commit(&self, outcome: Result<(), String>) {
-        lock(&self.standstill).committed(outcome, Instant::now());
+        lock(&self.stalls).committed(outcome, Instant::now());
     }
 
     /// Returns the offsets that are acknowledged and not committed, for a last commit.
@@ -283,28 +286,28 @@ impl ClientContext for GroupContext {
         self.kafka.error(error, reason);
     }
 
-    /// Updates the ends that the brokers last reported, and checks for stalls. librdkafka calls this
-    /// every second.
+    /// Updates the counts of received bytes, the end and the position of each partition, and the
+    /// status board, and checks for stalls. librdkafka calls this every second.
     fn stats(&self, statistics: Statistics) {
         self.count(Received::of(&statistics));
         let mut partitions = self.partitions();
         let mut shown = Vec::new();
         for partition in partitions.iter_mut() {
-            let told = statistics
+            let reported = statistics
                 .topics
                 .get(&partition.name.topic)
                 .and_then(|topic| topic.partitions.get(&partition.name.partition));
-            if let Some(told) = told {
-                partition.end = (told.ls_offset >= 0).then_some(told.ls_offset);
-                partition.position = (told.app_offset >= 0).then_some(told.app_offset);
+            if let Some(reported) = reported {
+                partition.end = (reported.ls_offset >= 0).then_some(reported.ls_offset);
+                partition.position = (reported.app_offset >= 0).then_some(reported.app_offset);
             }
             shown.push(partition.status());
         }
         self.parts.board.put(shown);
         let connection = Connection::of(&statistics);
-        let mut standstill = lock(&self.standstill);
-        let trouble = standstill.look(connection, partitions.all(), Instant::now());
-        self.parts.readiness.stands_still(trouble);
+        let mut stalls = lock(&self.stalls);
+        let stall = stalls.check(connection, partitions.all(), Instant::now());
+        self.parts.readiness.set_stall(stall);
     }
 }
 
@@ -355,7 +358,7 @@ pub(super) mod tests {
             past: Past::Nothing,
             committed: watch::Sender::default(),
             durability,
-            starts: mpsc::channel(1).0,
+            assignments: mpsc::channel(1).0,
             reports: Arc::new(Reports::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
             board: Board::default(),
@@ -382,7 +385,7 @@ pub(super) mod tests {
     }
 
     /// While the loop waits for its sink it does not poll. The next poll serves the statistics of
-    /// several seconds, and the last of them are of seconds without records.
+    /// several seconds, the last of which may have had no records.
     #[test]
     fn the_ratio_of_a_second_is_kept_until_it_is_taken() {
         let context = context();
@@ -394,9 +397,9 @@ pub(super) mod tests {
     }
 
     /// A member that leaves the group no longer commits, so the offset that a barrier waits for never
-    /// arrives. A write under way is finished.
+    /// arrives. A write in progress is finished.
     #[test]
-    fn only_those_who_wait_at_a_barrier_are_let_go() {
+    fn only_workers_that_wait_at_a_barrier_are_abandoned() {
         let context = context();
         let tokens = [(1, false), (2, true)].map(|(assignment, holding)| {
             let token = add(&context, assignment);
@@ -408,10 +411,11 @@ pub(super) mod tests {
         assert_eq!(tokens.map(|token| token.is_valid()), [true, false]);
     }
 
-    /// The reports of a worker that keeps its partition count during a rebalance as well. If a barrier
-    /// were not noticed, its memory would stay counted indefinitely.
+    /// Reports of a worker whose partition is not revoked are processed during a rebalance as well.
+    /// If the report of a barrier were missed, the bytes of the waiting worker would count against
+    /// the budget indefinitely.
     #[test]
-    fn reports_during_a_rebalance_count() {
+    fn reports_during_a_rebalance_are_processed() {
         let context = context();
         add(&context, 1);
         context.partitions().of_assignment(1).unwrap().handed_bytes = 100;
@@ -429,10 +433,10 @@ pub(super) mod tests {
         assert_eq!(context.partitions().held_bytes(), 0);
     }
 
-    /// A worker that ends drops the chunks that it did not come to. Their cost must not stay counted,
-    /// and must not be released twice.
+    /// A worker that ends drops the chunks that it has not processed. Their bytes must be returned
+    /// to the budget, and must not be returned twice.
     #[test]
-    fn all_that_a_worker_had_is_free_when_its_partition_goes() {
+    fn bytes_of_a_worker_are_released_once_when_its_partition_is_revoked() {
         let context = context();
         add(&context, 1);
         context.partitions().of_assignment(1).unwrap().handed_bytes = 100;
@@ -450,10 +454,10 @@ pub(super) mod tests {
         assert_eq!(context.released.load(Ordering::Relaxed), 100);
     }
 
-    /// The client is about to be closed and does not answer requests any more; they would be retried
-    /// for a minute.
+    /// The client is about to be closed and no longer answers the requests that are needed to start
+    /// a partition. They would be retried for a minute.
     #[test]
-    fn partitions_that_come_while_the_group_is_left_are_not_read() {
+    fn partitions_assigned_while_leaving_the_group_are_not_read() {
         let mut config = rdkafka::ClientConfig::new();
         config.set("group.id", "g");
         let consumer: BaseConsumer<GroupContext> = config.create_with_context(context()).unwrap();

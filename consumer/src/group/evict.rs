@@ -1,7 +1,7 @@
-//! Eviction of chunks, to free memory for others. Chunks queued behind a worker at a barrier, or behind
-//! a stalled worker while others could continue, are discarded and read again from Kafka when the worker
-//! continues. Incomplete fragmented records are also evicted, except the largest one, which is completed
-//! first.
+//! Eviction of chunks, to free memory for other partitions. Chunks queued behind a worker at a
+//! barrier, or behind a stalled worker while other workers could continue, are discarded and read
+//! again from Kafka when the worker continues. Incomplete fragmented records are also evicted,
+//! except the largest one, which is completed first.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(super) fn evict(
     consumer: &BaseConsumer<GroupContext>,
     intake: &mut Intake,
 ) -> Result<bool, ConsumerError> {
-    let mut given_back = Vec::new();
+    let mut evicted = Vec::new();
     let mut partitions = consumer.context().partitions();
     let newly_stalled = partitions.mark_stalled(Instant::now());
     let mut largest = Some(partitions.open_bytes());
@@ -37,34 +37,34 @@ pub(super) fn evict(
             continue;
         }
         if (blocked || open)
-            && let Some((bytes, again)) = partition.evict()
+            && let Some((bytes, offset)) = partition.evict()
         {
             intake.release(bytes);
-            given_back.push((partition.name.clone(), again));
+            evicted.push((partition.name.clone(), offset));
         }
     }
-    intake.hold(partitions.held_bytes());
+    intake.set_held(partitions.held_bytes());
     drop(partitions);
-    for (name, again) in &given_back {
+    for (name, offset) in &evicted {
         let failed = |error| ConsumerError::kafka("evicting queued records", error);
         let mut list = TopicPartitionList::new();
         list.add_partition(&name.topic, name.partition);
         consumer.pause(&list).map_err(failed)?;
         consumer
-            .seek(&name.topic, name.partition, Offset::Offset(*again), SEEK)
+            .seek(&name.topic, name.partition, Offset::Offset(*offset), SEEK)
             .map_err(failed)?;
         tracing::debug!(
             topic = name.topic,
             partition = name.partition,
-            again,
+            offset,
             "evicted queued records to free memory; they will be read again from this offset"
         );
     }
-    Ok(newly_stalled || !given_back.is_empty())
+    Ok(newly_stalled || !evicted.is_empty())
 }
 
-/// Resumes evicted partitions whose workers continue. If a record is incomplete, it is completed first,
-/// and the partitions are resumed once at most half of the budget is used.
+/// Resumes evicted partitions whose workers continue. While a record is incomplete, they are
+/// resumed only if at most half of the budget is used.
 pub(super) fn resume(
     consumer: &BaseConsumer<GroupContext>,
     intake: &Intake,

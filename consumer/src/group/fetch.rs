@@ -1,30 +1,30 @@
 //! The size of fetches.
 //!
 //! A broker counts the bytes of a fetch as they are stored, which is compressed, and librdkafka
-//! decompresses a whole reply before it compares its queue with the limit. A fetch therefore takes its
-//! size times the compression ratio of memory, and similar records can be compressed some thousand
-//! times. librdkafka takes the fetch size when a client is created and cannot change it later.
-//! Therefore the member starts with fetches that suit the records it reads first ([`super::probe`]). If
-//! later records turn out to be compressed much further, it leaves the group and joins it again with
-//! smaller fetches.
+//! decompresses a whole reply before it compares its queue with the limit. The memory for a fetch
+//! is therefore its size multiplied by the compression ratio, which can be some thousands for
+//! similar records. librdkafka takes the fetch size when a client is created and cannot change it
+//! later. The member therefore starts with fetches that suit the records that it reads first
+//! ([`super::probe`]). If later records turn out to be compressed much more, it leaves the group
+//! and joins it again with smaller fetches.
 
 use oplog_relay_runtime::kafka::limit_fetch;
 use rdkafka::ClientConfig;
 use rdkafka::statistics::Statistics;
 
-/// The share of the budget that the records of one fetch may take, and the least room for them.
+/// The decompressed records of one fetch may use 1/`SHARE` of the budget, and at least `MIN_ROOM`.
 const SHARE: usize = 4;
-const LEAST_ROOM: usize = 16 << 20;
-/// The largest share of the budget that a fetch requests, and the limits of this size.
-const MOST_SHARE: usize = 64;
-const MOST: (usize, usize) = (1 << 20, 50 << 20);
+const MIN_ROOM: usize = 16 << 20;
+/// A fetch requests at most 1/`MAX_SHARE` of the budget, within the limits of `MAX_BYTES`.
+const MAX_SHARE: usize = 64;
+const MAX_BYTES: (usize, usize) = (1 << 20, 50 << 20);
 /// The smallest fetch. A reply has at least one batch, however large that is.
-const LEAST: usize = 4 << 10;
+const MIN_BYTES: usize = 4 << 10;
 /// The factor by which a fetch may exceed the right size before the member joins again.
 const TOLERANCE: usize = 2;
-/// The share of a fetch that one partition may fill, and the least size of that share.
+/// One partition may fill 1/`PARTITION_SHARE` of a fetch, and at least `MIN_OF_PARTITION`.
 const PARTITION_SHARE: usize = 4;
-const LEAST_OF_PARTITION: usize = 128 << 10;
+const MIN_OF_PARTITION: usize = 128 << 10;
 
 /// The number of stored bytes that a fetch requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +36,10 @@ impl FetchSize {
 
     /// Returns the size for records of the given compression ratio and a budget (`--queue-bytes`).
     pub(super) fn of_ratio(ratio: u64, queue_bytes: usize) -> Self {
-        let room = (queue_bytes / SHARE).max(LEAST_ROOM);
-        let most = (queue_bytes / MOST_SHARE).clamp(MOST.0, MOST.1);
+        let room = (queue_bytes / SHARE).max(MIN_ROOM);
+        let most = (queue_bytes / MAX_SHARE).clamp(MAX_BYTES.0, MAX_BYTES.1);
         let ratio = usize::try_from(ratio).unwrap_or(usize::MAX).max(1);
-        Self((room / ratio).clamp(LEAST, most))
+        Self((room / ratio).clamp(MIN_BYTES, most))
     }
 
     /// Returns the smaller size that records of this ratio need, if the current size is much too large
@@ -51,7 +51,7 @@ impl FetchSize {
 
     /// Sets the size in the configuration of a client.
     pub(super) fn set(self, client: &mut ClientConfig) {
-        let of_partition = (self.0 / PARTITION_SHARE).max(LEAST_OF_PARTITION);
+        let of_partition = (self.0 / PARTITION_SHARE).max(MIN_OF_PARTITION);
         limit_fetch(client, self.0, of_partition.min(self.0));
     }
 
@@ -90,7 +90,8 @@ impl Received {
     }
 
     /// Returns the compression ratio of the records received since `earlier`; `None` for less than
-    /// `least` bytes. Replies contain more than records, so the ratio of a few bytes is meaningless.
+    /// `least` bytes of records. Replies contain more than records, so the ratio of a few bytes is
+    /// meaningless.
     pub(super) const fn ratio_since(self, earlier: Self, least: u64) -> Option<u64> {
         let (wire, records) = (
             self.wire.saturating_sub(earlier.wire),
@@ -110,7 +111,7 @@ mod tests {
     const BUDGET: usize = 64 << 20;
 
     #[test]
-    fn a_fetch_shrinks_with_the_ratio_and_never_below_a_batch() {
+    fn a_fetch_shrinks_with_the_ratio_down_to_a_minimum() {
         let bytes = |ratio| FetchSize::of_ratio(ratio, BUDGET).bytes();
         assert_eq!(bytes(0), 1 << 20);
         assert_eq!(bytes(16), 1 << 20);
@@ -119,17 +120,17 @@ mod tests {
         assert_eq!(bytes(u64::MAX), 4 << 10);
         // The records of a fetch fit their share of the budget at any ratio.
         for ratio in 1..4096 {
-            let brought = bytes(ratio) * usize::try_from(ratio).unwrap();
-            assert!(brought <= BUDGET / SHARE, "{ratio}");
+            let decompressed = bytes(ratio) * usize::try_from(ratio).unwrap();
+            assert!(decompressed <= BUDGET / SHARE, "{ratio}");
         }
-        // A small budget does not lead to tiny fetches, and a large one lets a distant broker be read
-        // fast.
+        // A small budget does not cause tiny fetches. A large one allows fetches that suit a
+        // distant broker.
         assert_eq!(FetchSize::of_ratio(4, 1 << 20).bytes(), 1 << 20);
         assert_eq!(FetchSize::of_ratio(4, 1 << 30).bytes(), 16 << 20);
     }
 
     #[test]
-    fn only_what_is_much_too_large_is_shrunk() {
+    fn only_a_fetch_that_is_much_too_large_is_shrunk() {
         let usual = FetchSize::of_ratio(3, BUDGET);
         assert_eq!(usual.shrunk(30, BUDGET), None);
         let small = usual.shrunk(300, BUDGET).unwrap();
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_of_what_has_come_since() {
+    fn the_ratio_covers_only_bytes_received_since_the_earlier_counts() {
         let earlier = Received::new(1_000_000, 50);
         let now = Received::new(1_000_100, 30_050);
         assert_eq!(now.ratio_since(earlier, 30_000), Some(300));

@@ -17,15 +17,16 @@ use crate::worker::chunk::Chunk;
 /// Number of empty chunks that are kept for reuse.
 const KEPT_CHUNKS: usize = 64;
 
-/// Size at which a chunk is closed. A worker applies and acknowledges a whole chunk at a time. With many
-/// partitions the size is smaller, so that the chunks of all workers at barriers, which do not count
-/// against the budget, are together not larger than the budget.
+/// Maximum size at which a chunk is closed. A worker applies and acknowledges a whole chunk at a
+/// time. With many partitions, chunks are closed at a smaller size: the chunks of workers at
+/// barriers do not count against the budget, and should together not exceed it.
 const CHUNK_BYTES: usize = 2 << 20;
-const LEAST_CHUNK_BYTES: usize = 64 << 10;
-/// Time without a released chunk after which the workers count as stalled.
-const MOVING: Duration = Duration::from_millis(50);
-/// Number of chunks that a waiting worker may hold.
-const SHARES: usize = 2;
+/// Minimum size at which a chunk is closed, however many partitions there are.
+const MIN_CHUNK_BYTES: usize = 64 << 10;
+/// Time after the release of a chunk during which workers are expected to have room soon.
+const RECENT_RELEASE: Duration = Duration::from_millis(50);
+/// Number of chunks that a worker at a barrier may hold: the current one and the queued one.
+const CHUNKS_PER_WORKER: usize = 2;
 
 /// The part of a record, besides the value, that identifies its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,17 +94,17 @@ impl Intake {
 
     /// Returns true if chunks are left for which their workers will soon have room.
     pub(super) fn is_behind(&self) -> bool {
-        let is_recent = |released: Instant| released.elapsed() < MOVING;
+        let is_recent = |released: Instant| released.elapsed() < RECENT_RELEASE;
         self.behind && self.released.is_some_and(is_recent)
     }
 
     /// Sets the bytes held by workers at barriers.
-    pub(super) const fn hold(&mut self, bytes: usize) {
+    pub(super) const fn set_held(&mut self, bytes: usize) {
         self.held = bytes;
     }
 
     /// Sets the size in bytes of the largest incomplete record.
-    pub(super) const fn leave_open(&mut self, bytes: usize) {
+    pub(super) const fn set_open(&mut self, bytes: usize) {
         self.open = bytes;
     }
 
@@ -135,8 +136,8 @@ impl Intake {
             .bytes
             .inc_by(u64::try_from(bytes).expect("a length has at most 64 bits"));
         let mut partitions = consumer.context().partitions();
-        let share = self.budget / (SHARES * partitions.len().max(1));
-        let full = share.clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES);
+        let share = self.budget / (CHUNKS_PER_WORKER * partitions.len().max(1));
+        let full = share.clamp(MIN_CHUNK_BYTES, CHUNK_BYTES);
         // The partition of the record was just revoked. Its next owner reads the record again.
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
             return;
@@ -167,8 +168,8 @@ impl Intake {
                 topic = partition.name.topic,
                 partition = partition.name.partition,
                 offset = incoming.offset,
-                "discarded the fragments before this record: their transaction was aborted, and its \
-                 entries are written again"
+                "discarded an incomplete record before this one: its transaction was aborted, and \
+                 the producer has written its entries again"
             );
             self.used -= partition.filling(full, false, Chunk::default).take_back();
             partition.run = None;
@@ -180,7 +181,7 @@ impl Intake {
         let chunk = partition.filling(full, begins, || self.empty.pop().unwrap_or_default());
         if was_open && let Err(fault) = &part {
             // The record before this one is incomplete.
-            chunk.blame(fault.clone());
+            chunk.mark_faulty(fault.clone());
         }
         self.used += if continues {
             chunk.extend(incoming.offset, incoming.value.unwrap_or_default())
@@ -197,7 +198,7 @@ impl Intake {
             Ok(Part::Begins(run) | Part::Continues(run)) => Some(run),
             Ok(Part::Whole | Part::Ends | Part::Again) => None,
             Err(fault) => {
-                chunk.blame(fault);
+                chunk.mark_faulty(fault);
                 None
             }
         };
@@ -391,7 +392,7 @@ mod tests {
             100,
             sent(4, b"be", 3, "0/2"),
         );
-        assert_eq!(partition.evict().map(|(_, again)| again), Some(4));
+        assert_eq!(partition.evict().map(|(_, offset)| offset), Some(4));
         assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
     }
 
@@ -424,12 +425,12 @@ mod tests {
             let record = sent(offset, &part[..], 1, fragment);
             put(&mut intake, &mut partition, &metrics, 100, record);
         }
-        intake.leave_open(partition.open_bytes());
+        intake.set_open(partition.open_bytes());
         assert!(intake.used() > 1000 && !intake.is_over());
         let record = sent(2, &part[..], 1, "2/3");
         put(&mut intake, &mut partition, &metrics, 100, record);
-        intake.leave_open(partition.open_bytes());
-        assert!(intake.is_over(), "it counts from here on");
+        intake.set_open(partition.open_bytes());
+        assert!(intake.is_over(), "a complete record counts");
         partition.hand_on();
         assert_eq!(handed(&mut chunks).len(), 1);
     }

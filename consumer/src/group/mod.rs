@@ -7,10 +7,11 @@
 //!
 //! **Memory.** Half of the byte budget is for librdkafka's queue, half is for chunks. When the chunks
 //! have used up their half, the thread takes no more records. If that lasts longer than a second, it
-//! pauses the partitions and continues to poll, so that it is not removed from the group. It resumes
-//! them when at most half of the chunk budget is used. The thread does not pause at once, because a
-//! pause discards the records that librdkafka has fetched. A fetch may be added to a queue that is
-//! almost full. Its size depends on the compression ratio of the records (`fetch`).
+//! pauses the partitions and continues to poll, so that the member is not removed from the group.
+//! It resumes them when at most half of the chunk budget is used. The thread does not pause at
+//! once, because a pause discards the records that librdkafka has fetched. librdkafka's queue may
+//! exceed its half by one fetch, because a fetch is also sent when the queue is almost full. The
+//! size of fetches is therefore chosen by the compression ratio of the records (`fetch`).
 //!
 //! A worker at a barrier waits for other partitions, so its chunks must not use up the memory for their
 //! records. The chunks that it holds do not count against the budget. The chunks queued behind them are
@@ -27,7 +28,7 @@
 //! | poll thread | 30 % (queue, headers, copies) | 34 % | 6 % |
 //! | librdkafka's broker thread | 16 % (LZ4, records) | 19 % | 19 % |
 //!
-//! The setting `fetch.queue.backoff.ms` matters more than any of these. When its queue was full,
+//! The setting `fetch.queue.backoff.ms` matters more than any of these. When its queue is full,
 //! librdkafka stops fetching for that time, which is a second by default, although the queue is empty
 //! after a few milliseconds.
 
@@ -60,7 +61,7 @@ use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::failure::Failure;
 use crate::group::start::Past;
-use crate::input::HIDDEN;
+use crate::input::INTERNAL_TOPICS;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::telemetry::status::Board;
@@ -80,19 +81,23 @@ const IDLE_POLL: Duration = Duration::from_millis(100);
 const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Timeout of a poll while chunks are left for which their workers had no room.
 const BEHIND_POLL: Duration = Duration::from_millis(1);
-/// Maximum number of records, and of their bytes, that the thread takes before it hands on chunks and
-/// does its other work. This is about a millisecond of work, in which a worker applies small chunks.
+/// Maximum number of records that the thread takes before it hands on chunks and does its other
+/// work. Taking them lasts about a millisecond; after a longer time, workers with small chunks
+/// would be idle.
 const RECORDS_PER_PASS: usize = 1024;
+/// Maximum number of bytes of these records.
 const BYTES_PER_PASS: usize = 1 << 20;
-/// Time without progress after which the partitions are paused.
+/// Time for which the chunk budget may be used up before the partitions are paused.
 const STALL_BEFORE_PAUSE: Duration = Duration::from_secs(1);
 /// Part of the shutdown grace period that is reserved for the last commit and for leaving the group.
 const RESERVE: Duration = Duration::from_secs(5);
-/// Time limit for leaving the group. After it the client is dropped, which also leaves the group.
+/// Time limit for leaving the group. After that, the client is dropped, which also leaves the
+/// group.
 const LEAVE: Duration = Duration::from_secs(2);
 /// Statistics interval, in milliseconds, of the client that probes the first records.
 const COUNTED_EVERY_MS: &str = "50";
-/// Maximum size of a reply: the largest record that a topic accepts (100 MiB), and room for the rest.
+/// Maximum size of a reply: the largest record that a topic accepts (100 MiB), and room for the
+/// headers and for other partitions.
 const LARGEST_REPLY: usize = (100 << 20) + (28 << 20);
 
 /// The result of reading.
@@ -107,14 +112,14 @@ pub enum Outcome {
 /// The parts that the poll thread is connected to.
 #[derive(Debug, Clone)]
 pub struct GroupContextParts {
-    /// Whether the group has written to the destination before.
+    /// What the destination shows about earlier runs of the group.
     pub past: Past,
     /// True once Kafka has confirmed a commit of this member.
     pub committed: watch::Sender<bool>,
     /// Makes the workers' output durable before its offsets are committed.
     pub durability: Durability,
     /// The queue of assignments, each of which starts a worker.
-    pub starts: mpsc::Sender<Assignment>,
+    pub assignments: mpsc::Sender<Assignment>,
     /// The workers' reports.
     pub reports: Arc<Reports>,
     /// The metrics.
@@ -139,15 +144,15 @@ pub struct GroupContextParts {
 pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, ConsumerError> {
     let (mut goal, mut fetch) = begin(config, parts)?;
     loop {
-        match join(config, parts, goal, fetch)? {
-            Joined::Ended(outcome) => return Ok(outcome),
-            Joined::Again(next, smaller) => (goal, fetch) = (next, smaller),
+        match read_as_member(config, parts, goal, fetch)? {
+            MembershipEnd::Ended(outcome) => return Ok(outcome),
+            MembershipEnd::Again(next, smaller) => (goal, fetch) = (next, smaller),
         }
     }
 }
 
-/// Commits the start offsets of a new group. Returns the goal, if the program ends once it has caught
-/// up, and the size of the first fetches.
+/// Commits the start offsets of a new group. Returns the goal of a run with `--until-caught-up`,
+/// and the size of the first fetches.
 fn begin(
     config: &GroupConfig,
     parts: &GroupContextParts,
@@ -177,18 +182,19 @@ fn begin(
 }
 
 /// The end of a membership.
-enum Joined {
+enum MembershipEnd {
     Ended(Outcome),
     /// The fetches were too large for the records: the group is joined again with smaller ones.
     Again(Option<Goal>, FetchSize),
 }
 
-fn join(
+/// Joins the group, reads until an end, and leaves the group.
+fn read_as_member(
     config: &GroupConfig,
     parts: &GroupContextParts,
     goal: Option<Goal>,
     fetch: FetchSize,
-) -> Result<Joined, ConsumerError> {
+) -> Result<MembershipEnd, ConsumerError> {
     let consumer = connect(&consumer_config(config, fetch), config, parts)?;
     let patterns = config.input.subscription();
     let expressions: Vec<&str> = patterns.iter().map(String::as_str).collect();
@@ -209,7 +215,7 @@ fn join(
         consumer,
         parts: parts.clone(),
         goal,
-        stalled: None,
+        full_since: None,
         fetch,
         queue_bytes: config.queue_bytes,
     };
@@ -223,11 +229,11 @@ fn join(
     poller.leave();
     if let Some(error) = poller.consumer.context().take_failure() {
         poller.parts.failure.keep(error);
-        return Ok(Joined::Ended(Outcome::Stopped));
+        return Ok(MembershipEnd::Ended(Outcome::Stopped));
     }
     Ok(match end {
-        LoopEnd::Outcome(outcome) => Joined::Ended(outcome),
-        LoopEnd::SmallerFetch(smaller) => Joined::Again(poller.goal.take(), smaller),
+        LoopEnd::Outcome(outcome) => MembershipEnd::Ended(outcome),
+        LoopEnd::SmallerFetch(smaller) => MembershipEnd::Again(poller.goal.take(), smaller),
     })
 }
 
@@ -263,18 +269,20 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
         .set("receive.message.max.bytes", LARGEST_REPLY.to_string());
     if config.input.foreign().is_some() {
         // A pattern may match internal topics, which would be assigned to the group.
-        client.set("topic.blacklist", HIDDEN);
+        client.set("topic.blacklist", INTERNAL_TOPICS);
     }
-    // The client has one fetch in flight. A fetch for partitions without new records delays the
-    // partitions that it does not include because their queue was full, and it delays the detection of
-    // a partition's end. With a short wait, replies arrive sooner, but each reply costs the broker and
-    // this client: with 10 ms, a slow target on the same machine completed a sixth fewer writes.
+    // The client has at most one fetch in flight for each broker. A fetch for partitions without
+    // new records delays the partitions that it does not include because their queue was full, and
+    // it delays the detection of a partition's end. With a short wait, replies arrive sooner, but
+    // each reply costs the broker and this client: with 10 ms, a slow target on the same machine
+    // completed a sixth fewer writes.
     let wait = if config.until_caught_up { "50" } else { "100" };
     // The operator may override these, for example to get fewer, larger fetches.
     for (name, value) in [
         ("fetch.wait.max.ms", wait),
         ("fetch.error.backoff.ms", "100"),
-        // A full queue drains within milliseconds. By default, the client fetches nothing for a second.
+        // A full queue drains within milliseconds. By default, the client then fetches nothing for
+        // a second.
         ("fetch.queue.backoff.ms", "5"),
         // Interval of the search for new topics. One rebalance adds all topics that were created in the
         // meantime, and the assigned partitions continue during it. A cluster with very many partitions
@@ -296,8 +304,8 @@ struct Poller {
     intake: Intake,
     parts: GroupContextParts,
     goal: Option<Goal>,
-    /// Time since which the budget is used up.
-    stalled: Option<Instant>,
+    /// Time at which the chunk budget was used up; `None` if it is not.
+    full_since: Option<Instant>,
     /// The fetch size of this client.
     fetch: FetchSize,
     queue_bytes: usize,
@@ -389,24 +397,25 @@ impl Poller {
     fn apply_back_pressure(&mut self) -> Result<bool, ConsumerError> {
         if self.consumer.context().is_paused() {
             if self.intake.is_under_half() {
-                self.pause(false)?;
+                self.set_paused(false)?;
             } else {
                 // More workers may have reached barriers since the last eviction.
                 evict::evict(&self.consumer, &mut self.intake)?;
             }
-            // Polling continues. It returns only records that were fetched before the pause.
+            // Polling continues, so that the member stays in the group. Paused partitions return no
+            // records.
             return Ok(false);
         }
         if !self.intake.is_over() {
-            self.stalled = None;
+            self.full_since = None;
             return Ok(false);
         }
         if evict::evict(&self.consumer, &mut self.intake)? {
             return Ok(false);
         }
-        let since = *self.stalled.get_or_insert_with(Instant::now);
+        let since = *self.full_since.get_or_insert_with(Instant::now);
         if since.elapsed() > STALL_BEFORE_PAUSE {
-            self.pause(true)?;
+            self.set_paused(true)?;
             return Ok(false);
         }
         self.parts.reports.wait(BUSY_POLL);
@@ -415,9 +424,9 @@ impl Poller {
         Ok(true)
     }
 
-    fn pause(&mut self, pause: bool) -> Result<(), ConsumerError> {
+    fn set_paused(&mut self, paused: bool) -> Result<(), ConsumerError> {
         let failed = |error| ConsumerError::kafka("pausing or resuming partitions", error);
-        if pause {
+        if paused {
             tracing::debug!("the sink is slower than Kafka: pausing the partitions");
             let assignment = self.consumer.assignment().map_err(failed)?;
             self.consumer.pause(&assignment).map_err(failed)?;
@@ -426,9 +435,9 @@ impl Poller {
             // Evicted partitions stay paused.
             let list = self.consumer.context().partitions().reading();
             self.consumer.resume(&list).map_err(failed)?;
-            self.stalled = None;
+            self.full_since = None;
         }
-        self.consumer.context().set_paused(pause);
+        self.consumer.context().set_paused(paused);
         Ok(())
     }
 
@@ -461,9 +470,9 @@ impl Poller {
                 let shown = self.consumer.context().partitions().places();
                 Err(ConsumerError::kafka(
                     format!(
-                        "reading a record batch of one of {shown} (the batch is damaged: its checksum \
-                         or compression is invalid; no record after it was applied; another replica may \
-                         have an intact copy)"
+                        "reading a record batch (the batch is damaged: its checksum or compression \
+                         is invalid; no record after it was applied; another replica may have an \
+                         intact copy; the batch is at one of these positions: {shown})"
                     ),
                     error.clone(),
                 ))
@@ -512,7 +521,7 @@ impl Poller {
     }
 
     /// Returns true if Kafka reports that the group is completing a rebalance.
-    fn completes_rebalance(&self) -> bool {
+    fn is_completing_rebalance(&self) -> bool {
         let group = Some(self.consumer.context().group.as_str());
         let list = self.consumer.fetch_group_list(group, LEAVE / 2);
         list.is_ok_and(|list| {
@@ -527,7 +536,7 @@ impl Poller {
         // librdkafka 2.12 crashes if it is closed while the group completes a rebalance that then fails
         // (`rd_kafka_cgrp_handle_LeaveGroup` without a broker). This can happen if three members end at
         // the same time.
-        while self.completes_rebalance() && Instant::now() < deadline {
+        while self.is_completing_rebalance() && Instant::now() < deadline {
             drop(self.consumer.poll(BUSY_POLL));
         }
         if let Err(error) = self.consumer.close_queue() {
@@ -543,8 +552,8 @@ impl Poller {
     }
 }
 
-/// Returns true for errors that a retry cannot fix: missing privileges, invalid settings, and a group
-/// with another protocol.
+/// Returns true for errors that a retry cannot fix: missing privileges, invalid settings, a group
+/// with another protocol, and a record larger than the client may receive.
 fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(

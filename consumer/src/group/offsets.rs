@@ -1,10 +1,10 @@
-//! The offsets of a partition that may be committed. Pure.
+//! The offsets of a partition that may be committed. This module does no I/O.
 //!
 //! Records are handed to a worker in order and are acknowledged in order, so the state is three
-//! numbers: the next offset to hand over, the next to be acknowledged, and the committed one. Control
-//! records and aborted records may lie between the last record and the end of a partition, and they are
-//! never handed over. When nothing is pending, the reader's position is therefore committed, so that
-//! the lag reaches 0.
+//! offsets and the last acknowledged entry. The offsets are the next to hand over, the next to be
+//! acknowledged, and the committed one. Control records and aborted records may lie between the
+//! last record and the end of a partition, and they are never handed over. When nothing is pending,
+//! the reader's position is therefore committed, so that the lag reaches 0.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ impl CommitMetadata {
 /// The program that committed an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committer {
-    /// This program, after applying this entry, or before it applied any.
+    /// This program, after it applied this entry; `None` if it had not applied any.
     Us(Option<EntryId>),
     /// Another program. Kafka's own reset tool leaves the metadata empty.
     Other,
@@ -120,7 +120,7 @@ impl OffsetTracker {
         }
     }
 
-    /// Notes that a record was handed to the worker.
+    /// Records that a record was handed to the worker.
     pub fn hand(&mut self, offset: i64) {
         self.handed = self.handed.max(NextOffset::after(offset));
     }
@@ -137,12 +137,13 @@ impl OffsetTracker {
         NextOffset::at(offset) >= self.handed
     }
 
-    /// Notes that the records from `next` on were discarded and will be read again.
+    /// Records that the records from `next` on were discarded and will be read again.
     pub fn take_back(&mut self, next: NextOffset) {
         self.handed = self.handed.min(next).max(self.acknowledged);
     }
 
-    /// Notes that the worker has applied everything before `next`. `last` is the last applied entry.
+    /// Records that the worker has applied everything before `next`. `last` is the last applied
+    /// entry.
     pub fn acknowledge(&mut self, next: NextOffset, last: Option<EntryId>) {
         self.acknowledged = self.acknowledged.max(next.min(self.handed));
         if last.is_some() {
@@ -167,7 +168,7 @@ impl OffsetTracker {
         (self.committed.is_none_or(|committed| committed < next)).then_some(next)
     }
 
-    /// Notes that Kafka confirmed a commit.
+    /// Records that Kafka confirmed a commit.
     pub fn commit_confirmed(&mut self, next: NextOffset) {
         self.committed = Some(self.committed.map_or(next, |committed| committed.max(next)));
     }
@@ -269,8 +270,8 @@ mod tests {
         proptest::collection::vec(event, 0..80)
     }
 
-    /// Returns the safe offset of a log, given as a list: `Some(done)` is a record, `None` a control
-    /// record.
+    /// Returns the index of the first record of a log that is not acknowledged, or the end of the
+    /// log. `Some(acknowledged)` is a record, `None` a control record.
     fn naive(log: &[Option<bool>]) -> usize {
         log.iter()
             .position(|slot| *slot == Some(false))
@@ -306,7 +307,7 @@ mod tests {
                         if !log.contains(&Some(false)) {
                             prop_assert_eq!(next, safe);
                         }
-                        // All records before the safe offset are committed.
+                        // Only control records are between the commit and the safe offset.
                         let behind = usize::try_from(next.get() - start).unwrap();
                         prop_assert!(log[behind..naive(&log)].iter().all(Option::is_none));
                         if let (Event::Commit, Some(next)) = (event, commit) {

@@ -14,14 +14,15 @@ use crate::topic_partition::{TopicPartition, list};
 
 /// Maximum number of partitions that are probed: those with the most records to read.
 const PARTITIONS: usize = 16;
-/// Bytes of records after which the probe ends, and the minimum for a result.
+/// Bytes of records after which the probe ends.
 const ENOUGH: u64 = 4 << 20;
-const LEAST: u64 = 64 << 10;
+/// Minimum number of bytes of records for a result.
+const MIN_BYTES: u64 = 64 << 10;
 /// Time limit of a probe.
 const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
-/// A partition with records that the group has not read, and their number.
+/// A partition with records that the group has not committed, and their number.
 struct Ahead {
     name: TopicPartition,
     next: i64,
@@ -74,7 +75,7 @@ fn measure(
     }
     let after = next_count(consumer, Instant::now() + PATIENCE);
     consumer.unassign()?;
-    Ok(after.ratio_since(before, LEAST))
+    Ok(after.ratio_since(before, MIN_BYTES))
 }
 
 /// Returns the partitions with the most records that the group has not committed.
@@ -103,8 +104,8 @@ fn ahead(consumer: &BaseConsumer<GroupContext>, held: &[Held]) -> KafkaResult<Ve
 
 /// Waits for the next update of the client's counts and returns them.
 fn next_count(consumer: &BaseConsumer<GroupContext>, deadline: Instant) -> Received {
-    let counts = consumer.context().counts();
-    while consumer.context().counts() == counts && Instant::now() < deadline {
+    let updates = consumer.context().count_updates();
+    while consumer.context().count_updates() == updates && Instant::now() < deadline {
         drop(consumer.poll(POLL));
     }
     consumer.context().received()

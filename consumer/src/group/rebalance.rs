@@ -20,10 +20,10 @@ use crate::worker::Assignment;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// Time limit for the write in progress of a revoked partition. It is below the session timeout. A write
-/// that is not finished by then is abandoned, and its offset is not committed.
+/// Time limit for the write in progress of a revoked partition, shorter than the session timeout. A
+/// write that is not finished by then is abandoned, and its offset is not committed.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Number of chunks queued for a worker, in addition to the one it works on.
+/// Number of chunks queued for a worker, in addition to the one that it applies.
 const CHUNKS_AHEAD: usize = 1;
 
 static NEXT_ASSIGNMENT: AtomicU64 = AtomicU64::new(1);
@@ -149,14 +149,14 @@ fn start_offsets(
     Ok(start_offsets)
 }
 
-/// Returns the first offset that still exists in each partition. It sends few requests, because a group
-/// may be assigned hundreds of partitions at once and reads none of them until this is done.
+/// Returns the first offset that still exists in each partition. This takes few requests, because a
+/// member may be assigned hundreds of partitions at once and reads none of them until this is done.
 fn first_held(
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
 ) -> KafkaResult<Vec<i64>> {
     let mut times = list(names);
-    // If the beginning is requested as a time, a broker answers with its offset.
+    // If the beginning is requested as a time, a broker answers with the first offset.
     times.set_all_offsets(Offset::Beginning)?;
     let found = consumer.offsets_for_times(times, REQUEST)?;
     let missing = || KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable);
@@ -184,7 +184,8 @@ fn start_worker(context: &GroupContext, start_offset: StartOffset) {
                 topic = name.topic,
                 partition = name.partition,
                 offset = next.get(),
-                "another program committed this offset, for example an offset reset; continuing from it"
+                "another program committed this offset, for example to reset the group; continuing \
+                 from it"
             );
             None
         }
@@ -192,29 +193,30 @@ fn start_worker(context: &GroupContext, start_offset: StartOffset) {
     let assignment = NEXT_ASSIGNMENT.fetch_add(1, Ordering::Relaxed);
     let token = Token::default();
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let start = Assignment {
+    let assigned = Assignment {
         topic: name.topic.clone(),
         partition: name.partition,
         number: assignment,
         token: token.clone(),
-        // Only a start offset can be in the middle of a second. Offsets committed later are exact.
+        // Only the start offset of a new group can be before the entry at which the group starts:
+        // it is that of the first record of a second. Offsets committed later are exact.
         after: last.filter(|last| is_end(*last)),
         last,
-        goal: StopOffset::default(),
+        stop_offset: StopOffset::default(),
         chunks,
     };
     let tracker = OffsetTracker::new(next, last);
     let mut partition = Partition::new(name, assignment, token, tracker, sender);
-    partition.goal = start.goal.clone();
+    partition.stop_offset = assigned.stop_offset.clone();
     context.partitions().add(partition);
-    if context.parts.starts.blocking_send(start).is_err() {
+    if context.parts.assignments.blocking_send(assigned).is_err() {
         context.fail(ConsumerError::Ended("the supervisor of the workers"));
     }
 }
 
 /// Removes revoked partitions: invalidates their tokens, waits for the writes in progress, commits the
 /// offsets and unassigns the partitions. Offsets of lost partitions are not committed, because another
-/// member owns them.
+/// member may own them.
 pub(super) fn revoke(
     context: &GroupContext,
     consumer: &BaseConsumer<GroupContext>,
@@ -237,7 +239,7 @@ pub(super) fn revoke(
     if is_lost {
         tracing::warn!(
             partitions = names.len(),
-            "partitions lost: another member owns them"
+            "partitions lost: another member may own them"
         );
     } else if !removed.is_empty() {
         commit_acknowledged(context, consumer, &removed);
@@ -253,7 +255,7 @@ pub(super) fn revoke(
     }
 }
 
-/// Removes partitions whose workers have ended or are no longer waited for.
+/// Removes partitions whose workers have ended, or did not end in time.
 pub(super) fn forget(context: &GroupContext, removed: &[AssignmentNumber]) {
     let mut partitions = context.partitions();
     let unreleased = removed

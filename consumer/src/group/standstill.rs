@@ -38,7 +38,8 @@ impl Connection {
     }
 }
 
-/// The progress of a partition at the last check, and the time since which it is unchanged.
+/// The progress of a partition at the last check, and since when it has not changed although work
+/// is pending.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     handed: NextOffset,
@@ -46,21 +47,22 @@ struct Place {
     since: Instant,
 }
 
-/// A series of commits that Kafka has refused.
+/// A series of failed commits.
 #[derive(Debug)]
 struct FailingCommits {
     since: Instant,
     reason: String,
 }
 
-/// The state of the member at the last check.
+/// Detects stalls of the member by comparing its state with the state at the last check.
 #[derive(Debug)]
-pub(super) struct Standstill {
+pub(super) struct StallDetector {
     /// Time after which a stall is reported.
     limit: Duration,
     commits: Option<FailingCommits>,
     connection: Connection,
-    connected: Instant,
+    /// Time at which the state of the connection last changed.
+    connection_since: Instant,
     /// True once a partition was assigned to the member. Before that, it may be waiting for topics.
     was_assigned: bool,
     places: BTreeMap<AssignmentNumber, Place>,
@@ -69,13 +71,13 @@ pub(super) struct Standstill {
     moved: Instant,
 }
 
-impl Standstill {
+impl StallDetector {
     pub(super) const fn new(limit: Duration, now: Instant) -> Self {
         Self {
             limit,
             commits: None,
             connection: Connection::Joined,
-            connected: now,
+            connection_since: now,
             was_assigned: false,
             places: BTreeMap::new(),
             moved: now,
@@ -88,8 +90,9 @@ impl Standstill {
         self.commits = outcome.err().map(|reason| FailingCommits { since, reason });
     }
 
-    /// Checks for stalls, about once a second. Returns the reason of a stall that has lasted too long.
-    pub(super) fn look(
+    /// Checks for stalls, about once a second. Returns the reason for a stall that has lasted too
+    /// long.
+    pub(super) fn check(
         &mut self,
         connection: Connection,
         partitions: &[Partition],
@@ -121,7 +124,7 @@ impl Standstill {
 
     fn note(&mut self, connection: Connection, partitions: &[Partition], now: Instant) {
         if connection != self.connection {
-            (self.connection, self.connected) = (connection, now);
+            (self.connection, self.connection_since) = (connection, now);
         }
         let before = std::mem::take(&mut self.places);
         for partition in partitions {
@@ -145,7 +148,7 @@ impl Standstill {
     }
 
     fn disconnected(&self, now: Instant) -> Option<String> {
-        let since = now.saturating_duration_since(self.connected);
+        let elapsed = now.saturating_duration_since(self.connection_since);
         let what = match self.connection {
             Connection::Outside if !self.was_assigned => return None,
             Connection::Joined => return None,
@@ -154,7 +157,7 @@ impl Standstill {
                 "this member has been outside the group (rebalance in progress, or no coordinator)"
             }
         };
-        (since >= self.limit).then(|| format!("{what} for {} s", since.as_secs()))
+        (elapsed >= self.limit).then(|| format!("{what} for {} s", elapsed.as_secs()))
     }
 
     fn uncommitted(&self, partitions: &[Partition], now: Instant) -> Option<String> {
@@ -183,7 +186,7 @@ impl Standstill {
         if partition.handed_bytes > 0 {
             return Some("applying the same records");
         }
-        is_long(self.moved).then_some("no records have been read although more exist")
+        is_long(self.moved).then_some("more records exist, but none have been read")
     }
 }
 
@@ -216,14 +219,14 @@ mod tests {
     /// Returns the reason that is reported this many seconds after the first check.
     fn after(seconds: u64, connection: Connection, partitions: &[Partition]) -> Option<String> {
         let begin = Instant::now();
-        let mut standstill = Standstill::new(MINUTE, begin);
-        assert_eq!(standstill.look(connection, partitions, begin), None);
+        let mut detector = StallDetector::new(MINUTE, begin);
+        assert_eq!(detector.check(connection, partitions, begin), None);
         let now = begin + Duration::from_secs(seconds);
-        standstill.look(connection, partitions, now)
+        detector.check(connection, partitions, now)
     }
 
     #[test]
-    fn a_stalled_barrier_worker_or_reader_is_reported_after_a_minute() {
+    fn a_stall_at_a_barrier_in_a_worker_or_in_reading_is_reported_after_a_minute() {
         let mut holding = partition(1);
         holding.holding = true;
         holding.tracker.hand(4);
@@ -235,7 +238,7 @@ mod tests {
         for (partition, expected) in [
             (holding, "waiting at a barrier"),
             (applying, "applying the same records for 61 s"),
-            (unread, "although more exist"),
+            (unread, "none have been read"),
         ] {
             let all = [partition];
             assert_eq!(after(59, Connection::Joined, &all), None, "{expected}");
@@ -251,44 +254,44 @@ mod tests {
     #[test]
     fn an_unread_partition_is_reported_only_when_no_partition_makes_progress() {
         let begin = Instant::now();
-        let mut standstill = Standstill::new(MINUTE, begin);
+        let mut detector = StallDetector::new(MINUTE, begin);
         let mut all = [partition(1), partition(2)];
         all[0].end = Some(9);
         for second in 0..100 {
             all[1].tracker.hand(second);
             all[1].tracker.acknowledge(NextOffset::after(second), None);
             let now = begin + Duration::from_secs(u64::try_from(second).unwrap());
-            assert_eq!(standstill.look(Connection::Joined, &all, now), None);
+            assert_eq!(detector.check(Connection::Joined, &all, now), None);
         }
         let now = begin + Duration::from_secs(200);
-        let reason = standstill.look(Connection::Joined, &all, now);
-        assert!(reason.unwrap().contains("although more exist"));
+        let reason = detector.check(Connection::Joined, &all, now);
+        assert!(reason.unwrap().contains("none have been read"));
     }
 
     #[test]
     fn commits_that_keep_failing_are_reported_while_there_is_something_to_commit() {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let check = |standstill: &mut Standstill, all: &[Partition], seconds| {
-            standstill.look(Connection::Joined, all, at(seconds))
+        let check = |detector: &mut StallDetector, all: &[Partition], seconds| {
+            detector.check(Connection::Joined, all, at(seconds))
         };
         let refused = || Err("NotCoordinator".to_owned());
-        let mut standstill = Standstill::new(MINUTE, begin);
+        let mut detector = StallDetector::new(MINUTE, begin);
         let mut all = [partition(1)];
         all[0].tracker.hand(4);
         all[0].tracker.acknowledge(NextOffset::after(4), None);
-        standstill.committed(refused(), at(0));
-        standstill.committed(refused(), at(59));
-        assert_eq!(check(&mut standstill, &all, 59), None);
-        let reason = check(&mut standstill, &all, 61).unwrap();
+        detector.committed(refused(), at(0));
+        detector.committed(refused(), at(59));
+        assert_eq!(check(&mut detector, &all, 59), None);
+        let reason = check(&mut detector, &all, 61).unwrap();
         assert!(reason.contains("for 61 s (NotCoordinator)"), "{reason}");
         // Another member owns the partition now.
         let mut other = [partition(2)];
         other[0].tracker.commit_confirmed(NextOffset::at(0));
-        assert_eq!(check(&mut standstill, &other, 62), None);
-        standstill.committed(Ok(()), at(63));
-        standstill.committed(refused(), at(64));
-        assert_eq!(check(&mut standstill, &all, 70), None);
+        assert_eq!(check(&mut detector, &other, 62), None);
+        detector.committed(Ok(()), at(63));
+        detector.committed(refused(), at(64));
+        assert_eq!(check(&mut detector, &all, 70), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod patterns;
 use oplog_relay_core::foreign::{Rules, Updates, Writer};
 use oplog_relay_core::topic::is_data_topic;
 
-pub(crate) use patterns::HIDDEN;
+pub(crate) use patterns::INTERNAL_TOPICS;
 pub use patterns::TopicPatterns;
 
 /// The input of a group.
@@ -27,7 +27,7 @@ pub struct ForeignInput {
     pub writer: Writer,
     /// The topics.
     pub topics: TopicPatterns,
-    /// The part of an update that is used.
+    /// The part of an update event that is used.
     pub updates: Updates,
     /// True if records that have lost types are accepted.
     pub accepts_lossy: bool,
@@ -69,8 +69,8 @@ impl Input {
         }
     }
 
-    /// Returns the name under which the target's catalog records that the group has read this
-    /// input.
+    /// Returns the name under which the target's catalog records that the group has committed
+    /// offsets of this input.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -88,7 +88,7 @@ impl Input {
         }
     }
 
-    /// Returns the prefix of oplog-producer's topics; `None` for the topics of another program.
+    /// Returns the prefix of oplog-producer's topics; `None` for topics of another program.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         match self {

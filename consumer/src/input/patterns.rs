@@ -3,7 +3,7 @@
 /// The prefix of internal topics: those of Kafka, oplog-producer and oplog-consumer.
 const INTERNAL: &str = "__";
 
-/// Names of topics, and patterns in which `*` stands for any characters. There is at least one.
+/// Names of topics, and patterns in which `*` stands for any characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPatterns {
     patterns: Vec<String>,
@@ -28,7 +28,7 @@ impl TopicPatterns {
             }
             if pattern.starts_with(INTERNAL) {
                 return Err(format!(
-                    "{pattern:?} begins with {INTERNAL}, as internal topics do, which are never read"
+                    "{pattern:?} begins with {INTERNAL}: internal topics are never read"
                 ));
             }
             checked.push(pattern.to_owned());
@@ -40,7 +40,8 @@ impl TopicPatterns {
         })
     }
 
-    /// Returns true if a topic is named, or matches a pattern. Internal topics match no pattern.
+    /// Returns true if the topic is one of the names or matches one of the patterns. Internal
+    /// topics match no pattern.
     #[must_use]
     pub fn include(&self, topic: &str) -> bool {
         let mut patterns = self.patterns.iter();
@@ -49,7 +50,7 @@ impl TopicPatterns {
 
     /// Returns the names and patterns that match none of these topics.
     #[must_use]
-    pub fn without<'p>(&'p self, topics: &[&str]) -> Vec<&'p str> {
+    pub fn unmatched<'p>(&'p self, topics: &[&str]) -> Vec<&'p str> {
         let is_missing = |pattern: &&str| !topics.iter().any(|topic| matches(pattern, topic));
         let patterns = self.patterns.iter().map(String::as_str);
         patterns.filter(is_missing).collect()
@@ -71,8 +72,8 @@ impl TopicPatterns {
     }
 }
 
-/// The topics that a subscription does not include: the value of librdkafka's `topic.blacklist`.
-pub(crate) const HIDDEN: &str = "^__.*";
+/// The topics that librdkafka ignores as if they did not exist: the value of its `topic.blacklist`.
+pub(crate) const INTERNAL_TOPICS: &str = "^__.*";
 
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else {
@@ -128,7 +129,7 @@ mod tests {
         let two = patterns(&["a.b", " inventory.* "]).unwrap();
         assert_eq!(two.expressions(), ["^a\\.b$", "^inventory\\..*$"]);
         assert_eq!(two.text(), "a.b,inventory.*");
-        assert_eq!(two.without(&["a.b"]), ["inventory.*"]);
+        assert_eq!(two.unmatched(&["a.b"]), ["inventory.*"]);
         for bad in ["", "a b", "^a", "__a", "__*"] {
             assert!(patterns(&[bad]).is_err(), "{bad}");
         }

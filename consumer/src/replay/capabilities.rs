@@ -9,16 +9,17 @@ use crate::replay::directive::{Directive, rule_for};
 
 /// `CollectionUUIDMismatch`: the collection does not exist, or it has a different UUID.
 pub(crate) const MISMATCH: i32 = 361;
-pub(crate) const NAMED_BY: &str = "collectionUUID";
+/// The field of a command that identifies its collection by UUID.
+pub(crate) const COLLECTION_UUID: &str = "collectionUUID";
 
 /// Returns true if the target accepts `collectionUUID` in commands. The probe drops a collection
 /// that does not exist; a target with this feature returns error 361.
 ///
 /// # Errors
-/// Returns an error if the target does not reply.
-pub(crate) async fn takes_uuids(client: &Client) -> mongodb::error::Result<bool> {
+/// Returns an error if the target does not reply, or replies with a transient error.
+pub(crate) async fn accepts_uuids(client: &Client) -> mongodb::error::Result<bool> {
     let uuid = Uuid::new();
-    let command = doc! { "drop": format!("probe-{uuid}"), NAMED_BY: uuid };
+    let command = doc! { "drop": format!("probe-{uuid}"), COLLECTION_UUID: uuid };
     let database = client.database(CATALOG_DB);
     let Err(error) = in_time(ANSWER, database.run_command(command)).await else {
         return Ok(false);

@@ -7,7 +7,8 @@
 //! index accepts it.
 //!
 //! While the target cannot be reached, a write is retried without a limit, with increasing pauses.
-//! A permanent refusal ends the program (see [`directive`]).
+//! A write that is refused permanently ends the program or becomes a dead letter (see
+//! [`directive`]).
 //!
 //! # Modules
 //!
@@ -19,7 +20,9 @@
 //! - `writes` sends bulk writes, retries and bisects them, and rewrites documents
 //! - `commands` runs commands and records them in the [`catalog`]
 //! - `deferred` holds documents that an index refuses temporarily, and suspends such indexes
-//! - `note` writes the notes of these two; `refusals` handles writes that the target refuses permanently
+//! - `note` writes the notes of the catalog and of `deferred`
+//! - `refusals` handles writes that the target refuses permanently, `damage` has the error for
+//!   malformed documents
 //! - [`directive`] is the table of the target's error codes
 
 mod capabilities;

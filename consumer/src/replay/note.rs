@@ -6,8 +6,8 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::replay::directive::DUPLICATE_KEY;
 
-/// Writes a note in the place of the one with its `_id`. If two members write the same note at the same
-/// time, both may try to insert it; the one that the target refuses then replaces it.
+/// Writes a note, or replaces the existing note with this `_id`. If two members write the same note
+/// at once, both may try to insert it; the member that the target refuses then replaces the note.
 ///
 /// # Errors
 /// Returns the driver's error.

@@ -12,12 +12,13 @@ use crate::replay::sink::MongoSink;
 use crate::worker::batch::Located;
 
 /// Cached order requirements of collections, by namespace. The cache is cleared when a command
-/// runs.
+/// runs, and when an index is suspended or built again.
 pub(crate) type Known = FxHashMap<String, bool>;
 
 impl MongoSink {
     /// Returns the collections of a batch whose writes must keep their order across documents. It is
-    /// called once per batch, because commands of other collections may clear the cache meanwhile.
+    /// called once per batch: a command of another worker may clear the cache at any time, and the
+    /// answer must not change within a plan.
     pub(crate) async fn ordered_of<'a>(
         &self,
         entries: &[Located<'a>],
@@ -37,8 +38,8 @@ impl MongoSink {
         Ok(ordered)
     }
 
-    /// Queries the target, and returns true if the writes of a collection must keep their order across
-    /// documents.
+    /// Queries the target and caches the result. Returns true if the writes of a collection must
+    /// keep their order across documents.
     pub(crate) async fn is_ordered_now(&self, ns: &str) -> Result<bool, ConsumerError> {
         let is_ordered = self
             .persist("reading a collection's indexes", || self.find_order(ns))

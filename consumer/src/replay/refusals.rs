@@ -37,7 +37,7 @@ impl MongoSink {
         self.policies.dead_letter.contains(&reason)
     }
 
-    /// Handles a write that the target refuses.
+    /// Collects a write that the target refuses, so that it becomes a dead letter.
     ///
     /// # Errors
     /// Returns the text as an error if refusals with this reason stop the program.
@@ -53,7 +53,7 @@ impl MongoSink {
             return Err(ConsumerError::Refused(text));
         }
         let mut refused = self.refused();
-        // One entry may consist of several writes.
+        // One entry may consist of several writes, but becomes one dead letter.
         if !refused.iter().any(|it| it.id == write.id && it.ns == ns) {
             refused.push(Refusal {
                 id: write.id,
@@ -104,8 +104,8 @@ impl MongoSink {
         Ok(true)
     }
 
-    /// Returns the documents held for a partition at a barrier as refusals, if they are to become
-    /// dead letters.
+    /// Returns the documents that are still held for a partition at a barrier, or at the end of the
+    /// replay, as refusals, if they are to become dead letters.
     ///
     /// # Errors
     /// Returns an error if a document is damaged.
@@ -117,8 +117,9 @@ impl MongoSink {
         held.map(|((ns, _), held)| {
             let text = format!(
                 "a document of {ns} has been held since entry {}, and the replay has reached a command \
-                 or its end. The value of this record is the document with all entries up to {} \
-                 applied. An index of the target refuses it (code {}: {}): {UNRESOLVED}",
+                 or the end. The value of this record is an entry that inserts the document with \
+                 all entries up to {} applied. An index of the target refuses the document (code \
+                 {}: {}): {UNRESOLVED}",
                 held.since, held.id, held.code, held.text
             );
             Ok(Refusal {
@@ -146,7 +147,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Turns the updates that did not find a document into dead letters.
+    /// Turns the updates whose document does not exist into dead letters. The reply to an update
+    /// command has only the number of matched documents, so the documents are looked up.
     pub(crate) async fn dead_letter_unmatched(
         &self,
         ns: &str,
@@ -168,7 +170,7 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Handles an update that did not find a document.
+    /// Collects an update that did not find a document, so that it becomes a dead letter.
     pub(crate) fn refuse_unmatched(
         &self,
         ns: &str,

@@ -19,7 +19,7 @@ use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::replay::target::Target;
-use crate::replay::writes::turn::Turns;
+use crate::replay::writes::turn::Permits;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::worker::applied::{Applied, Refusal, SinkError};
@@ -41,7 +41,7 @@ pub struct MongoSink {
     pub(super) catalog: Catalog,
     pub(super) policies: Policies,
     pub(super) deferred: Deferred,
-    pub(super) turns: Turns,
+    pub(super) permits: Permits,
     /// Refused writes that become dead letters when their batch is done.
     pub(super) refused: Mutex<Vec<Refusal>>,
     pub(super) known_order: Mutex<Known>,
@@ -154,9 +154,9 @@ impl MongoSink {
             .await
     }
 
-    /// Polls the namespaces that the catalog records for the group, and fails when they differ from the
-    /// member's own. If another member has changed them, this member would skip entries that the group
-    /// must apply.
+    /// Polls the namespaces that the catalog records for the group, and fails when they differ from
+    /// this member's own. If another member has changed them, this member would skip entries that
+    /// the group must apply.
     ///
     /// # Errors
     /// Returns an error if the namespaces have changed, or if the target refuses the query.
@@ -178,10 +178,10 @@ impl MongoSink {
         }
     }
 
-    /// Opens a target that is already connected.
+    /// Opens the replay into a target with an existing client.
     ///
     /// # Errors
-    /// Returns an error if the target does not answer `hello`, or if its catalog cannot be read.
+    /// Returns an error if the target's limits and features, or its catalog, cannot be read.
     pub async fn open(
         client: Client,
         settings: Settings<'_>,
@@ -207,7 +207,7 @@ impl MongoSink {
                 allow_lossy: settings.allow_lossy,
             },
             deferred: Deferred::default(),
-            turns: Turns::default(),
+            permits: Permits::default(),
             refused: Mutex::default(),
             known_order: Mutex::default(),
         })
@@ -258,8 +258,7 @@ impl MongoSink {
             }
         }
         if !self.held().is_empty()
-            && Box::pin(self.try_held(batch, MakingWay::Younger, token)).await?
-                == Applied::Abandoned
+            && Box::pin(self.try_held(batch, MakingWay::Newer, token)).await? == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
@@ -274,8 +273,8 @@ impl MongoSink {
     }
 
     /// Retries the writes of the held documents of a partition when the partition reaches a command.
-    /// If the command has already run, the target is ahead, so unique indexes that the replay created
-    /// may be suspended.
+    /// If the command has already run, the target is ahead, so all unique indexes that the replay
+    /// created may be suspended.
     ///
     /// # Errors
     /// Returns an error if the target refuses a query.
@@ -288,7 +287,7 @@ impl MongoSink {
         let making_way = if command_ran {
             MakingWay::AlsoOlder
         } else {
-            MakingWay::Younger
+            MakingWay::Newer
         };
         Box::pin(self.try_held(batch, making_way, token)).await
     }

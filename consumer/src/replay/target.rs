@@ -8,14 +8,16 @@ use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::error::ConsumerError;
-use crate::replay::capabilities::takes_uuids;
+use crate::replay::capabilities::accepts_uuids;
 use crate::replay::writes::bypass::Bypass;
 use crate::replay::writes::limits::{Limits, is_ferretdb};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 
-/// First and longest pause before a write is retried.
+/// Pause before the first retry of an operation on the target. It doubles with each retry, up to
+/// `LONGEST_PAUSE`.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Maximum pause before a retry.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A target that has been reached.
@@ -24,7 +26,7 @@ pub(super) struct Target {
     pub(super) client: Client,
     pub(super) limits: Limits,
     /// True if the target accepts `collectionUUID` in commands.
-    pub(super) takes_uuids: bool,
+    pub(super) accepts_uuids: bool,
     pub(super) bypass: Bypass,
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
@@ -47,7 +49,7 @@ impl Target {
         let hello = mongo::hello(&client).await.map_err(failed)?;
         Ok(Self {
             limits: Limits::of(&hello, is_ferretdb(&client).await),
-            takes_uuids: takes_uuids(&client).await.map_err(failed)?,
+            accepts_uuids: accepts_uuids(&client).await.map_err(failed)?,
             bypass: Bypass::default(),
             client,
             metrics,

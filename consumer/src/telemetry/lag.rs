@@ -1,9 +1,10 @@
 //! The lag of a member behind what the producers have saved.
 //!
 //! Offsets show what is in the topics, but not how far the source was read: a producer that is down, or
-//! a source whose changes are all filtered, adds no records. The saved position shows it. Everything up
-//! to a saved position is in the topics when the position can be read. If a partition is committed up to
-//! a log end offset that was read after a saved position, it is therefore applied up to that position.
+//! a source whose changes are all filtered, adds no records. The saved position shows that.
+//! Everything up to a saved position is in the topics when the position can be read. If a partition
+//! is committed up to a log end offset that was read after a saved position, it is therefore
+//! applied up to that position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ impl Progress {
 
     /// Updates the progress of the partitions. Their log end offsets must have been read after the saved
     /// positions.
-    pub fn look(&mut self, partitions: &[PartitionStatus]) {
+    pub fn update(&mut self, partitions: &[PartitionStatus]) {
         let mut applied = FxHashMap::default();
         for partition in partitions {
             let key = (partition.topic.clone(), partition.partition);
@@ -81,8 +82,8 @@ impl Progress {
 
     /// Returns the lag of the member, or `None` while it is unknown.
     #[must_use]
-    pub fn standing(&self, partitions: &[PartitionStatus]) -> Option<Lag> {
-        let mut standing = Lag {
+    pub fn lag(&self, partitions: &[PartitionStatus]) -> Option<Lag> {
+        let mut member = Lag {
             lag: 0,
             applied: self.saved.positions.values().min().copied()?,
         };
@@ -91,10 +92,10 @@ impl Progress {
             let applied = self.applied.get(&key).copied()?;
             let saved = self.saved.of_topic(&partition.topic)?;
             let lag = saved.seconds.saturating_sub(applied.seconds);
-            standing.lag = standing.lag.max(lag);
-            standing.applied = standing.applied.min(applied);
+            member.lag = member.lag.max(lag);
+            member.applied = member.applied.min(applied);
         }
-        Some(standing)
+        Some(member)
     }
 }
 
@@ -175,7 +176,7 @@ mod tests {
         }
     }
 
-    fn standing(lag: u32, applied: u32) -> Option<Lag> {
+    fn expected(lag: u32, applied: u32) -> Option<Lag> {
         let applied = Timestamp::new(applied, 1);
         Some(Lag { lag, applied })
     }
@@ -183,34 +184,34 @@ mod tests {
     #[test]
     fn a_caught_up_partition_is_at_the_saved_position() {
         let mut progress = Progress::default();
-        // The second partition got its last record long ago.
+        // The last record of the second partition is old.
         let partitions = [partition(0, 0, Some(95)), partition(1, 0, Some(7))];
-        progress.look(&partitions);
-        assert_eq!(progress.standing(&partitions), None, "nothing is saved");
+        progress.update(&partitions);
+        assert_eq!(progress.lag(&partitions), None, "nothing is saved");
         progress.save(saved(100));
-        progress.look(&partitions);
-        assert_eq!(progress.standing(&partitions), standing(0, 100));
+        progress.update(&partitions);
+        assert_eq!(progress.lag(&partitions), expected(0, 100));
         // The producer continues, but all changes are filtered.
         progress.save(saved(200));
-        assert_eq!(progress.standing(&partitions), standing(100, 100));
-        progress.look(&partitions);
-        assert_eq!(progress.standing(&partitions), standing(0, 200));
-        assert_eq!(progress.standing(&[]), standing(0, 200));
+        assert_eq!(progress.lag(&partitions), expected(100, 100));
+        progress.update(&partitions);
+        assert_eq!(progress.lag(&partitions), expected(0, 200));
+        assert_eq!(progress.lag(&[]), expected(0, 200));
     }
 
     #[test]
     fn a_partition_behind_its_end_is_at_its_last_known_progress() {
         let mut progress = Progress::default();
         progress.save(saved(100));
-        progress.look(&[partition(0, 0, Some(7)), partition(1, 0, None)]);
+        progress.update(&[partition(0, 0, Some(7)), partition(1, 0, None)]);
         progress.save(saved(190));
         let behind = [partition(0, 3, Some(7)), partition(1, 5, Some(150))];
-        progress.look(&behind);
-        assert_eq!(progress.standing(&behind), standing(90, 100));
+        progress.update(&behind);
+        assert_eq!(progress.lag(&behind), expected(90, 100));
         // The partitions are slightly behind their ends, but have applied recent entries.
         let busy = [partition(0, 3, Some(191)), partition(1, 5, Some(192))];
-        progress.look(&busy);
-        assert_eq!(progress.standing(&busy), standing(0, 190));
+        progress.update(&busy);
+        assert_eq!(progress.lag(&busy), expected(0, 190));
     }
 
     #[test]
@@ -218,11 +219,11 @@ mod tests {
         let mut progress = Progress::default();
         progress.save(saved(100));
         let new = [partition(0, 3, None)];
-        progress.look(&new);
-        assert_eq!(progress.standing(&new), None);
+        progress.update(&new);
+        assert_eq!(progress.lag(&new), None);
         let mut foreign = partition(0, 0, Some(90));
         foreign.topic = "cdc.a.c".to_owned();
-        progress.look(std::slice::from_ref(&foreign));
-        assert_eq!(progress.standing(&[foreign]), None);
+        progress.update(std::slice::from_ref(&foreign));
+        assert_eq!(progress.lag(&[foreign]), None);
     }
 }

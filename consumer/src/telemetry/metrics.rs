@@ -35,7 +35,7 @@ pub struct Metrics {
     entries: [IntCounter; Operation::ALL.len()],
     /// Number of entries that the namespace filter excluded.
     pub filtered: IntCounter,
-    /// Number of entries of collections that have been dropped since.
+    /// Number of skipped entries of collections that have been dropped since.
     pub dropped_entries: IntCounter,
     /// Number of documents that an index refused temporarily.
     pub held_documents: IntCounter,
@@ -191,7 +191,7 @@ impl Metrics {
             .sum()
     }
 
-    /// Notes that an entry with this source time was applied.
+    /// Records that an entry with this source time was applied.
     pub fn applied(&self, source_ms: i64) {
         self.applied_ms.fetch_max(source_ms, Ordering::Relaxed);
         self.position
@@ -207,8 +207,8 @@ impl Metrics {
         self.source_lag.set(seconds(age));
     }
 
-    /// Sets the lag to the age of the last applied entry and returns it. If nothing is left to apply
-    /// (`caught_up`), the lag is 0.
+    /// Sets the lag to the age of the last applied entry and returns it; `None` before the first
+    /// entry. If nothing is left to apply (`caught_up`), the lag is 0.
     pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
         let applied = self.applied_ms.load(Ordering::Relaxed);
         let lag = match (caught_up, applied) {

@@ -9,8 +9,8 @@ use oplog_relay_runtime::http::Health;
 /// Interval between log lines about an unreachable target.
 const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Readiness of a member. It is ready if it has an assignment, its target answers, and nothing is
-/// stalled.
+/// Readiness of a member. It is ready once it has joined the group, while its target answers and
+/// nothing is stalled.
 #[derive(Debug)]
 pub struct Readiness {
     health: Health,
@@ -24,7 +24,7 @@ struct Trouble {
     target: Option<String>,
     logged: Option<Instant>,
     /// The reason why the member makes no progress although work is pending; `None` otherwise.
-    standstill: Option<String>,
+    stall: Option<String>,
 }
 
 impl Readiness {
@@ -38,32 +38,33 @@ impl Readiness {
         }
     }
 
-    /// Notes that the group has assigned partitions to this member, or has none for it.
+    /// Records that the group has assigned partitions to this member, possibly none, or that no
+    /// topic exists yet.
     pub fn joined(&self) {
         if !self.joined.swap(true, Ordering::Relaxed) {
             self.show(&self.lock());
         }
     }
 
-    /// Returns true if the group has assigned partitions to this member, or has none for it.
+    /// Returns true if `joined` has been called.
     pub(super) fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// Notes the reason of a stall, or `None` if nothing is stalled.
-    pub fn stands_still(&self, reason: Option<String>) {
+    /// Records the reason for a stall, or `None` if nothing is stalled.
+    pub fn set_stall(&self, reason: Option<String>) {
         let mut trouble = self.lock();
-        match (&trouble.standstill, &reason) {
+        match (&trouble.stall, &reason) {
             (None, Some(reason)) => tracing::warn!(reason, "this member is stalled"),
             (Some(_), None) => tracing::info!("this member makes progress again"),
             (None, None) => return,
             (Some(_), Some(_)) => {}
         }
-        trouble.standstill = reason;
+        trouble.stall = reason;
         self.show(&trouble);
     }
 
-    /// Notes that the target acknowledged a write.
+    /// Records that the target acknowledged a write.
     pub fn target_reached(&self) {
         let mut trouble = self.lock();
         if trouble.target.take().is_some() {
@@ -73,7 +74,7 @@ impl Readiness {
         }
     }
 
-    /// Notes that a write failed with a transient error.
+    /// Records that a write failed with a transient error.
     pub fn target_failed(&self, reason: &str) {
         let mut trouble = self.lock();
         trouble.target = Some(reason.to_owned());
@@ -101,7 +102,7 @@ impl Readiness {
                 .set_ready(false, &format!("the target fails: {reason}")),
             _ if !self.has_joined() => self.health.set_ready(false, "joining the group"),
             Trouble {
-                standstill: Some(reason),
+                stall: Some(reason),
                 ..
             } => self.health.set_ready(false, reason),
             _ => self.health.set_ready(true, ""),
@@ -126,11 +127,11 @@ mod tests {
         assert_eq!(health.ready(), Ok(()));
         readiness.target_failed("connection refused");
         assert!(health.ready().unwrap_err().contains("connection refused"));
-        readiness.stands_still(Some("a barrier".to_owned()));
+        readiness.set_stall(Some("a barrier".to_owned()));
         assert!(health.ready().unwrap_err().contains("connection refused"));
         readiness.target_reached();
         assert_eq!(health.ready(), Err("a barrier".to_owned()));
-        readiness.stands_still(None);
+        readiness.set_stall(None);
         assert_eq!(health.ready(), Ok(()));
     }
 }

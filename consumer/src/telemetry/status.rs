@@ -15,6 +15,7 @@ use crate::telemetry::metrics::Metrics;
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between updates of the live line.
 const LINE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// The status of one assigned partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionStatus {
@@ -24,11 +25,11 @@ pub struct PartitionStatus {
     pub partition: i32,
     /// The offset that the group has committed.
     pub committed: Option<i64>,
-    /// The next record to read.
+    /// The offset of the next record to read.
     pub position: Option<i64>,
     /// The last stable offset: the end that a `read_committed` reader sees.
     pub end: Option<i64>,
-    /// Number of offsets between committed and end.
+    /// Number of offsets between `committed` and `end`.
     pub lag: Option<i64>,
     /// The position of the last entry applied: `<seconds>:<increment>`.
     pub ts: Option<String>,
@@ -48,7 +49,7 @@ impl Board {
     /// Replaces the status of the partitions.
     pub fn put(&self, partitions: Vec<PartitionStatus>) {
         let mut shown = self.lock();
-        shown.progress.look(&partitions);
+        shown.progress.update(&partitions);
         shown.partitions = partitions;
     }
 
@@ -58,11 +59,12 @@ impl Board {
     }
 
     /// Returns the seconds in the source's time between what the producers have saved and what is
-    /// applied, and sets the metrics to it. Before the first saved position is known, it is the age of
-    /// the last entry applied.
+    /// applied, and sets the metrics to it; `None` while the lag is unknown. Before the first saved
+    /// position is known, the lag is the age of the last entry applied, or 0 if nothing is left to
+    /// apply.
     pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
         let shown = self.lock();
-        let lag = shown.progress.standing(&shown.partitions);
+        let lag = shown.progress.lag(&shown.partitions);
         let is_known = !shown.progress.saved().positions.is_empty();
         drop(shown);
         match lag {
@@ -82,7 +84,7 @@ impl Board {
         shown.partitions.iter().map(|partition| partition.lag).sum()
     }
 
-    /// Returns true if every assigned partition is known to be applied to its end.
+    /// Returns true if every assigned partition is known to be committed up to its end.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
         self.lag() == Some(0)
@@ -119,7 +121,7 @@ impl Board {
 }
 
 /// Shows the progress until shutdown: as a live line on a terminal, otherwise as a log line every few
-/// seconds.
+/// seconds while entries are applied or the lag is not 0.
 pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: Shutdown) {
     let line = StatusLine::new(visible);
     let interval = if line.is_visible() {
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lag_is_known_if_that_of_every_partition_is_known() {
+    fn the_lag_is_known_if_the_lag_of_every_partition_is_known() {
         let board = Board::default();
         assert_eq!(board.lag(), Some(0));
         let partition = |lag| PartitionStatus {

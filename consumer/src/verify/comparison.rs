@@ -33,11 +33,11 @@ const DEFINITION_READS: u32 = 3;
 
 /// The reason why a comparison stops.
 pub(super) enum Stop {
-    /// A side cannot be read, or its documents are not sorted.
+    /// A side cannot be read, or it returned documents that are damaged or not sorted.
     Cursor(CursorError),
     /// The collection cannot be compared.
     Incomparable(String),
-    /// The report cannot be written, or Kafka failed.
+    /// The report cannot be written, or Kafka or a command to a server failed.
     Fatal(ConsumerError),
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Comparison<'c> {
     pub(super) saved: Saved,
     /// The number of the last range.
     pub(super) ranges: AtomicU64,
-    /// Number of documents read at the source so far.
+    /// Number of documents that were compared so far, to show the progress.
     pub(super) seen: AtomicU64,
     /// Number of documents of the current collection for which paths were reported.
     pub(super) with_paths: AtomicU64,
@@ -197,7 +197,7 @@ impl Comparison<'_> {
             agreeing = if before == after { agreeing + 1 } else { 0 };
             let is_equal = target == before || target == after;
             if is_equal || agreeing >= AGREEING.1 {
-                // The equal count may be from an earlier read than the last one.
+                // The target may be equal to the earlier of the two counts of the source.
                 let wanted = if is_equal { target } else { after };
                 let counts = Counts {
                     equal: target.min(wanted),
@@ -232,7 +232,7 @@ impl Comparison<'_> {
                 };
                 let again: Vec<OwnedId> = ids.iter().filter(differs).cloned().collect();
                 counts.equal += number(ids.len() - again.len());
-                self.judge(ns, range, again, &mut counts).await?;
+                self.check_again(ns, range, again, &mut counts).await?;
             }
             self.seen.fetch_add(number(drawn.len()), Ordering::Relaxed);
         }
@@ -243,9 +243,9 @@ impl Comparison<'_> {
         self.ranges.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Checks documents that seem to differ again, repairs them if that is enabled, and reports the
+    /// Checks again documents that seem to differ, repairs them if that is enabled, and reports the
     /// remaining differences.
-    pub(super) async fn judge(
+    pub(super) async fn check_again(
         &self,
         ns: &str,
         range: u64,

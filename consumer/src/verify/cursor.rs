@@ -27,7 +27,7 @@ pub(super) enum CursorError {
         /// The error text of the server or the driver.
         reason: String,
     },
-    /// A document does not have an `_id`, or its bytes are damaged.
+    /// A document does not have an `_id`, or the bytes of a document or a reply are damaged.
     #[error("the {side} returned a damaged document (last _id read: {after})")]
     Damaged {
         /// The side that returned it.
@@ -56,6 +56,7 @@ pub(super) struct Documents {
     batches: RawBatchCursor,
     /// The documents of the current batch, one after the other.
     arena: Vec<u8>,
+    /// The places in `arena` of the documents after the current one.
     waiting: VecDeque<Range<usize>>,
     current: Option<Range<usize>>,
     /// True if each `_id` has to come after the previous one.

@@ -1,13 +1,15 @@
-//! The definition of a collection or view, and its differences between both sides. Pure.
+//! The definition of a collection or view, and its differences between both sides. Performs no
+//! I/O.
 //!
 //! A replay changes some parts on purpose. These changes are not differences:
 //!
 //! | part | on the target |
 //! | --- | --- |
-//! | `expireAfterSeconds` | absent, or the greatest value for an index that already existed, while the catalog has the true value; the true value after a cutover |
-//! | `unique`, `prepareUnique` | absent if the collection is spread over partitions (`--order id`): reported as a note |
-//! | `v`, `ns`, `background`, `dropDups`, versions of index types and collations | as the target's server sets them |
-//! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `storageEngine`, `uuid` | not replayed |
+//! | `expireAfterSeconds` | absent, or the greatest value for an index that already existed, while the catalog has the original value; the original value after a cutover |
+//! | `unique`, `prepareUnique` | absent if the collection is spread over partitions (`--order id`), or if its order is not known: reported as a note |
+//! | `v`, `ns`, `background`, `dropDups`, `buildUUID`, versions of index types and collations | as the target's server sets them |
+//! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `uuid` | not replayed |
+//! | `storageEngine` | replayed, unless the target refuses it |
 //!
 //! Numbers are compared by value, and a flag that is false equals an absent one.
 
@@ -33,8 +35,9 @@ const FLAGS: [&str; 6] = [
     "capped",
     "clustered",
 ];
-/// Options that a replay does not apply.
-const NOT_CARRIED: [&str; 7] = [
+/// Options that are not compared: a replay does not apply them, or omits them if the target refuses
+/// them.
+const NOT_COMPARED: [&str; 7] = [
     "uuid",
     "temp",
     "autoIndexId",
@@ -43,7 +46,7 @@ const NOT_CARRIED: [&str; 7] = [
     "idIndex",
     "storageEngine",
 ];
-/// Fields of an index that are set by its server.
+/// Fields of an index that its server sets.
 const OF_SERVER: [&str; 7] = [
     "v",
     "ns",
@@ -72,7 +75,7 @@ impl Definition {
     }
 }
 
-/// The known changes of a replay to a collection.
+/// The changes that a replay is known to have made to the definition of a collection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Expected {
     /// The withheld expiries by index name. The key `None` stands for the collection.
@@ -86,7 +89,7 @@ pub(super) struct Expected {
 pub(super) enum Part {
     /// The collection or view as a whole.
     Whole,
-    /// The type: collection or view.
+    /// The type: collection, view or time series.
     Form,
     /// One option.
     Option(String),
@@ -96,7 +99,8 @@ pub(super) enum Part {
     Field(String, String),
 }
 
-/// A part that differs, as canonical JSON; `None` if it is missing on a side.
+/// A part that differs, with its value on each side as canonical JSON; `None` if the side does not
+/// have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Discrepancy {
     pub(super) part: Part,
@@ -167,7 +171,8 @@ pub(super) fn compare(
     (found, notes)
 }
 
-/// Returns the indexes that users created, without the `_id` index, which every collection has.
+/// Returns the indexes that users created: all but the `_id` index and the index of a clustered
+/// collection.
 fn indexes(definition: &Definition) -> BTreeMap<String, &Bson> {
     let all = definition.indexes.iter();
     let created = all.filter(|(name, index)| *name != "_id_" && !index.contains_key("clustered"));
@@ -180,7 +185,7 @@ fn compare_options(
     expected: &Expected,
     found: &mut Vec<Discrepancy>,
 ) {
-    for name in names(&source.options, &target.options, &NOT_CARRIED) {
+    for name in names(&source.options, &target.options, &NOT_COMPARED) {
         let one = source.options.get(&name);
         let other = target.options.get(&name);
         let withheld = expected.withheld.get(&None).copied();
@@ -216,7 +221,7 @@ fn compare_index(
         let plain = !is_set(other, &name) && expected.order != Some(Order::Collection);
         if UNIQUE.contains(&name.as_str()) && plain {
             notes.push(format!(
-                "index {index} is {name} only at the source, because of --order id"
+                "index {index} is {name} only at the source, as expected with --order id"
             ));
             continue;
         }

@@ -1,4 +1,4 @@
-//! The differences between two documents. Pure.
+//! The differences between two documents. Performs no I/O.
 
 use oplog_relay_core::document::{Document, Element, MAX_DEPTH, Malformed, kind};
 use rustc_hash::FxHashMap;
@@ -27,7 +27,7 @@ pub(super) fn differences(
         paths: Vec::new(),
         most: most.saturating_add(1),
     };
-    // Damaged documents are compared only by their bytes.
+    // Of damaged documents, only the first difference is returned.
     let walked = found.documents(left, right);
     if walked.is_err() || found.paths.is_empty() {
         found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));
@@ -100,9 +100,9 @@ impl<'a> Paths<'a> {
     }
 }
 
-/// Returns the dotted path of the first field that differs, in the order of the left document; `None`
-/// if the documents are equal. If the order of fields is ignored, this also holds for nested documents,
-/// but not for arrays.
+/// Returns the dotted path of the first field that differs, in the order of the left document;
+/// `None` if the documents are equal. If the order of fields is ignored, it is also ignored in
+/// nested documents, but not in arrays.
 fn first_difference(
     left: Document<'_>,
     right: Document<'_>,
@@ -115,7 +115,7 @@ fn first_difference(
     match path.documents(left, right, false) {
         Ok(true) => None,
         Ok(false) => Some(path.names.join(".")),
-        // Damaged documents are compared only by their bytes.
+        // Damaged documents are compared by their bytes. The path leads to the damage.
         Err(_) => (left != right).then(|| path.names.join(".")),
     }
 }

@@ -1,10 +1,10 @@
-//! Digests of documents and of sets of documents. Pure.
+//! Digests of documents and of sets of documents. Performs no I/O.
 //!
-//! A document's digest is the SHA-256 of its bytes. If the order of fields is ignored, the fields of
-//! every document are sorted by name first. A set's digest is the sum of its documents' digests, modulo
-//! 2^256, with their number. It does not depend on the order of the documents, so neither side has to
-//! sort. Servers have a `dbHash` command, but managed servers refuse it, and it covers whole
-//! collections only.
+//! A document's digest is the SHA-256 of its bytes. If the order of fields is ignored, the fields
+//! of every document are sorted by name first. A set's digest is the sum of its documents' digests,
+//! modulo 2^256, together with their number. It does not depend on the order of the documents, so
+//! neither side has to sort. Servers have a `dbHash` command, but managed servers refuse it, and it
+//! covers whole collections only.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, MAX_DEPTH, Malformed, kind};
 use sha2::{Digest as _, Sha256};

@@ -18,10 +18,13 @@ use super::report::Counts;
 use super::saved::Begun;
 use super::side::{Manner, Server};
 
-/// Maximum number, and bytes, of documents that seem to differ and are checked again together.
+/// Maximum number of documents that seem to differ and are checked again together, and maximum
+/// number of bytes of their `_id`s.
 const TOGETHER: (usize, usize) = (10_000, 4 << 20);
-/// Number of attempts to read a range. Later attempts use small batches.
+/// Maximum number of further attempts to read a range, after the first one. From the second of them
+/// on, batches are small.
 const ATTEMPTS: u32 = 4;
+/// First and longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// A range and its number.
@@ -38,11 +41,13 @@ struct Cutting {
     types: Vec<OwnedId>,
     /// The start of the next range.
     low: Option<OwnedId>,
+    /// True until the range of all other types is started.
     rest: bool,
 }
 
 /// The result of comparing the current documents of both sides.
 enum Pair {
+    /// Both sides are at their ends.
     Done,
     /// The documents are the same.
     Same,
@@ -88,8 +93,9 @@ impl Comparison<'_> {
         count.is_ok_and(|count| count <= self.config.range_documents)
     }
 
-    /// Returns the least value of each type of `_id` that either side has. Returns `None` if a server
-    /// cannot compare `_id`s of all types; the collection is then not cut.
+    /// Returns the least value of each type of `_id` that either side has. Returns `None` if a
+    /// query fails, as on servers that cannot compare `_id`s of all types; the collection is then
+    /// not cut.
     async fn types(&self, ns: &str) -> Option<Vec<OwnedId>> {
         let mut types = Vec::new();
         for low in Range::types() {
@@ -120,7 +126,7 @@ impl Comparison<'_> {
         Ok(Numbered { number, range })
     }
 
-    /// Cuts the next range, with the same bounds as in an interrupted comparison.
+    /// Cuts the next range. A range that an interrupted comparison has started keeps its bounds.
     async fn next(&self, ns: &str, cutting: &mut Cutting) -> Result<Option<Numbered>, Stop> {
         let Some(low) = cutting.low.take() else {
             let rest = std::mem::take(&mut cutting.rest);
@@ -193,7 +199,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Waits before a range is read again, if the error is transient.
+    /// Waits before a range is read again, if a read failed and attempts are left. Returns any
+    /// other error.
     async fn wait_for_retry(
         &self,
         ns: &str,
@@ -238,7 +245,7 @@ impl Comparison<'_> {
             if full || matches!(pair, Pair::Done) {
                 let last: Option<OwnedId> = again.last().cloned();
                 bytes = 0;
-                self.judge(ns, *number, std::mem::take(&mut again), counts)
+                self.check_again(ns, *number, std::mem::take(&mut again), counts)
                     .await?;
                 counts.equal += std::mem::take(&mut equal);
                 *floor = last.or_else(|| floor.take());

@@ -3,8 +3,8 @@
 //! - A collection is cut into `range`s of `_id`, which cover all types. Both sides of a range are read
 //!   concurrently, in any order, and digested (`digest`), so equal ranges are read once (`full`).
 //! - A range that differs is read again, sorted by `_id` (`cursor`), to find the documents that differ.
-//! - Documents that differ are checked again (`recheck`) until the replay has passed them
-//!   (`replay_progress`).
+//! - Documents that seem to differ are checked again (`recheck`), after the replay has passed the
+//!   time at which the source was read (`replay_progress`).
 //! - Options, indexes and views are compared, except for changes that a replay makes on purpose
 //!   (`definition`).
 //! - A difference that remains is repaired if that is enabled (`repair`).
@@ -56,19 +56,19 @@ use report::Report;
 use saved::Saved;
 use side::{Server, Side};
 
-/// Interval between updates of the live line, and interval between log lines where the output is not a
-/// terminal.
+/// Interval between updates of the live line.
 const LINE_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval between log lines if the output is not a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The result of the comparison.
+/// The result of a comparison or of an audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// All documents of all namespaces are equal.
+    /// Source and target are equal, or the audit found no fault.
     Equal,
-    /// Some documents differ.
+    /// Documents or definitions differ, or the audit found a fault.
     Different,
-    /// No difference was found, but some documents could not be compared.
+    /// No difference or fault was found, but some parts could not be compared or audited.
     Unknown,
 }
 
@@ -88,7 +88,8 @@ impl Verdict {
 /// report.
 ///
 /// # Errors
-/// Returns an error if a side or the replay cannot be reached, or the report cannot be read or written.
+/// Returns an error if a side or the replay cannot be reached, if the report cannot be read or
+/// written, or if a shutdown interrupts the comparison.
 pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdict, ConsumerError> {
     let saved = match &config.report {
         Some(path) if config.resume => Saved::read(path, &config.question)?,
@@ -130,7 +131,7 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
     };
     compare_all(&comparison, &listing, &expected).await?;
     if shutdown.triggered() {
-        // An interrupted wait looks like a finished comparison, but nothing was compared.
+        // A shutdown ends a wait as a timeout does, so the last collection has no valid result.
         return Err(ConsumerError::interrupted(shutdown));
     }
     let Comparison { report, .. } = comparison;
@@ -170,7 +171,7 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
         let done = comparison.seen.load(Ordering::Relaxed) - before;
         let per_second = u128::from(done) * 1000 / begun.elapsed().as_millis().max(1);
         if line.is_visible() && total == 0 {
-            // The server does not report the number of documents.
+            // The server did not report the number of documents, or it is 0.
             line.update(format!("{ns}: {done} documents, {per_second}/s"));
         } else if line.is_visible() {
             let text = format!("{ns}: {done} of {total} documents, {per_second}/s");
@@ -182,7 +183,7 @@ async fn show(comparison: &Comparison<'_>, ns: &str) {
     }
 }
 
-/// Returns the changes that a replay is known to have made, by namespace.
+/// Returns the changes to definitions that a replay is known to have made, by namespace.
 async fn expected(
     target: &Server,
     group: Option<&str>,

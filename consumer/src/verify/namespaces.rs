@@ -51,7 +51,7 @@ pub(super) async fn both(
 }
 
 /// Returns true if a collection is compared. Of the `system.*` collections, only those with user data
-/// are: the buckets of time series, and `system.js`.
+/// are compared: the buckets of time series, and `system.js`.
 fn is_compared(name: &str) -> bool {
     let own = !name.starts_with("system.")
         || name == "system.js"
@@ -68,6 +68,7 @@ pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>,
     let Some((_, mut found)) = listed(server, db, Some(name)).await?.pop() else {
         return Ok(None);
     };
+    // A server lists the indexes of buckets as those of their time series.
     if found.form == "view" || time_series::of_buckets(name).is_some() {
         return Ok(Some(found));
     }

@@ -1,4 +1,5 @@
-//! Ranges of `_id` that cover every value of every type, and the queries for them. Pure.
+//! Ranges of `_id` that cover every value of every type, and the filters that select them. Performs
+//! no I/O.
 //!
 //! `$gte` and `$lt` match only values of the type of their bound. A range is therefore within one type,
 //! and each type that is cut has ranges from its least value to its end. All other values (null,
@@ -63,9 +64,9 @@ pub(super) enum Range {
     Everything,
     /// The documents from `low` up to `high`, exclusive, or to the end of `low`'s type.
     Between {
-        /// The first `_id`.
+        /// The lower bound, which belongs to the range.
         low: OwnedId,
-        /// The first `_id` of the next range.
+        /// The lower bound of the next range.
         high: Option<OwnedId>,
     },
     /// The documents of all types that are not cut.
@@ -73,7 +74,7 @@ pub(super) enum Range {
 }
 
 impl Range {
-    /// Returns the least value of each type that is cut, which starts its first range.
+    /// Returns the least value of each type that is cut: the lower bound of the type's first range.
     pub(super) fn types() -> impl Iterator<Item = OwnedId> {
         LEAST.iter().map(|(kind, value)| OwnedId {
             kind: *kind,
@@ -81,7 +82,7 @@ impl Range {
         })
     }
 
-    /// Returns the query for the documents.
+    /// Returns the query filter that selects the documents of the range.
     pub(super) fn filter(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut filter = DocumentBuilder::start(&mut out);

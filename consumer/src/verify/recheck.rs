@@ -33,11 +33,11 @@ pub(super) const PAUSES: (Duration, Duration) =
 pub(super) struct Settled {
     /// Number of documents that turned out to be equal.
     pub(super) equal: u64,
-    /// The documents that differ or have no certain result.
+    /// The documents that differ or are unsettled.
     pub(super) found: Vec<Differing>,
 }
 
-/// A document that differs or has no certain result.
+/// A document that differs or is unsettled.
 #[derive(Debug)]
 pub(super) struct Differing {
     pub(super) id: OwnedId,
@@ -48,7 +48,7 @@ pub(super) struct Differing {
 struct Open {
     id: OwnedId,
     identity: Identity,
-    /// The states of the source, at each check.
+    /// All states of the source that the checks have seen.
     history: Vec<Option<DocumentDigest>>,
     /// The state of the target at the previous check.
     target: Option<Option<DocumentDigest>>,
@@ -59,8 +59,8 @@ struct Open {
 type Digests = FxHashMap<Identity, DocumentDigest>;
 
 impl Open {
-    /// Evaluates a check. Returns the result once it is certain: the kind of difference, or `None` for
-    /// equal.
+    /// Evaluates a check. Returns `None` until the result is certain, and then the kind of
+    /// difference; the inner `None` means that the document is equal.
     fn evaluate(
         &mut self,
         [before, target, after]: [&Digests; 3],
@@ -95,7 +95,8 @@ impl Open {
 }
 
 impl Comparison<'_> {
-    /// Checks documents until it is certain for each of them whether it differs.
+    /// Checks documents until it is certain for each of them whether it differs. Those that are not
+    /// certain after the maximum number of checks, or if a wait fails, are unsettled.
     pub(super) async fn settle(&self, ns: &str, ids: Vec<OwnedId>) -> Result<Settled, Stop> {
         let mut settled = Settled::default();
         let mut open: Vec<Open> = ids
@@ -160,8 +161,8 @@ impl Comparison<'_> {
         if !passed {
             tracing::warn!(
                 patience = ?self.config.patience,
-                "the replay has not caught up with the source within --patience: there is no certain \
-                 result for this collection"
+                "the replay has not caught up with the source within --patience: the result for \
+                 this collection is inconclusive"
             );
             self.stuck.store(true, Ordering::Relaxed);
         }

@@ -1,10 +1,11 @@
 //! The repair of the target: documents that still differ are sent as a replay would send them.
 //!
-//! The source's document is read after the replay has passed the difference, and sent as a replacement
-//! with upsert, or as a delete, through the replay's own sink. A running replay may have applied a
-//! later entry between the read and the write, which the write then undoes. So each document is checked
-//! again afterwards, and repaired again if it still differs. Later entries overwrite the repaired
-//! document.
+//! The source's document is read after the replay has passed the difference, and sent as a
+//! replacement with upsert, or as a delete, through the replay's own sink. A running replay may
+//! have applied a later entry between the read and the write, which the write then undoes. So each
+//! document is checked again afterwards, and repaired again if it still differs. Later entries
+//! overwrite the repaired document. Missing collections, views and indexes are created by the
+//! command that a replay would run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +38,9 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
-/// Number of rounds of repairing and checking again.
+/// Maximum number of rounds of repairing and checking again.
 const ROUNDS: u32 = 4;
-/// Bytes of documents that are sent together.
+/// Number of bytes of documents after which they are sent.
 const TOGETHER: usize = 8 << 20;
 /// The group name for the catalog if no group is given. The catalog has no records of this group.
 const NO_GROUP: &str = "oplog-consumer verify";
@@ -277,8 +278,8 @@ impl Repair {
 }
 
 impl Comparison<'_> {
-    /// Repairs documents that still differ, and checks them again. Returns those that differ after
-    /// that.
+    /// Repairs documents that still differ, and checks them again. Returns those that still differ
+    /// afterwards, and those that are unsettled.
     pub(super) async fn repair_documents(
         &self,
         repair: &Repair,
@@ -333,7 +334,7 @@ impl Comparison<'_> {
         }
         let mut bytes = 0;
         for id in others {
-            // The document was deleted at the source in the meantime, which the next check finds.
+            // The next check finds that a document was deleted at the source in the meantime.
             let Some(document) = self.source.one(ns, id).await? else {
                 continue;
             };

@@ -101,7 +101,7 @@ impl Replay {
             })
     }
 
-    /// Returns the order of each collection that the producer has saved, by namespace.
+    /// Returns the order of each collection, by namespace, as the producer has saved it.
     pub(crate) async fn orders(&self) -> Result<BTreeMap<String, Order>, ConsumerError> {
         let topic = state_topic(&self.place.prefix, &self.source);
         let mut state = State::default();
@@ -115,7 +115,7 @@ impl Replay {
     }
 
     /// Waits until the replay has passed the current time of the source. Returns false if it does not
-    /// within `--patience`.
+    /// within `--patience`, or at shutdown.
     ///
     /// # Errors
     /// Returns an error if a request to Kafka or to the source fails.

@@ -17,7 +17,8 @@ use crate::stdout::tell;
 
 /// The version of the report's lines.
 pub(super) const VERSION: u64 = 1;
-/// Maximum number of printed differences of one collection. The report file contains all of them.
+/// Maximum number of printed differences and repairs of one collection. The report file contains
+/// all of them.
 const SHOWN: u64 = 5;
 
 /// The way in which a document differs.
@@ -112,6 +113,7 @@ pub(super) struct Report {
     all_definitions: u64,
     /// Number of collections, views and indexes that a repair created.
     created: u64,
+    /// Number of collections that could not be compared completely.
     unknown: u64,
 }
 
@@ -217,7 +219,7 @@ impl Report {
         self.write(line.text("what", what).text("action", "created"))
     }
 
-    /// Reports that a document was sent or deleted.
+    /// Reports the repair of a document, which is about to be sent or deleted.
     pub(super) fn repaired(
         &mut self,
         range: u64,
@@ -339,7 +341,7 @@ impl Report {
         self.flush()?;
         tell(&format!(
             "verdict: {word} ({documents} documents compared, {differences} differences, {} that \
-             keep changing, {} repaired, {} collections not compared to their end)",
+             keep changing, {} repaired, {} collections not compared completely)",
             totals.unsettled,
             totals.repaired + self.created,
             self.unknown

@@ -1,4 +1,5 @@
-//! A random sample of a stream whose length is not known (Vitter's algorithm R). Pure.
+//! A random sample of a stream whose length is not known (Vitter's algorithm R). Performs no
+//! I/O.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -16,13 +16,13 @@ use super::range::OwnedId;
 use super::report::{Counts, VERSION};
 use crate::error::ConsumerError;
 
-/// The ranges of one collection, by their first `_id`.
+/// The ranges of one collection, by their lower bounds.
 type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
 
 /// The known ranges of a collection that is not finished.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Begun {
-    /// The number of each range and the first `_id` of the next one, by the range's first `_id`.
+    /// The number of each range and the lower bound of the next one, by the range's lower bound.
     cuts: Cuts,
     /// The numbers of the ranges `Range::Everything` and `Range::Rest`.
     pub(super) everything: Option<u64>,
@@ -63,7 +63,8 @@ impl Saved {
     /// first line was not written completely, counts as not found.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Usage`] for a report of another comparison, or of one that is finished.
+    /// Returns [`ConsumerError::Usage`] for a report of another comparison, or of one that is
+    /// finished, and [`ConsumerError::Output`] if the report cannot be read or rewritten.
     pub(super) fn read(path: &Path, question: &str) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
         let failed = |error| ConsumerError::Output(name.clone(), error);
@@ -115,7 +116,7 @@ impl Saved {
                     (None, _) => begun.everything = Some(range),
                 }
             }
-            // A range without a certain result is compared again.
+            // A range with unsettled documents is compared again.
             "range" if line.number("unsettled") == 0 => {
                 self.ranges.insert(range, line.counts());
             }

@@ -18,7 +18,8 @@ use super::range::{OwnedId, Range, id_of};
 
 /// Maximum number, and bytes, of the `_id`s in one query.
 const IDS_PER_QUERY: (usize, usize) = (1000, 1 << 20);
-/// Number of documents in a batch after a reply was too large. Some servers do not limit its size.
+/// Number of documents in a small batch, which is requested after failed reads: some servers do not
+/// limit the size of a reply.
 const SMALL_BATCH: u32 = 2;
 
 /// A side of the comparison.
@@ -64,7 +65,8 @@ enum Reading {
 struct Find<'f> {
     filter: &'f [u8],
     manner: Manner,
-    /// If set, the query returns only the `_id` of the document after this many, in order of `_id`.
+    /// If set, the query skips this many documents in order of `_id`, and returns only the `_id` of
+    /// the next one.
     id_after: Option<u64>,
 }
 
@@ -98,6 +100,7 @@ impl<'f> Find<'f> {
             find.nested("collation", kind::DOCUMENT, |collation| {
                 collation.str("locale", "simple");
             });
+            // The `_id` index has the collection's collation, so the server sorts without it.
             find.boolean("allowDiskUse", true);
         }
         if let Some(after) = self.id_after {
@@ -197,7 +200,7 @@ impl Server {
         };
         let mut found = in_time(READ, ask()).await;
         if found.as_ref().is_err_and(is_transient) {
-            // A read is retried once, as the driver does.
+            // A read is retried once, as the driver does for its own commands.
             found = in_time(READ, ask()).await;
         }
         found.map_err(|error| self.failed("none", &error))
@@ -243,7 +246,8 @@ impl Server {
         Ok(digest)
     }
 
-    /// Returns the `_id` that is `after` documents after a type's value; `None` if there are no more.
+    /// Returns the `_id` that follows the first `after` documents from `low` on, within the type of
+    /// `low`; `None` if there are no more.
     pub(super) async fn cut(
         &self,
         ns: &str,
@@ -345,8 +349,8 @@ impl Server {
             }
             return Ok(ids);
         }
-        // The server does not support `$sample`: all `_id`s are read, and each has the same chance to
-        // be in the sample.
+        // The server refused `$sample`: all `_id`s are read, and each has the same chance of being
+        // in the sample.
         let collection = self.collection(ns);
         let find = collection.find(doc! {}).projection(doc! { "_id": 1 });
         let batches = in_time(READ, find.batch()).await;

@@ -22,10 +22,10 @@ pub enum Applied {
 /// The moment from which applied entries survive a crash of the machine.
 #[derive(Debug, Clone)]
 pub enum Durability {
-    /// Entries are durable at once: a target acknowledges only durable writes, and a pipe keeps
+    /// Entries are durable at once: a target acknowledges only durable writes, and a pipe stores
     /// nothing.
     Immediate,
-    /// Entries are durable after the file was synced.
+    /// Entries are durable once the file has been synced.
     OnRequest(LinesFile),
 }
 
@@ -60,7 +60,7 @@ pub struct Refusal {
     pub id: EntryId,
     /// `db.collection` on the target.
     pub ns: String,
-    /// The reason of the dead letter.
+    /// The reason for the dead letter.
     pub reason: Reason,
     /// The target's error code.
     pub code: Option<i32>,

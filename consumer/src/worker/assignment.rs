@@ -35,8 +35,9 @@ impl Token {
     }
 }
 
-/// The offset at which a replay up to an end stops. Only the reader can set it, because only the reader
-/// knows that no record follows before the end. Clones refer to the same offset.
+/// The offset up to which a worker with `--until-caught-up` applies records. Only the reader can
+/// set it, because only the reader knows that no record follows before the end. Clones refer to the
+/// same offset.
 #[derive(Debug, Clone)]
 pub struct StopOffset(Arc<AtomicI64>);
 
@@ -55,7 +56,7 @@ impl StopOffset {
 
     /// Returns true if a worker that has reached `next` has applied every record up to the stop offset.
     #[must_use]
-    pub fn is_behind(&self, next: NextOffset) -> bool {
+    pub fn is_reached(&self, next: NextOffset) -> bool {
         next.get() >= self.0.load(Ordering::Relaxed)
     }
 }
@@ -75,11 +76,11 @@ pub struct Report {
 /// An event of a worker.
 #[derive(Debug)]
 pub enum ReportEvent {
-    /// Everything before `next` was applied; `last` is the last entry of it, if any.
+    /// Everything before `next` was applied.
     Acknowledged {
         /// The next record to apply.
         next: NextOffset,
-        /// The last entry applied.
+        /// The last entry applied, if it is known.
         last: Option<EntryId>,
         /// True if other workers wait for this offset to be committed.
         urgent: bool,
@@ -97,7 +98,8 @@ pub enum ReportEvent {
     Ended,
 }
 
-/// The queue of reports. It is bounded by the chunks in flight, each of which causes two reports.
+/// The queue of reports. It needs no limit of its own: the number of chunks in flight is limited,
+/// and the reports of each are few.
 #[derive(Debug, Default)]
 pub struct Reports {
     queue: Mutex<Vec<Report>>,
@@ -117,7 +119,7 @@ impl Reports {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Waits until there is a report, or until the time is up.
+    /// Waits until there is a report, at most for the given time.
     pub fn wait(&self, patience: Duration) {
         let waited = self
             .arrived
@@ -132,32 +134,32 @@ impl Reports {
 }
 
 /// Interval at which a worker that waits for a lock checks whether it still has its partition.
-const LOOK: Duration = Duration::from_millis(100);
+const TOKEN_CHECK: Duration = Duration::from_millis(100);
 
 /// Locks that let a partition have one worker at a time. A worker that did not finish before its
 /// partition was revoked may still be writing when the partition is assigned again.
 #[derive(Debug, Default)]
-pub struct PartitionLocks(Mutex<FxHashMap<(String, i32), Turn>>);
+pub struct PartitionLocks(Mutex<FxHashMap<(String, i32), PartitionLock>>);
 
-type Turn = Arc<tokio::sync::Mutex<()>>;
+type PartitionLock = Arc<tokio::sync::Mutex<()>>;
 
 impl PartitionLocks {
     /// Waits until no worker has this partition, and locks it until the guard is dropped. Returns
-    /// `None` if the partition is revoked before.
+    /// `None` if the partition is revoked first.
     pub async fn take(
         &self,
         topic: &str,
         partition: i32,
         token: &Token,
     ) -> Option<OwnedMutexGuard<()>> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = turns.entry((topic.to_owned(), partition)).or_default();
-            Arc::clone(turn)
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let lock = locks.entry((topic.to_owned(), partition)).or_default();
+            Arc::clone(lock)
         };
-        let mut waiting = Box::pin(turn.lock_owned());
+        let mut waiting = Box::pin(lock.lock_owned());
         while token.is_valid() {
-            if let Ok(guard) = tokio::time::timeout(LOOK, &mut waiting).await {
+            if let Ok(guard) = tokio::time::timeout(TOKEN_CHECK, &mut waiting).await {
                 return Some(guard);
             }
         }
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_reported_also_by_a_panic() {
+    fn the_end_of_a_worker_is_reported_even_after_a_panic() {
         let reports = Arc::new(Reports::default());
         let end = EndReport {
             assignment: 3,
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_invalid_for_all_clones_and_for_good() {
+    fn a_token_stays_invalid_in_all_clones() {
         let token = Token::default();
         let clone = token.clone();
         assert!(clone.is_valid());
@@ -221,20 +223,20 @@ mod tests {
     async fn a_partition_has_one_worker_at_a_time() {
         use futures_util::FutureExt;
 
-        let (turns, token, taken_away) = (
+        let (locks, token, revoked) = (
             PartitionLocks::default(),
             Token::default(),
             Token::default(),
         );
-        let first = turns.take("cdc.a.b", 0, &token).await;
+        let first = locks.take("cdc.a.b", 0, &token).await;
         assert!(first.is_some());
-        let other = turns.take("cdc.a.b", 1, &token).now_or_never();
+        let other = locks.take("cdc.a.b", 1, &token).now_or_never();
         assert!(other.flatten().is_some());
-        let mut second = Box::pin(turns.take("cdc.a.b", 0, &token));
+        let mut second = Box::pin(locks.take("cdc.a.b", 0, &token));
         assert!(second.as_mut().now_or_never().is_none());
-        let mut third = Box::pin(turns.take("cdc.a.b", 0, &taken_away));
+        let mut third = Box::pin(locks.take("cdc.a.b", 0, &revoked));
         assert!(third.as_mut().now_or_never().is_none());
-        taken_away.invalidate();
+        revoked.invalidate();
         assert!(third.await.is_none());
         drop(first);
         assert!(second.await.is_some());

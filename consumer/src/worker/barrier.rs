@@ -1,6 +1,6 @@
-//! Waiting at barriers. The group's committed offsets are the only coordination: a follower waits until
-//! the leader's partition is past the command, and the leader waits until every partition is right
-//! before it.
+//! Waiting at barriers. Members coordinate only through the group's committed offsets: a follower
+//! waits until the leader's partition is past the command, and the leader waits until every
+//! partition is right before the command.
 //!
 //! # Why a command runs at its place
 //!
@@ -9,16 +9,16 @@
 //!   earlier writes are on the target and no later one is. The offset after the last record would not
 //!   suffice, because control records may lie between it and the barrier.
 //! - The leader's own partition counts too, at the command. If it were committed further back, the next
-//!   owner after a crash would apply writes again after the command ran: into a collection that was
-//!   dropped, or, if a rename is not recorded as done yet, into a collection that the second rename
+//!   owner after a crash would apply writes again after the command ran: to a collection that was
+//!   dropped, or, if a rename is not recorded as done yet, to a collection that the second rename
 //!   then moves over the result of the first one.
 //! - Offsets do not show whether a command ran. The catalog shows it, and it is written before the
 //!   leader commits past the command. After a crash between the command and its record in the catalog,
 //!   all partitions are where they were, so the command runs again, harmlessly.
 //! - A partition that is past its barrier although the command did not run started at another point in
-//!   time than the others. The worker that detects this stops: the leader if a follower is past it, a
-//!   follower if the leader is.
-//! - All workers wait also for a command that ran already. It may have moved documents to other
+//!   time than the others. The worker that detects this stops: the leader if a follower is past its
+//!   barrier, a follower if the leader is past the command.
+//! - All workers also wait for a command that has already run. It may have moved documents to other
 //!   partitions (a rename to another topic, a unique index to the first partition), and when entries
 //!   are replayed again, the later entries of these documents must not overtake the earlier ones.
 //!
@@ -38,7 +38,7 @@
 //! ran. Barriers of earlier producers do not have namespaces. For these, the leader records in the
 //! catalog, before it passes the command, that it was passed over.
 //!
-//! # Why no wait is endless
+//! # Why every wait ends
 //!
 //! One source writes all barriers, so they are in the same order in all partitions. Consider the
 //! earliest of all commands that a partition waits for: no partition waits before its barrier, so all
@@ -46,8 +46,9 @@
 //! counts as having reached it, whatever it waits for.
 //!
 //! `tests/protocol` checks this for any order of steps, with crashes, rebalances and resets. It cannot
-//! cover two cases: a write under way when its member loses the partition may still arrive, and a reset
-//! of only some partitions does not converge if a command moved documents to others.
+//! cover two cases: a write that is in progress when its member loses the partition may still
+//! arrive, and a reset of only some partitions does not converge if a command moved documents to
+//! other partitions.
 
 use std::time::{Duration, Instant};
 
@@ -56,14 +57,14 @@ use oplog_relay_core::filter::NamespaceFilter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::ConsumerError;
-use crate::group::committed::{Absence, Committed, Offsets, Question};
+use crate::group::committed::{Absence, Committed, OffsetRequest, Offsets};
 use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::Token;
 
-/// Waiting time after which a wait is logged, and after which it is logged again.
-const TELL_AFTER: Duration = Duration::from_secs(30);
+/// Interval at which a wait is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval at which the token is checked.
-const TOKEN: Duration = Duration::from_millis(200);
+const TOKEN_CHECK: Duration = Duration::from_millis(200);
 
 /// The result of a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,8 @@ pub enum Waited {
         /// The offset at which it is committed.
         committed: i64,
     },
-    /// A partition that has not reached its barrier is of a topic that is not in the cluster.
+    /// A partition that has not reached its barrier belongs to a topic that does not exist, or that
+    /// this program may not read.
     Absent(TopicPartition, Absence),
     /// The partition was revoked, or the program ends.
     Abandoned,
@@ -107,8 +109,8 @@ pub enum Side {
 }
 
 impl Side {
-    /// Decides for a command that concerns these collections: one, or both names of a rename. A command
-    /// without namespaces concerns all collections.
+    /// Returns the effect on a command that concerns these collections: one, or both names of a
+    /// rename. A command without namespaces concerns all collections.
     #[must_use]
     pub fn of(namespaces: &[String], filter: &NamespaceFilter) -> Self {
         let mut passes = namespaces.iter().map(|ns| filter.passes(ns));
@@ -128,14 +130,14 @@ pub fn is_left_out(barrier: &Barrier, filter: &NamespaceFilter) -> bool {
     namespaces.is_some_and(|namespaces| Side::of(namespaces, filter) == Side::Outside)
 }
 
-/// Returns true if the leader has to record that it passed over a command, because the followers cannot
-/// detect it.
+/// Returns true if the leader has to record that it passed over an excluded command, because the
+/// followers cannot detect that from the barrier.
 #[must_use]
 pub const fn needs_note(barrier: &Barrier) -> bool {
     barrier.namespaces.is_none()
 }
 
-/// Returns the partition that has a barrier's command.
+/// Returns the partition that contains a barrier's command.
 #[must_use]
 pub fn leader(barrier: &Barrier) -> TopicPartition {
     TopicPartition {
@@ -182,7 +184,7 @@ pub fn stations(barrier: &Barrier) -> Vec<Station> {
     stations
 }
 
-/// Returns the state of the [`stations`]; `None` while a partition has not reached its one.
+/// Returns the state of the [`stations`]; `None` while a partition has not reached its station.
 #[must_use]
 pub fn gathered(stations: &[Station], committed: &Offsets) -> Option<Waited> {
     let mut beyond = None;
@@ -215,7 +217,7 @@ fn past_command(barrier: &Barrier) -> Station {
     }
 }
 
-/// The policy for a topic that is waited for and is not in the cluster.
+/// The policy for an absent topic that a barrier waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbsentTopics {
     /// Stops, because it is not known whether the entries of the topic were applied.
@@ -273,11 +275,11 @@ async fn wait(
     absent: AbsentTopics,
 ) -> Waited {
     let names = stations.iter().map(|station| station.name.clone());
-    let mut question = committed.ask(names.collect());
-    let mut told = Instant::now();
+    let mut request = committed.request(names.collect());
+    let mut logged = Instant::now();
     while token.is_valid() {
-        let answer = tokio::time::timeout(TOKEN, question.answer());
-        let Ok(found) = answer.await else { continue };
+        let result = tokio::time::timeout(TOKEN_CHECK, request.next_result());
+        let Ok(found) = result.await else { continue };
         if let Some(waited) = gathered(&stations, &found) {
             return waited;
         }
@@ -302,17 +304,17 @@ async fn wait(
             }
             (None, _) => {}
         }
-        if told.elapsed() >= TELL_AFTER {
-            told = Instant::now();
-            tell(&question, barrier, &found);
+        if logged.elapsed() >= LOG_INTERVAL {
+            logged = Instant::now();
+            log_wait(&request, barrier, &found);
         }
     }
     Waited::Abandoned
 }
 
 /// Logs the partitions that a barrier waits for, so that the wait is not mistaken for a hang.
-fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
-    let shown: Vec<String> = question
+fn log_wait(request: &OffsetRequest, barrier: &Barrier, found: &Offsets) {
+    let shown: Vec<String> = request
         .names()
         .iter()
         .map(|name| {
@@ -332,7 +334,7 @@ fn tell(question: &Question, barrier: &Barrier, found: &Offsets) {
     );
 }
 
-/// Returns the error for a wait for a topic that is not in the cluster.
+/// Returns the error for a wait for an absent topic.
 #[must_use]
 pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> ConsumerError {
     let waits = format!(
@@ -345,7 +347,7 @@ pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> C
              not applied. Start again from topics that are complete, or pass over the topic with \
              --allow-partial-reset if its entries are not needed"
         )),
-        Absence::Hidden => ConsumerError::kafka(
+        Absence::Unauthorized => ConsumerError::kafka(
             format!(
                 "{waits}, but the Kafka user of this program does not have the rights Describe and \
                  Read on topic {}; the wait",
@@ -375,10 +377,10 @@ pub fn no_cut(barrier: &Barrier, beyond: &TopicPartition, committed: i64) -> Con
 pub fn skipped(barrier: &Barrier) -> ConsumerError {
     ConsumerError::OffsetsLost(format!(
         "the command {} of topic {} did not run on this target, but partition 0 of that topic is \
-         committed past it: the partitions of this group do not begin at one point in time, as after \
-         a reset of some of them, the target's catalog was removed, or the namespaces of the group \
-         were changed when that partition was already past the command. Continuing would skip the \
-         command. Stop all members and reset all topics of the prefix to one time \
+         committed past it: the partitions of this group do not begin at one point in time (as \
+         after a reset of some of them), or the target's catalog was removed, or the namespaces of \
+         the group were changed when that partition was already past the command. Continuing would \
+         skip the command. Stop all members and reset all topics of the prefix to one time \
          (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
          --allow-partial-reset",
         barrier.command, barrier.leader_topic
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_waits_for_all_and_tells_who_is_beyond() {
+    fn a_leader_waits_for_all_partitions_and_reports_one_that_is_beyond() {
         let followers = followers(&barrier());
         assert_eq!(followers, [station("a", 1, 7), station("b", 0, 3)]);
         let own = station("a", 0, 6);
@@ -445,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_waits_for_what_is_before_it_and_nobody_waits_for_a_build() {
+    fn a_build_waits_for_earlier_entries_and_no_partition_waits_for_the_build() {
         let barrier = Barrier {
             passable: true,
             ..barrier()
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_takes_a_side_and_a_barrier_without_namespaces_does_not_tell() {
+    fn a_filter_takes_a_side_and_a_barrier_without_namespaces_needs_a_note() {
         let filter = NamespaceFilter::new(["s.a", "s.b"], []).unwrap();
         let table: [(&[&str], Side); 7] = [
             (&[], Side::Inside),
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_waits_until_the_command_is_behind() {
+    fn a_follower_waits_until_the_leader_is_past_the_command() {
         for (offset, past) in [(5, false), (6, false), (7, true), (8, true)] {
             let committed = [(name("a", 0), offset)].into_iter().collect();
             assert_eq!(is_past(&barrier(), &committed), past, "{offset}");

@@ -1,4 +1,4 @@
-//! The input of a sink: consecutive entries of one partition.
+//! The input of a sink: entries of one partition, in order.
 
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
@@ -14,7 +14,7 @@ pub struct Located<'a> {
     pub entry: Entry<'a>,
 }
 
-/// Consecutive entries of one partition, in order.
+/// Entries of one partition, in order.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// The topic.

@@ -19,14 +19,14 @@ pub struct RecordSlot {
     /// The place of the `oplog-id` header in [`Chunk::headers`], if the record has one. In a topic
     /// of another program it is the place of the key.
     pub oplog_id: Option<Range<usize>>,
-    /// The fault of a record that cannot be an entry: a fragment without the others.
+    /// The fault of a record that cannot be an entry, for example a fragment without the others.
     pub fault: Option<Box<FormatError>>,
 }
 
 /// Consecutive records of one partition.
 #[derive(Debug, Default)]
 pub struct Chunk {
-    /// The values, one after the other. Decoding may append to it.
+    /// The values, one after the other. Decoding may append converted values.
     pub arena: Vec<u8>,
     /// The header values, or the keys, one after the other.
     pub headers: Vec<u8>,
@@ -36,7 +36,7 @@ pub struct Chunk {
     cost: usize,
 }
 
-/// Size above which a buffer is returned to the system after use.
+/// Size to which a larger buffer is shrunk after use.
 const KEPT_BYTES: usize = 4 << 20;
 /// Cost of a record in addition to its bytes.
 const RECORD_COST: usize = size_of::<RecordSlot>();
@@ -92,13 +92,14 @@ impl Chunk {
     }
 
     /// Marks the record that was appended last as one that cannot be an entry.
-    pub fn blame(&mut self, fault: FormatError) {
+    pub fn mark_faulty(&mut self, fault: FormatError) {
         if let Some(slot) = self.records.last_mut() {
             slot.fault = Some(Box::new(fault));
         }
     }
 
-    /// Returns the cost of the records in memory, as reported by [`Chunk::push`].
+    /// Returns the cost of the records in memory: the sum of what [`Chunk::push`] and
+    /// [`Chunk::extend`] returned.
     #[must_use]
     pub const fn cost(&self) -> usize {
         self.cost
@@ -128,7 +129,7 @@ impl Chunk {
         slot.map_or(offset, |slot| slot.last)
     }
 
-    /// Empties the chunk for reuse. A buffer that one large record has enlarged is not kept.
+    /// Empties the chunk for reuse. A buffer that a large record has enlarged is shrunk.
     pub fn clear(&mut self) {
         for buffer in [&mut self.arena, &mut self.headers] {
             buffer.clear();
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_buffer_is_given_back() {
+    fn a_large_buffer_is_shrunk() {
         let mut chunk = Chunk::default();
         chunk.push(0, 0, Some(&vec![0; KEPT_BYTES + 1]), None);
         chunk.clear();

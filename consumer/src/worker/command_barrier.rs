@@ -1,4 +1,4 @@
-//! A worker at a barrier: it follows the leader, or it leads and runs the command.
+//! A worker at a barrier: it follows the leader, or it is the leader and runs the command.
 
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{namespaces, scope, write_drop};
@@ -78,9 +78,9 @@ impl CommandBarrier<'_> {
         Err(skipped(barrier))
     }
 
-    /// Checks that everything before a command is applied, also if the command ran already: held
-    /// documents keep the partition's offset before the barrier, so other partitions would wait
-    /// indefinitely.
+    /// Checks that no document is held before a command, even if the command has already run: a
+    /// held document keeps the committed offset before the barrier, so the other partitions would
+    /// wait indefinitely.
     fn check_nothing_held(&self) -> Result<(), ConsumerError> {
         let Assignment {
             topic, partition, ..
@@ -88,8 +88,8 @@ impl CommandBarrier<'_> {
         match self.target.held_since(topic, *partition) {
             None => Ok(()),
             Some(offset) => Err(ConsumerError::Refused(format!(
-                "{}: a document waits since this record because an index of the target \
-                 refuses it ({}), and now comes a command: {UNRESOLVED}",
+                "{}: a document has been held since this record because an index of the target \
+                 refuses it ({}), and a command follows: {UNRESOLVED}",
                 self.assignment.position(offset),
                 self.target.held_reason(topic, *partition)
             ))),
@@ -108,9 +108,10 @@ impl CommandBarrier<'_> {
         self.context.reports.send(self.assignment.number, event);
     }
 
-    /// Runs the command when every partition is right before it, unless it ran already. It waits for
-    /// the partitions also if it ran: the later entries of a document that the command moved to another
-    /// partition must not overtake the earlier ones when entries are replayed again.
+    /// Runs the command when every partition is right before it, unless the command has already
+    /// run. The leader waits for the partitions even then: the later entries of a document that the
+    /// command moved to another partition must not overtake the earlier ones when entries are
+    /// replayed again.
     async fn lead(
         &self,
         located: &Located<'_>,
@@ -133,7 +134,7 @@ impl CommandBarrier<'_> {
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         // This is checked after the wait. Another owner may have run the command in the meantime and
-        // continued, or an earlier entry may have required its index to be dropped.
+        // continued, or an earlier entry may have required that the command's index is dropped.
         let ran = self.target.has_run_now(&self.topic.source, located.id);
         if ran.await? {
             return Ok(Applied::Done);

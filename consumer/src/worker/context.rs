@@ -35,10 +35,11 @@ pub struct WorkerContext {
     /// The queue of reports to the poll thread.
     pub reports: Arc<Reports>,
     /// The locks that let a partition have one worker at a time.
-    pub turns: PartitionLocks,
+    pub partition_locks: PartitionLocks,
     /// The committed offsets of the group.
     pub committed: Committed,
-    /// True if a command runs although a partition is past its barrier.
+    /// True if the replay continues at a command that has not run although a partition is already
+    /// committed past the command's barrier.
     pub allow_partial_reset: bool,
 }
 
@@ -53,12 +54,13 @@ pub struct Assignment {
     pub number: AssignmentNumber,
     /// The right to write.
     pub token: Token,
-    /// The entry up to which entries are before the group's start and are skipped.
+    /// The id up to which entries are skipped, because they are before the group's start.
     pub after: Option<EntryId>,
-    /// The entry that was applied last before the assignment, if the group's commit has it.
+    /// The entry that was applied last before the assignment, if the metadata of the group's commit
+    /// has it.
     pub last: Option<EntryId>,
-    /// The offset at which a replay up to an end stops.
-    pub goal: StopOffset,
+    /// The offset up to which a worker with `--until-caught-up` applies records.
+    pub stop_offset: StopOffset,
     /// The chunks to apply. The queue is closed when the partition is given up.
     pub chunks: mpsc::Receiver<Chunk>,
 }

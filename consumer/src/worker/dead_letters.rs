@@ -20,7 +20,9 @@ impl WorkerContext {
     /// Makes a dead letter of a record that cannot be decoded.
     ///
     /// # Errors
-    /// Returns the fault as an error if dead letters for this reason are not enabled.
+    /// Returns the fault as an error if dead letters for this reason are not enabled, or if the
+    /// operator has to decide: the group starts inside an entry, or the records need a flag to be
+    /// accepted.
     pub(crate) async fn post_record(
         &self,
         assignment: &Assignment,
@@ -52,8 +54,8 @@ impl WorkerContext {
     }
 
     /// Makes a dead letter of an entry that cannot be applied. A command is recorded as passed over, so
-    /// that it does not become a dead letter again when it is read again, and no partition waits for
-    /// it.
+    /// that it does not become another dead letter when it is read again, and no partition waits
+    /// for it.
     ///
     /// # Errors
     /// Returns the fault as an error if dead letters for this reason are not enabled.
@@ -107,8 +109,9 @@ impl WorkerContext {
         self.post(assignment, letters.collect()).await
     }
 
-    /// Makes dead letters of the documents that are held when a barrier is reached. They are given up
-    /// only after their letters are acknowledged, because only then the offset may reach the barrier.
+    /// Makes dead letters of the documents that are still held at a barrier or at the end. They are
+    /// given up only after Kafka has acknowledged the letters, because the committed offset passes
+    /// their records then.
     pub(crate) async fn post_held(
         &self,
         target: &MongoSink,
@@ -171,19 +174,20 @@ fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
     let foreign = topic.foreign.as_ref();
     let is_foreign_frame =
         foreign.is_some_and(|foreign| foreign.rules.writer == Writer::MongoshakeRaw);
-    let alone = (is_foreign_frame || formats.any(|format| *format == Format::Raw)).then_some(bytes);
-    LetterEntry::new(&topic.source, located.id, located.entry.ns, alone)
+    // In these formats a record may have several entries, so the letter has the entry instead.
+    let bytes = (is_foreign_frame || formats.any(|format| *format == Format::Raw)).then_some(bytes);
+    LetterEntry::new(&topic.source, located.id, located.entry.ns, bytes)
 }
 
 /// Returns the error for a start inside an entry. The earlier fragments of the entry are never read, so
-/// it cannot be applied, and it must not be skipped silently.
+/// the entry cannot be applied, and must not be skipped silently.
 fn headless(position: &RecordPosition, fragment: Fragment) -> ConsumerError {
     let rest = i64::from(fragment.count - fragment.index);
     ConsumerError::OffsetsLost(format!(
-        "{position}: fragment {fragment} of an entry that begins before the offset at which this group \
-         starts here: oplog-consumer never commits such an offset. Reset the group to one time \
-         (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never inside an entry; \
-         offset {} is the first one after it, with which the entry is skipped",
+        "{position}: fragment {fragment} of an entry that begins before the offset at which this \
+         group starts in this partition: oplog-consumer never commits such an offset. Reset the \
+         group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never \
+         inside an entry; offset {} is the first one after it, with which the entry is skipped",
         position.offset + rest
     ))
 }

@@ -29,8 +29,8 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Finds the entries in the records from `from` on. Other formats than BSON are converted to BSON,
-    /// which is appended to the chunk's arena.
+    /// Finds the entries in the records from `from` on, up to the first record that is damaged.
+    /// Other formats than BSON are converted to BSON, which is appended to the chunk's arena.
     pub(crate) fn decode(&mut self, chunk: &mut Chunk, topic: &Topic, from: usize) -> Usable {
         self.found.clear();
         self.records.clear();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usable_ends_before_a_damaged_record_and_goes_on_after_it() {
+    fn usable_records_end_before_a_damaged_one_and_continue_after_it() {
         let mut chunk = Chunk::default();
         for (offset, op) in (0..).zip(["d", "xi", "d", "d", "xi"]) {
             chunk.push(offset, 0, Some(&entry(op)), Some(b"rs0/7:1/0"));
@@ -214,7 +214,7 @@ mod tests {
         let mut decoder = Decoder::default();
         let topic = topic(Format::Bson);
         let decoded = decoder.decode(&mut chunk, &topic, 0);
-        assert_eq!(decoded.end, 5, "without its header");
+        assert_eq!(decoded.end, 5, "the record without a header");
         assert_eq!(read(&decoder, &chunk, 0, &decoded), (vec![0], 1));
         assert_eq!(read(&decoder, &chunk, 2, &decoded), (vec![2, 3], 4));
         assert_eq!(read(&decoder, &chunk, 5, &decoded), (vec![], 5));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn no_entry_of_a_frame_counts_where_one_is_damaged() {
+    fn no_entry_of_a_frame_is_used_if_one_is_damaged() {
         let id = EntryId {
             ts: Timestamp::new(7, 1),
             ord: 0,

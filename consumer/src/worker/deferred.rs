@@ -1,4 +1,5 @@
-//! Documents of a partition that are held for long, and indexes that are suspended because of them.
+//! Documents of a partition that are held for a long time, and indexes that are suspended because
+//! of them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,54 +16,55 @@ use crate::worker::chunk::Chunk;
 
 /// Interval between attempts. The cause of a refusal may disappear without any entry in the topics.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Number of attempts that a replay up to an end makes after all records before the end were applied.
-/// Other partitions may not have reached the end yet.
-const LAST_LOOKS: u32 = 4;
+/// Number of attempts that a replay with `--until-caught-up` makes after it has applied all records
+/// up to the end. Other partitions may not have reached the end yet.
+const LAST_ATTEMPTS: u32 = 4;
 /// Number of attempts for each log line.
-const TOLD_EACH: u32 = 12;
+const ATTEMPTS_PER_LOG_LINE: u32 = 12;
 
-/// The time for which documents have been held.
+/// The attempts to write the documents that are held.
 #[derive(Debug)]
 pub(crate) struct DeferredDocuments {
     /// The offset of the first record that is held.
     since: i64,
-    looked: Instant,
-    looks: u32,
-    /// Number of attempts after all records before the end were applied.
-    last_looks: u32,
+    attempted: Instant,
+    attempts: u32,
+    /// Number of attempts after all records up to the end were applied.
+    last_attempts: u32,
 }
 
 impl DeferredDocuments {
     fn new(since: i64) -> Self {
         Self {
             since,
-            looked: Instant::now(),
-            looks: 0,
-            last_looks: 0,
+            attempted: Instant::now(),
+            attempts: 0,
+            last_attempts: 0,
         }
     }
 
     /// Returns the rest of the pause before the next attempt.
     fn left(&self) -> Duration {
-        PAUSE.saturating_sub(self.looked.elapsed())
+        PAUSE.saturating_sub(self.attempted.elapsed())
     }
 
     /// Counts an attempt. Returns true if it is to be logged.
-    fn look(&mut self, is_last: bool) -> bool {
-        self.looked = Instant::now();
-        self.last_looks += u32::from(is_last);
-        self.looks += 1;
-        self.looks % TOLD_EACH == 1
+    fn count(&mut self, is_last: bool) -> bool {
+        self.attempted = Instant::now();
+        self.last_attempts += u32::from(is_last);
+        self.attempts += 1;
+        self.attempts % ATTEMPTS_PER_LOG_LINE == 1
     }
 }
 
 impl PartitionWorker {
-    /// Returns the next chunk; `None` when the queue is closed. Documents that are held for the
-    /// partition, up to `reached`, are tried again while it waits.
+    /// Returns the next chunk; `None` when the queue is closed. While it waits, the writes of
+    /// documents that are held for the partition are tried again. `reached` is the offset up to
+    /// which records were applied.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Refused`] if documents stay held although all records before the end
-    /// were applied.
+    /// Returns [`ConsumerError::Refused`] if documents are still held after all records up to the
+    /// end were applied.
     pub(crate) async fn next_chunk(
         &mut self,
         reached: Option<NextOffset>,
@@ -74,13 +76,14 @@ impl PartitionWorker {
         loop {
             let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
             let Some(since) = target.held_since(topic, partition) else {
-                self.waiting = None;
+                self.deferred = None;
                 if !target.has_suspended(topic, partition) {
                     return Ok(self.assignment.chunks.recv().await);
                 }
                 match timeout(PAUSE, self.assignment.chunks.recv()).await {
                     Ok(chunk) => return Ok(chunk),
-                    // Nothing is left to apply, so the entries that were applied again are all applied.
+                    // No record has arrived during the pause, so all entries that were read again
+                    // are applied.
                     Err(_) => {
                         let token = &self.assignment.token;
                         let restored = target.restore_due(topic, partition, None, token);
@@ -92,10 +95,10 @@ impl PartitionWorker {
                 }
             };
             // If the first held record is another one, there was progress.
-            let waiting = self.waiting.take().filter(|it| it.since == since);
+            let deferred = self.deferred.take().filter(|it| it.since == since);
             let left = self
-                .waiting
-                .insert(waiting.unwrap_or_else(|| DeferredDocuments::new(since)))
+                .deferred
+                .insert(deferred.unwrap_or_else(|| DeferredDocuments::new(since)))
                 .left();
             if !left.is_zero() {
                 match timeout(left, self.assignment.chunks.recv()).await {
@@ -103,31 +106,33 @@ impl PartitionWorker {
                     Err(_) => continue,
                 }
             }
-            if self.look(target, since, reached).await? == Applied::Abandoned {
+            if self.attempt(target, since, reached).await? == Applied::Abandoned {
                 return Ok(None);
             }
         }
     }
 
-    async fn look(
+    /// Tries to write the held documents, and gives them up after the last attempt.
+    async fn attempt(
         &mut self,
         target: &MongoSink,
         since: i64,
         reached: Option<NextOffset>,
     ) -> Result<Applied, ConsumerError> {
-        let is_last = reached.is_some_and(|reached| self.assignment.goal.is_behind(reached));
+        let is_last =
+            reached.is_some_and(|reached| self.assignment.stop_offset.is_reached(reached));
         let position = self.assignment.position(since);
-        let waiting = self
-            .waiting
+        let deferred = self
+            .deferred
             .get_or_insert_with(|| DeferredDocuments::new(since));
-        if waiting.look(is_last) {
+        if deferred.count(is_last) {
             tracing::warn!(
                 since = %position,
-                "an index of the target refuses a document; offsets stay before it: \
-                 {UNRESOLVED}"
+                "an index of the target refuses a document; committed offsets stay before its \
+                 record: {UNRESOLVED}"
             );
         }
-        let gives_up = waiting.last_looks >= LAST_LOOKS;
+        let gives_up = deferred.last_attempts >= LAST_ATTEMPTS;
         if self.try_held(target).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
@@ -171,8 +176,8 @@ impl PartitionWorker {
             .await?;
         match target.held_since(topic, partition) {
             Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
-                "{}: a document waits since this record because an index of the target \
-                 refuses it ({}), and nothing more comes: {UNRESOLVED}",
+                "{}: a document has been held since this record because an index of the target \
+                 refuses it ({}), and no more records follow: {UNRESOLVED}",
                 self.assignment.position(since),
                 target.held_reason(topic, partition)
             ))),

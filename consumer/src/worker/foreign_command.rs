@@ -2,14 +2,15 @@
 //!
 //! These topics have no barriers. A command runs in order if all writes of its collections are in
 //! its partition. This is so if its topic has only one partition. For a rename, after which the
-//! writes may go to another topic, the whole input must have only one partition. The worker then
-//! makes a barrier that consists of this partition alone, so that the command runs once, after
-//! everything before it is committed, as the commands of oplog-producer do. Otherwise its order
-//! among the writes is unknown, and it is refused. The creation of an index that cannot refuse a
-//! document may run at any time.
+//! writes may go to another topic, and for any command of MongoShake, which may write a collection
+//! to several topics, the whole input must have only one partition. The worker then makes a barrier
+//! that consists of this partition alone, so that the command runs once, after everything before it
+//! is committed, as the commands of oplog-producer do. Otherwise the command's order among the
+//! writes is unknown, and it is refused. The creation of an index that cannot refuse a document may
+//! run at any time.
 //!
 //! MongoShake with several workers may write a command to the partition after later writes. Such a
-//! command is recognized by its timestamp and refused, too. If earlier writes of a dropped
+//! command is recognized by its timestamp and also refused. If earlier writes of a dropped
 //! collection come after the command, they are skipped because of the catalog.
 
 use std::sync::{MutexGuard, PoisonError};
@@ -67,12 +68,12 @@ impl PartitionWorker {
 
     /// Returns the newest entry of another program that was applied.
     pub(super) fn newest(&self) -> MutexGuard<'_, Option<EntryId>> {
-        // The entry is replaced as a whole, so it is usable also after a panic.
+        // The entry is replaced as a whole, so it is usable even after a panic.
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs or emits a command after everything before it was applied. `last` is the entry before
-    /// it.
+    /// Runs or emits a command after everything before it was applied. `last` is the last entry
+    /// before the command.
     pub(super) async fn pass_foreign_command(
         &self,
         topic: &Topic,
@@ -87,8 +88,8 @@ impl PartitionWorker {
         passed
     }
 
-    /// Acknowledges the record of a command up to `end`, the last offset of the record, unless it
-    /// has more entries, which are not applied yet. `next` is the entry after the command.
+    /// Acknowledges the record of a command up to `end`, the last offset of the record, unless the
+    /// record has more entries, which are not applied yet. `next` is the entry after the command.
     pub(super) fn acknowledge_command(
         &self,
         located: &Located<'_>,
@@ -156,7 +157,7 @@ impl PartitionWorker {
         let all: i32 = partitions.values().sum();
         if names.len() > 1 && all != 1 {
             return Ok(Some(format!(
-                "it concerns {}, whose writes may be in different ones of the {} topics that are read",
+                "it concerns {}, whose writes may be in different topics of the {} that are read",
                 names.join(" and "),
                 partitions.len()
             )));
@@ -169,8 +170,8 @@ impl PartitionWorker {
             .is_some_and(|input| input.writer.is_mongoshake());
         if is_of_mongoshake && all != 1 {
             return Ok(Some(format!(
-                "{} topics are read, and MongoShake does not bind a collection to a topic: others may have \
-                 earlier or later writes",
+                "{} topics are read, and MongoShake does not bind a collection to a topic: other \
+                 topics may have earlier or later writes",
                 partitions.len()
             )));
         }
@@ -184,7 +185,7 @@ impl PartitionWorker {
         Ok(None)
     }
 
-    /// Returns the barrier of a command whose collections are in this partition only.
+    /// Returns the barrier of a command whose collections are only in this partition.
     fn barrier_of(&self, located: &Located<'_>, names: Vec<String>) -> Barrier {
         let topic = self.assignment.topic.clone();
         // A command follows the barrier of its partition. Here no barrier was written, and no other

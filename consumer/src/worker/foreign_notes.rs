@@ -14,13 +14,13 @@ use crate::worker::sink::Sink;
 /// # Errors
 /// Returns [`ConsumerError::Usage`] if a named topic does not exist, or if there is no topic at
 /// all.
-pub(crate) fn tell(
+pub(crate) fn check(
     input: &ForeignInput,
     sink: &Sink,
     partitions: &BTreeMap<String, i32>,
 ) -> Result<(), ConsumerError> {
     let topics: Vec<&str> = partitions.keys().map(String::as_str).collect();
-    let missing = input.topics.without(&topics);
+    let missing = input.topics.unmatched(&topics);
     let (patterns, names): (Vec<&str>, Vec<&str>) =
         missing.into_iter().partition(|name| name.contains('*'));
     if topics.is_empty() || !names.is_empty() {
@@ -42,7 +42,7 @@ pub(crate) fn tell(
          records that the program has lost: compare source and target with verify"
     );
     tracing::warn!(input = writer.name(), "{}", commands_of(writer));
-    tell_of_partitions(input, sink, partitions);
+    warn_of_partitions(input, sink, partitions);
     Ok(())
 }
 
@@ -67,7 +67,7 @@ const fn commands_of(writer: Writer) -> &'static str {
     }
 }
 
-fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<String, i32>) {
+fn warn_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<String, i32>) {
     let mut several = partitions.iter().filter(|(_, count)| **count > 1);
     let Some((topic, count)) = several.next() else {
         return;
@@ -97,19 +97,20 @@ fn tell_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
         tracing::warn!(
             input = writer,
             "MongoShake writes the operations of large transactions to partition 0, regardless of the \
-             partitions of their documents. A document that such a transaction changed may stay wrong; \
-             compare source and target with verify"
+             partitions of their documents. A document that such a transaction changed may remain \
+             wrong; compare source and target with verify"
         );
     } else if input.accepts_any_order {
         tracing::warn!(
             input = writer,
             "--allow-unordered: the keys of the records are not checked. An older change may overwrite a \
-             newer one; compare both ends with verify"
+             newer one; compare source and target with verify"
         );
     }
 }
 
-/// Adds the program that the first record looks like to the error for an unknown topic.
+/// Adds to the error for an unclaimed topic the program that seems to have written the first
+/// record.
 pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> ConsumerError {
     match (error, value.and_then(recognize)) {
         (ConsumerError::Refused(text), Some(Program::Other(writer))) => {

@@ -54,7 +54,7 @@ pub struct PartitionWorker {
     /// The decoder of the current chunk.
     decoder: Decoder,
     /// Set while documents are held.
-    waiting: Option<DeferredDocuments>,
+    deferred: Option<DeferredDocuments>,
     /// True if another program writes the topic.
     reads_foreign: bool,
     /// The newest entry of another program that was applied, in this assignment or an earlier one.
@@ -71,7 +71,7 @@ impl PartitionWorker {
             assignment,
             context,
             decoder: Decoder::default(),
-            waiting: None,
+            deferred: None,
             reads_foreign,
             newest,
         }
@@ -91,10 +91,10 @@ impl PartitionWorker {
         };
         let (topic, partition) = (self.assignment.topic.clone(), self.assignment.partition);
         let context = Arc::clone(&self.context);
-        let turn = context
-            .turns
+        let lock = context
+            .partition_locks
             .take(&topic, partition, &self.assignment.token);
-        let Some(_turn) = turn.await else {
+        let Some(_lock) = lock.await else {
             return Ok(());
         };
         if let Some(target) = context.target() {
@@ -159,8 +159,8 @@ impl PartitionWorker {
         }
     }
 
-    /// Returns the description of the topic. It is read again if a record does not fit any of its known
-    /// formats, which happens after a change of the routing.
+    /// Returns the description of the topic. The description is read again if a record fits none of
+    /// the topic's known formats, which happens after a change of the routing.
     async fn topic_of(&self, chunk: &Chunk) -> Result<Arc<Topic>, ConsumerError> {
         let Assignment {
             topic: name,
@@ -179,7 +179,7 @@ impl PartitionWorker {
             records.all(|slot| formats(topic, chunk, slot).next().is_some())
         };
         if !knows_all(&topic) {
-            topic = self.context.topics.get_anew(name, knows_all).await?;
+            topic = self.context.topics.get_changed(name, knows_all).await?;
         }
         let records = chunk.records.iter().filter(|slot| is_record(slot));
         for format in records.flat_map(|slot| formats(&topic, chunk, slot)) {
@@ -273,8 +273,8 @@ impl PartitionWorker {
         Ok(Some(found))
     }
 
-    /// Waits at a barrier, with everything before it applied, and passes it. `last` is the entry before
-    /// it.
+    /// Waits at a barrier, with everything before it applied, and passes it. `last` is the last
+    /// entry before the barrier.
     async fn pass_barrier(
         &self,
         target: &MongoSink,
@@ -297,8 +297,8 @@ impl PartitionWorker {
         command_barrier.pass(located, barrier).await
     }
 
-    /// Emits a command. Emitting does not wait at barriers, and their records and changes of the
-    /// routing, which are noop entries, are not emitted.
+    /// Emits a command. `emit` does not wait at barriers. The records of barriers and of changes of
+    /// the routing are noop entries, which are not emitted.
     async fn emit_command(
         &self,
         located: &Located<'_>,
@@ -316,9 +316,10 @@ impl PartitionWorker {
             .await
     }
 
-    /// Settles the documents that are held when a barrier is reached. If its command ran before, the
-    /// target is ahead, and the documents that cause the refusals are removed. Otherwise the held
-    /// documents become dead letters, if the operator has enabled that.
+    /// Settles the documents that are held when a barrier is reached: tries to write them again,
+    /// and makes dead letters of those that are still refused, if the operator has enabled that. If
+    /// the command has already run, the target is ahead, so unique indexes that the replay created
+    /// may be suspended for them.
     async fn settle_held(
         &self,
         target: &MongoSink,
@@ -394,7 +395,8 @@ impl PartitionWorker {
         }
     }
 
-    /// Applies a batch. Writes of it that the target refuses are dead letters when this returns.
+    /// Applies a batch. When this returns, the writes that the target refused have become dead
+    /// letters.
     async fn apply_batch(&self, batch: &Batch<'_>, topic: &Topic) -> Result<Applied, SinkError> {
         if batch.entries.is_empty() {
             return Ok(Applied::Done);
@@ -457,7 +459,7 @@ impl PartitionWorker {
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
         // A start within a second stays in the metadata until an entry after it is acknowledged.
         let last = match self.reads_foreign {
-            // The order of commands is checked against the newest entry, also after a restart.
+            // The order of commands is checked against the newest entry, even after a restart.
             true => *self.newest(),
             false => last.filter(|id| has_time(*id)),
         };
@@ -476,9 +478,9 @@ impl PartitionWorker {
     fn foreign(&self, located: &Located<'_>) -> ConsumerError {
         ConsumerError::Refused(format!(
             "{}: entry {} was written to another collection of the name {} than the one that has \
-             this name in the target's catalog: a command between the two is missing, because of a \
-             start in the middle or a filter that excluded it. Replay from the beginning into an empty \
-             target",
+             this name in the target's catalog: a command between the two is missing, because the \
+             group started after it or a filter excluded it. Replay from the beginning into an \
+             empty target",
             self.assignment.position(located.offset),
             located.id,
             located.entry.ns

@@ -1,4 +1,4 @@
-//! Segments: the entries of a chunk up to the next barrier, and the handling of each entry.
+//! Segments: the entries of a chunk up to the next stop, and the handling of each entry.
 
 use oplog_relay_core::barrier::Barrier;
 use oplog_relay_core::command::{is_command, scope};
@@ -28,13 +28,14 @@ pub(super) enum Stop<'c> {
     Foreign(Located<'c>),
 }
 
-/// The handling of an entry.
+/// The decision about an entry.
 enum Judged {
     /// The entry is applied, possibly under another name than its own.
     Apply {
         under_another: bool,
     },
-    /// The entry is skipped: it is before the start, a noop, filtered, or of a dropped collection.
+    /// The entry is skipped: it is before the start, changes nothing, is excluded by the filter, or
+    /// belongs to a dropped collection.
     Pass,
     Barrier(Barrier),
     /// A command of another program.
@@ -54,8 +55,9 @@ enum Found<'n> {
 }
 
 impl PartitionWorker {
-    /// Splits the entries at the first barrier, or at the first entry of a foreign collection. Returns
-    /// the entries to apply before it, and the rest after it.
+    /// Splits the entries at the first stop: a barrier, a command of another program, or an entry
+    /// of a foreign collection. Returns the entries to apply before it, and the rest after it. An
+    /// entry of a foreign collection is a part of the rest.
     pub(super) fn segment<'s, 'c: 's>(
         &self,
         chunk: &Chunk,

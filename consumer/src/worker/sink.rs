@@ -8,7 +8,7 @@
 //! token nothing is written.
 //!
 //! Barriers, the catalog, held documents and refused writes exist only where entries are replayed:
-//! [`Sink::target`] is the way to them.
+//! [`Sink::target`] gives access to them.
 
 use oplog_relay_core::format::Format;
 
@@ -50,7 +50,7 @@ impl Sink {
         }
     }
 
-    /// Returns the group's past, as far as the destination shows it.
+    /// Returns what the destination shows about earlier runs of the group.
     ///
     /// # Errors
     /// Returns an error if the target refuses the request.
@@ -61,7 +61,7 @@ impl Sink {
         }
     }
 
-    /// Checks that the records of a topic can be applied.
+    /// Checks that the sink accepts the format of a topic.
     ///
     /// # Errors
     /// Returns [`ConsumerError::Usage`] for a format that loses types, unless the operator allows it,

@@ -20,8 +20,7 @@ use crate::input::{ForeignInput, Input};
 /// A topic that a producer has claimed, or a topic of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// The source whose entries are in the topic. A topic of another program is a source of its
-    /// own.
+    /// The source whose entries are in the topic. A topic of another program is a separate source.
     pub source: String,
     /// The format of its values. It is BSON for a topic of another program, whose values are
     /// converted to BSON.
@@ -50,12 +49,12 @@ impl Topic {
 }
 
 /// Number of times that the state topics are read for a topic that they do not have. A topic's claim is
-/// written in the Kafka transaction of its first record, so the claim of a record that can be read
-/// exists.
+/// written in the Kafka transaction of its first record, so a record that can be read has a claim,
+/// which may become readable a little later.
 const ATTEMPTS: u32 = 5;
-/// Number of times that the state topics are read for a change of a topic, which may never have been
-/// made.
-const LOOKS: u32 = 2;
+/// Number of times that the state topics are read for a change of a topic. There may be no such
+/// change, for example if the record is damaged.
+const CHANGE_ATTEMPTS: u32 = 2;
 
 /// The claimed topics by source and name.
 type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
@@ -125,8 +124,8 @@ impl Topics {
         &self.input
     }
 
-    /// Returns the description of a topic of another program. If the
-    /// partition was added after the last read, the description is read again.
+    /// Returns the description of a topic of another program. If `partition` was added after the
+    /// last read, the description is read again.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::get`].
@@ -189,11 +188,11 @@ impl Topics {
 
     /// Returns the current description of a topic that its producer has changed. The claim is in
     /// another partition than the first record after the change, and may become readable a little
-    /// later, so it is read a few times until it `fits`.
+    /// later, so the claim is read a few times until it `fits`.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::get`].
-    pub async fn get_anew(
+    pub async fn get_changed(
         &self,
         name: &str,
         fits: impl Fn(&Topic) -> bool,
@@ -207,7 +206,7 @@ impl Topics {
                 read => read?,
             }
             let topic = self.get(name).await?;
-            if fits(&topic) || backoff.attempts() >= LOOKS {
+            if fits(&topic) || backoff.attempts() >= CHANGE_ATTEMPTS {
                 return Ok(topic);
             }
             if !backoff.sleep(&self.shutdown).await {
@@ -216,7 +215,8 @@ impl Topics {
         }
     }
 
-    /// Returns the topics that a source has claimed and that do not exist, in order.
+    /// Returns the topics that a source has claimed and that do not exist, or that this user may
+    /// not see, in the order of their names.
     ///
     /// # Errors
     /// Returns an error if the request to Kafka fails.
@@ -228,7 +228,7 @@ impl Topics {
         Ok(missing)
     }
 
-    /// Warns of missing topics: readers of the other topics do not get the whole source.
+    /// Warns of missing topics: readers of the remaining topics do not get the whole source.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::missing`].
@@ -237,8 +237,8 @@ impl Topics {
             tracing::warn!(
                 topic,
                 source = claimed.source,
-                "the source has written to this topic, but it does not exist, or may not be read: it \
-                 was deleted, and its entries are missing from what is read here"
+                "the source has written to this topic, but the topic does not exist or this user \
+                 may not read it: its entries are missing from what is read here"
             );
         }
         Ok(())
@@ -311,7 +311,7 @@ impl Topics {
     }
 }
 
-/// The claims in records of a state topic. A value of `None` is a claim that was given up.
+/// The claims in records of a state topic. A value of `None` is a claim that was withdrawn.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Claims(BTreeMap<String, Option<Arc<Topic>>>);
 
@@ -375,7 +375,7 @@ mod tests {
     use oplog_relay_core::json::Mode;
 
     #[test]
-    fn a_claim_holds_until_it_is_given_up() {
+    fn a_claim_holds_until_it_is_withdrawn() {
         let stored = |key: &str, value: Option<&str>| Stored {
             offset: 7,
             timestamp_ms: None,

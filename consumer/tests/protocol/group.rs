@@ -18,7 +18,8 @@ use crate::worker::Worker;
 pub(crate) enum Fault {
     /// A follower commits the offset after its last record, not the barrier's own offset.
     CommitsAfterLast,
-    /// A follower continues as soon as the leader has reached the command.
+    /// A follower continues as soon as the leader has reached the command, before the command has
+    /// run.
     PassesEarly,
     /// A follower does not check whether the command ran.
     PassesSkipped,
@@ -28,6 +29,7 @@ pub(crate) enum Fault {
     ChecksExcluded,
     /// The leader does not record an excluded command that followers cannot detect.
     ExcludesUnrecorded,
+    /// The leader does not wait.
     LeadsWithoutWaiting,
     /// The leader waits for the others, but not for its own commit.
     LeadsUncommitted,
@@ -50,7 +52,7 @@ pub(crate) enum Fault {
 pub(crate) enum Trouble {
     /// A command ran before an earlier write or after a later write.
     OutOfOrder(String),
-    /// No member can continue, and the end is not reached.
+    /// No member can continue before the end is reached, or a member refused to continue.
     Stuck(String),
     /// The target differs from the source.
     Diverged(String),

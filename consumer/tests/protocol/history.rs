@@ -53,7 +53,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
-    /// The index in the history, which is also the value that it writes.
+    /// The index in the history, which is also the value that the entry writes.
     pub(crate) number: u32,
     pub(crate) ui: Option<CollectionUuid>,
     pub(crate) event: Event,
@@ -157,8 +157,8 @@ impl Log {
         }
     }
 
-    /// Writes a command as the producer does: one record has the leader's barrier and the command, and
-    /// each partition has a barrier.
+    /// Writes a command as the producer does: a barrier in each partition and, after the leader's
+    /// barrier, the command with the offsets of all barriers.
     fn push_command(&mut self, command: Command, entry: Entry, spread: &[usize]) {
         let topics = topics(command);
         let mut barrier = Barrier {
@@ -209,7 +209,8 @@ impl Log {
         after.find_map(|(offset, record)| Some((offset, record.as_ref()?)))
     }
 
-    /// Returns the commands whose barriers a partition has between two offsets.
+    /// Returns the commands whose barriers a partition has between two offsets, except passable
+    /// ones.
     pub(crate) fn commands(
         &self,
         partition: usize,
@@ -245,7 +246,8 @@ impl Log {
         }
     }
 
-    /// Returns the offsets of the first records of a source second, as Kafka finds them by time.
+    /// Returns the offset of the first record of each partition from a second of the source on, as
+    /// Kafka finds it by time.
     pub(crate) fn cut(&self, second: u32) -> Vec<i64> {
         let starts = self.records.iter().map(|records| {
             let from = records.iter().position(|record| {
@@ -260,7 +262,7 @@ impl Log {
         starts.collect()
     }
 
-    /// Returns the final collections of the source.
+    /// Returns the included collections of the source at the end of the log.
     pub(crate) fn reference(&self, filter: &NamespaceFilter) -> Collections {
         self.state_before(u32::MAX, filter)
     }

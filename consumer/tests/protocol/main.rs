@@ -1,5 +1,5 @@
 //! The model test of barriers: the members of a group replay the log of one source step by step, in any
-//! order, with crashes, rebalances and resets. The decisions are made by the product's own code; the
+//! order, with crashes, rebalances and resets. The consumer's own code makes the decisions; the
 //! members, the log and the target are models. A command must run after all earlier and before all later
 //! writes of its collections, the target must finally equal its source, and no member may wait
 //! indefinitely.
@@ -265,7 +265,7 @@ fn every_pair_of_starts_is_accepted_if_the_commands_are_excluded() {
 }
 
 /// Returns the first violation in randomly drawn cases.
-fn found(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -> Trouble {
+fn violation(scene: fn(&Case, Option<Fault>) -> Result<(), Trouble>, fault: Fault) -> Trouble {
     let mut runner = TestRunner::deterministic();
     let mut drawn = (0..2_000).map(|_| case().new_tree(&mut runner).unwrap().current());
     let trouble = drawn.find_map(|case| scene(&case, Some(fault)).err());
@@ -308,7 +308,7 @@ fn every_omitted_rule_is_detected() {
     }
     for scene in [Case::first_pass, Case::full_reset] {
         assert!(matches!(
-            found(scene, Fault::WritesAfterRevoke),
+            violation(scene, Fault::WritesAfterRevoke),
             Diverged(_)
         ));
     }

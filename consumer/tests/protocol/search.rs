@@ -27,7 +27,7 @@ pub(crate) fn run_turns(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Tro
         let partition = turn.pick % group.seats.len();
         for number in 0..turn.steps {
             let mut steps = group.steps();
-            steps.retain(|step| of(*step).is_none_or(|it| it == partition));
+            steps.retain(|step| partition_of(*step).is_none_or(|it| it == partition));
             if steps.is_empty() {
                 break;
             }
@@ -38,7 +38,7 @@ pub(crate) fn run_turns(group: &mut Group<'_>, turns: &[Turn]) -> Result<(), Tro
 }
 
 /// Returns the partition that a step concerns.
-const fn of(step: Step) -> Option<usize> {
+const fn partition_of(step: Step) -> Option<usize> {
     match step {
         Step::Work(partition)
         | Step::Acknowledge(partition)

@@ -361,7 +361,7 @@ fn rename(
 }
 
 /// Moves a renamed collection. If it does not exist and did not exist when the command was recorded,
-/// the new name becomes empty. If it existed then, it was moved before a crash.
+/// the collection with the new name is dropped. If it existed then, it was moved before a crash.
 fn moved(command: Command, (now, first): (bool, bool), world: &mut World<'_>) {
     let Command::Rename(_, to) = command else {
         return;

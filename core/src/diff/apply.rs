@@ -119,8 +119,8 @@ fn null(name: &[u8], out: &mut DocumentBuilder<'_>) {
     });
 }
 
-/// Writes the binary data of a field with its subtype and its bytes before the offset unchanged.
-/// Writes null if the field is not binary or is too short.
+/// Writes the binary data of a field with its bytes from the offset on replaced. The subtype stays
+/// the same. Writes null if the field is not binary or is too short.
 fn spliced(splice: Splice<'_>, field: Element<'_>, out: &mut DocumentBuilder<'_>) {
     let kept = field
         .binary()

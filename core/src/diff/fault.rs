@@ -18,7 +18,7 @@ pub enum DiffFault {
     /// A diff without sections.
     #[error("the diff is empty")]
     Empty,
-    /// A key that does not start with the letter of a section.
+    /// A key that does not name a section of a diff.
     #[error("{0:?} is not a section of a diff")]
     UnknownSection(String),
     /// A section that is out of order or repeated.
@@ -56,7 +56,7 @@ pub enum DiffFault {
     /// An operator other than `$set` and `$unset`.
     #[error("operator {0:?} is not supported; only $set and $unset are")]
     Operator(String),
-    /// Damaged bytes.
+    /// Damaged bytes, a value of the wrong type, or too many levels.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }

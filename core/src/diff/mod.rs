@@ -14,7 +14,7 @@
 //! | --- | --- | --- |
 //! | `d` | removed | nothing |
 //! | `u` | the new value in the old place | appended, in the order of the diff |
-//! | `i` | moved to the end | appended, after those of `u` |
+//! | `i` | removed; the new value is appended, after those of `u` | appended, after those of `u` |
 //! | `s` | changed; `null` if the value is not of the diff's type | nothing |
 //! | `b` | its bytes from the offset on are replaced; `null` if that is impossible | nothing |
 //!
@@ -22,16 +22,16 @@
 //! logs a diff whose `i` has `_id` with its old value. Only its place among the fields changes. A
 //! diff with another value of `_id` is damaged.
 //!
-//! An array ends at `l` if that is given, otherwise at its old end or the highest index, whichever
-//! is greater. Gaps are filled with `null`. If an element for `s` is missing or not of the diff's
-//! type, it also becomes `null`.
+//! An array gets the length `l` if that is given. Otherwise it keeps its length, or ends at the
+//! highest index of the diff if that is beyond its end. Gaps are filled with `null`. If an element
+//! for `s` is missing or not of the diff's type, it also becomes `null`.
 //!
 //! The nulls are placeholders. When a part of the log is applied again to a document that is ahead
 //! of it, some steps find values that were written later, and put nulls in their place. Later steps
 //! correct all of these values. Therefore **any** suffix of a document's log, applied to its last
-//! state, leads to that state byte for byte, as long as every step is applied as a whole. The same
-//! holds for `$v: 1` modifiers: if a path leads through a value that is not a container, only that
-//! path is skipped.
+//! state, leads to that state byte for byte, as long as every step is applied as a whole. For
+//! `$v: 1` modifiers the values are the same, but the order of the fields may differ. If a path
+//! leads through a value that is not a container, only that path is skipped.
 
 mod apply;
 mod describe;

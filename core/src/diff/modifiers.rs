@@ -16,7 +16,7 @@ use crate::document::{Document, DocumentBuilder, Element, MAX_DEPTH, Malformed, 
 ///
 /// # Errors
 /// [`DiffError`] for other operators, damaged bytes, paths of more than [`MAX_DEPTH`] parts, or
-/// more gaps in arrays than a document can hold.
+/// array gaps with more nulls than a document can hold.
 pub fn apply_modifiers(
     document: Document<'_>,
     modifiers: Document<'_>,

@@ -327,7 +327,7 @@ fn diff_binary_section_timeseries() {
     check("", &splice(0), "");
 }
 
-/// Returns `{s<name>: {s<name>: … }}`, or a document of documents, with this number of levels.
+/// Wraps the innermost document in this number of documents with one field: `{name: {name: …}}`.
 fn nested(levels: usize, name: &str, innermost: &[u8]) -> Vec<u8> {
     let mut inner = innermost.to_vec();
     for _ in 0..levels {

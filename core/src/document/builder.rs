@@ -2,7 +2,8 @@
 
 use super::{Document, Element, kind};
 
-/// A builder that writes a document into a reused buffer: [`DocumentBuilder::start`] … `finish`.
+/// A builder that writes a document into a reused buffer. The document is complete after
+/// [`DocumentBuilder::finish`].
 #[derive(Debug)]
 pub struct DocumentBuilder<'b> {
     out: &'b mut Vec<u8>,
@@ -76,8 +77,8 @@ impl<'b> DocumentBuilder<'b> {
         inner.finish();
     }
 
-    /// Starts a nested document (or array) under a name of any bytes. It must be finished before
-    /// another element is appended to `self`.
+    /// Starts a nested document (or array), whose name need not be UTF-8. It must be finished
+    /// before another element is appended to `self`.
     pub fn open(&mut self, name: &[u8], kind: u8) -> DocumentBuilder<'_> {
         self.element(Element {
             name,
@@ -97,7 +98,7 @@ impl<'b> DocumentBuilder<'b> {
     }
 }
 
-/// Returns a BSON length. Lengths come from buffers far below 2 GiB; a greater one is written as a
+/// Encodes a BSON length. Lengths come from buffers far below 2 GiB; a greater one is written as a
 /// length that no reader accepts.
 fn length_prefix(length: usize) -> [u8; 4] {
     i32::try_from(length).unwrap_or(-1).to_le_bytes()

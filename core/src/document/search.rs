@@ -1,5 +1,5 @@
 //! The search for a type, which builds no elements. It has its own module because the compiler
-//! inlines the code shared with `whole` only if a codegen unit contains one of the two.
+//! inlines the code that it shares with `whole` only if the two are in different codegen units.
 
 use super::{ValueLength, value_length, zero_in};
 

@@ -122,7 +122,7 @@ fn ferretdb_set_whole_document_is_a_replacement() {
     };
     assert_eq!(whole.get("a").unwrap().unwrap().integer(), Ok(2));
 
-    // With another `_id`, or with an `$unset`, these are real modifiers.
+    // With another `_id` in `o2`, the update is an ordinary modifier.
     let other = document(|o| {
         o.int32("_id", 2);
     });

@@ -45,8 +45,8 @@ fn decode(
 ) -> Result<(), ForeignError> {
     let expected = rules.writer;
     let Some(operation) = fields.get("operationType")? else {
-        let reason = "it has no operationType (publish.full.document.only=true writes documents, which do \
-                      not tell a change from another)";
+        let reason = "it has no operationType (with publish.full.document.only=true the connector \
+                      writes documents, which do not show the operation)";
         return Err(ForeignError::NotOf { expected, reason });
     };
     if is_ours(fields)? {
@@ -85,6 +85,7 @@ pub(super) fn is_ours(fields: Document<'_>) -> Result<bool, Malformed> {
 
 fn header(rules: Rules, fields: Document<'_>) -> Result<Header<'_>, ForeignError> {
     let wall = present(fields, "wallTime")?;
+    // The formatters that keep types write a date here.
     if wall.is_some_and(|wall| wall.kind == kind::STRING) && !rules.accepts_lossy {
         return Err(ForeignError::Lossy(
             "the record is in simplified JSON (output.json.formatter=…SimplifiedJson), which loses types: \
@@ -169,8 +170,8 @@ impl<'e> Event<'e> {
             }
             _ => {
                 return Err(ForeignError::Event(
-                    "the event has no fullDocument (a projection in the connector's pipeline?), nor an \
-                     updateDescription",
+                    "the event has neither a fullDocument nor an updateDescription (does the \
+                     connector's pipeline have a projection?)",
                 ));
             }
         }
@@ -191,7 +192,7 @@ impl<'e> Event<'e> {
     }
 
     /// Checks that the key of the record is the document key, so that all records of a document are
-    /// in one partition. The default key up to version 1.8 is the resume token, which differs in
+    /// in one partition. The default key before version 1.11 is the resume token, which differs in
     /// each record.
     fn check_key(&self, id: Element<'_>) -> Result<(), ForeignError> {
         let Some(key) = self.key else {
@@ -203,8 +204,8 @@ impl<'e> Event<'e> {
         };
         let parsed = parsed.unwrap_or_default();
         let found = Document::new(&parsed).ok();
-        // With a shard key beside the _id, a document has several keys: copied documents have the _id
-        // alone, and its shard key may change.
+        // With a shard key beside the _id, the records of a document have different keys: copied
+        // documents have the _id alone, and the shard key may change.
         let found = found.filter(|key| key.elements().count() == 1);
         let found = found.and_then(|key| key.get("_id").ok().flatten());
         match found {
@@ -218,7 +219,7 @@ impl<'e> Event<'e> {
     }
 
     /// Writes the entry of a command. An event that corresponds to no command of an oplog, such as
-    /// the sharding of a collection, becomes a command that a replay does not know.
+    /// the sharding of a collection, becomes an unknown command, which stops a replay.
     fn command(&self, operation: &str, output: &mut Output<'_>) -> Result<(), ForeignError> {
         let Header { db, collection, .. } = self.header;
         if operation.contains('\0') {
@@ -255,6 +256,7 @@ impl<'e> Event<'e> {
                 });
                 Ok(())
             })?,
+            // The event lists its indexes as `commitIndexBuild` does.
             "createIndexes" => {
                 write_command(&header, "commitIndexBuild", collection, described, output)?;
             }
@@ -281,7 +283,7 @@ impl<'e> Event<'e> {
     }
 }
 
-/// Writes a command with the description of its event as its options.
+/// Writes a command whose options are the fields of the event's `operationDescription`.
 fn write_command(
     header: &Header<'_>,
     name: &str,

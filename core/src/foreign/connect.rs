@@ -3,8 +3,8 @@
 //! | converter | the value |
 //! | --- | --- |
 //! | `StringConverter` | the text |
-//! | `JsonConverter`, `schemas.enable=false` | a struct as an object; a text as a JSON string |
-//! | `JsonConverter`, `schemas.enable=true` | `{"schema": …, "payload": …}` with one of these as the payload |
+//! | `JsonConverter`, `schemas.enable=false` | a struct as an object, a text as a JSON string |
+//! | `JsonConverter`, `schemas.enable=true` | `{"schema": …, "payload": …}`, whose payload is such an object or string |
 
 use crate::document::{Document, Element, kind};
 use crate::foreign::ForeignError;
@@ -14,7 +14,8 @@ use crate::json;
 /// in the string is parsed.
 ///
 /// # Errors
-/// [`ForeignError::Json`] if the text is not JSON, [`ForeignError::Event`] if it is not an object.
+/// [`ForeignError::Json`] if the text is not a JSON object, [`ForeignError::Event`] if a payload is
+/// neither an object nor a string.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<u8>, ForeignError> {
     let mut parsed = Vec::new();
     if text.trim_ascii_start().starts_with(b"\"") {
@@ -44,7 +45,7 @@ fn unwrapped(payload: Option<Element<'_>>) -> Result<Vec<u8>, ForeignError> {
         }
         _ => {
             return Err(ForeignError::Event(
-                "the payload is neither an object nor a text",
+                "the payload is neither an object nor a string",
             ));
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! `before` and `after` are strings of Extended JSON, v1 by default.
 //! `updateDescription.updatedFields` is in relaxed JSON by default, in which a 64-bit integer looks
-//! like a 32-bit one. The key contains the `_id` in relaxed JSON. The event of a delete has the
-//! `_id` only there, unless it has `before`.
+//! like a 32-bit one. The key contains the `_id` in relaxed JSON. For a delete without
+//! `before`, the `_id` is only in the key.
 
 use crate::document::{Document, DocumentBuilder, Element, kind};
 use crate::foreign::change_event::{timestamp, write_replacement, write_update};
@@ -178,7 +178,8 @@ impl Event<'_> {
         Ok(Some(document))
     }
 
-    /// Checks that the records of one document are in one partition.
+    /// Checks that the record has Debezium's key, by which all records of a document are in one
+    /// partition.
     fn check_key(&self) -> Result<(), ForeignError> {
         if self.rules.checks_keys && self.id_in_key()?.is_none() {
             return Err(ForeignError::Unordered(
@@ -188,7 +189,7 @@ impl Event<'_> {
         Ok(())
     }
 
-    /// Returns `{_id: …}` from the document before the change, or from the key.
+    /// Returns `{_id: …}` from the document before or after the change, or from the key.
     fn id(&self) -> Result<Vec<u8>, ForeignError> {
         self.check_key()?;
         // The documents keep the type of the `_id`; the key may not.

@@ -74,9 +74,9 @@ impl<'o> Output<'o> {
     }
 }
 
-/// Returns the ordinal of a command, from its database and its fields. The commands of a transaction
-/// have the same timestamp, and each of them keeps its identity when it is written again. The other
-/// fields of the entry may then differ.
+/// Returns the ordinal of a command, a checksum of its `ns` and its `o`. The commands of a
+/// transaction have the same timestamp, so their ordinals must differ. A command that is written
+/// again must keep its ordinal, although other fields of its entry may differ.
 fn ordinal_of_command(entry: &[u8]) -> u32 {
     let parts = Document::new(entry).and_then(|entry| {
         let part = |name| Ok(entry.get(name)?.map_or(&[][..], |element| element.value));

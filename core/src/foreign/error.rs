@@ -10,15 +10,15 @@ pub enum ForeignError {
     /// The value is not JSON.
     #[error("the value is not JSON")]
     Json(#[from] JsonError),
-    /// The value is not BSON, or a field of it has another type than the writer's.
-    #[error("the value is not of the expected form")]
+    /// The value is not BSON, or a field does not have the type that the writer gives it.
+    #[error("the value does not have the expected form")]
     Malformed(#[from] Malformed),
     /// The value was written by another program, or in another format.
     #[error("the value is not {expected}; it looks like a record of {found}")]
     Other {
         /// The `--input` of the run.
         expected: Writer,
-        /// The writer that the value looks like.
+        /// The program that probably wrote the value.
         found: Program,
     },
     /// The value is not an event or entry of the writer.
@@ -52,8 +52,8 @@ pub enum ForeignError {
         "the topic has several partitions, and {0}: the changes of one document may be in several \
          partitions, in an unknown order, so an older change could overwrite a newer one. Let the other \
          program write to a topic with one partition, or use the _id as the key, and replay that topic; or \
-         use --allow-unordered, which may leave wrong documents, and compare both ends afterwards \
-         (oplog-consumer verify)"
+         use --allow-unordered, which may leave wrong documents, and compare source and target \
+         afterwards (oplog-consumer verify)"
     )]
     Unordered(&'static str),
 }
@@ -66,7 +66,8 @@ impl ForeignError {
         matches!(self, Self::Lossy(_) | Self::Unordered(_))
     }
 
-    /// Returns the error with the program that probably wrote the value.
+    /// Returns [`Self::Other`] if another program probably wrote the value, otherwise the error
+    /// itself.
     pub(super) fn naming_the_writer(self, expected: Writer, value: &[u8]) -> Self {
         let unexpected = match &self {
             Self::Json(_) | Self::Malformed(_) | Self::NotOf { .. } | Self::Frame(_) => true,

@@ -8,7 +8,7 @@
 //! | a timestamp | `{"T": 1, "I": 2}` |
 //! | binary data | `{"Subtype": 4, "Data": "<base64>"}` |
 //! | a regular expression | `{"Pattern": "a", "Options": "i"}` |
-//! | a number of any type | a number |
+//! | an int32, int64 or double | a number |
 //! | an ObjectId, a date, a decimal, a symbol, code | a string |
 //! | minKey, maxKey, undefined | `{}` |
 //!
@@ -38,8 +38,8 @@ pub(super) fn entry(text: Document<'_>) -> Result<Vec<u8>, ForeignError> {
                 write_fields(field.document()?, &mut document)?;
                 document.finish();
             }
-            // MongoShake writes sessions and positions as the base64 of their BSON. Replays do not
-            // need them.
+            // A replay needs neither sessions nor positions, which MongoShake writes as the base64
+            // of their BSON, nor `uk`, which MongoDB's own servers do not write.
             b"lsid" | b"PrevOpTime" | b"uk" => {}
             _ => write(field.name, field, &mut entry)?,
         }

@@ -17,18 +17,20 @@
 //!
 //! The timestamp of an entry is the one in the record. For Debezium it consists of the seconds of
 //! `source.ts_ms` and of `source.ord`. A record without a time, such as a document that mongo-kafka
-//! copied, has the timestamp 0:0. The ordinal of a change of a document is made from the offset of
-//! its record, so it is the same whenever the record is read again, and differs from that of other
-//! records in the partition. The ordinal of a command is a checksum of its fields, so a command that
-//! the writer repeats after a failover keeps its identity, and the commands of a transaction differ.
+//! copied, has the timestamp 0:0. The ordinal of a change of a document is the offset of its record
+//! modulo 2^31, plus the number of entries before it in the record. It is therefore the same
+//! whenever the record is read again. Only records of several entries (MongoShake's frames) can
+//! share ordinals with the records that follow. The ordinal of a command is a checksum of its `ns`
+//! and its `o`, so a command that the writer repeats after a failover keeps its identity, and the
+//! commands of a transaction differ.
 //!
 //! # Updates
 //!
 //! An update in a change event names the changed fields by paths, which are ambiguous: `a.0` may be
 //! an element of an array or a field named `0`, and `a.b` may be a single field. [`Updates`]
 //! selects the part of an event that is used if it has both the paths and the whole document. Paths
-//! become `$set` and `$unset`. The target applies them to its own document, so it knows whether `a`
-//! is an array. A change that these operators cannot express becomes a diff, in which an ambiguous
+//! become `$set` and `$unset`. The target applies them to its own document, where the type of `a`
+//! is known. A change that these operators cannot express becomes a diff, in which an ambiguous
 //! path is an error.
 
 mod change_event;
@@ -132,7 +134,7 @@ pub enum Updates {
     Changes,
 }
 
-/// The way in which the records of a topic are read.
+/// The rules by which the records of a topic are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// The writer of the records.
@@ -150,7 +152,7 @@ pub struct Rules {
 /// A record to decode.
 #[derive(Debug, Clone)]
 pub struct Record<'r> {
-    /// The place of the value in the arena.
+    /// The place of the value in the arena, the buffer that holds records and entries.
     pub value: Range<usize>,
     /// The key.
     pub key: Option<&'r [u8]>,

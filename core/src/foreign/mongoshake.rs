@@ -1,8 +1,8 @@
 //! MongoShake's entries in BSON and JSON.
 //!
 //! MongoShake sends an entry as it read it. It splits transactions and `applyOps` into operations,
-//! and sends each operation as its own struct: with all fields, which are null if the operation
-//! does not have them, with the version 0, and in BSON within the field `parsedlog`.
+//! and sends each operation as a struct of its own. The struct has all fields, with null for those
+//! that the operation does not have, and the version 0. In BSON it is in the field `parsedlog`.
 
 use std::ops::Range;
 
@@ -59,7 +59,7 @@ pub(super) fn decode_json(
     write(Document::new(&entry)?, writer, output)
 }
 
-/// The fields that distinguish an entry from other documents.
+/// The parts of an entry from which its identity is made. A document without them is not an entry.
 struct Identity {
     ts: Timestamp,
     is_command: bool,
@@ -94,7 +94,7 @@ fn is_plain(entry: Document<'_>) -> Result<bool, Malformed> {
 enum Cleaned {
     Same,
     Removed,
-    /// The version of an operation of a transaction.
+    /// The version 0 of an operation of a transaction, which becomes 2.
     Version,
 }
 
@@ -109,7 +109,7 @@ fn cleaned(element: Element<'_>) -> Cleaned {
     }
 }
 
-/// Appends an entry without the fields that are null.
+/// Appends an entry in the form in which a server writes it.
 fn write(entry: Document<'_>, writer: Writer, output: &mut Output<'_>) -> Result<(), ForeignError> {
     let identity = Identity::of(entry, writer)?;
     let start = output.arena.len();

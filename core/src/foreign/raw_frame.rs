@@ -11,10 +11,10 @@
 //!
 //! With `snappy`, MongoShake writes uncompressed entries.
 //!
-//! MongoShake 2.4.20 and later write a frame once for each of its entries, and each time up to that
-//! entry, so a frame may have fewer entries than it declares. Only the last entry of such a frame
-//! is new. The frame with all entries is read as a whole: it is harmless to apply entries again,
-//! and older versions write only this frame.
+//! MongoShake 2.4.20 and later write a frame once for each of its entries, each time with the
+//! entries up to that one, so a frame may have fewer entries than it declares. Only the last entry
+//! of such a frame is new. The frame with all entries is read as a whole: it is harmless to apply
+//! entries again, and older versions write only this frame.
 
 use std::io::Read as _;
 use std::ops::Range;
@@ -25,11 +25,12 @@ use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use crate::foreign::entry::Output;
 use crate::foreign::{ForeignError, mongoshake};
 
-/// Maximum size of an entry. The largest entries of a server have slightly more than 16 MiB.
+/// The maximum size of a decompressed entry. The largest entries of a server have slightly more
+/// than 16 MiB.
 const MAX_ENTRY: u64 = 64 << 20;
-/// Maximum number of bytes of the entries of a frame. MongoShake closes a frame at 16 MiB before it is
-/// compressed.
-const MOST_INFLATED: usize = 256 << 20;
+/// The maximum size of all entries of a frame after decompression. MongoShake closes a frame when
+/// its entries have 16 MiB before compression.
+const MAX_INFLATED: usize = 256 << 20;
 
 /// The compression of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl Frame {
     }
 }
 
-/// Returns true if bytes can be a frame.
+/// Returns true if the bytes can be a frame.
 pub(super) fn is_frame(bytes: &[u8]) -> bool {
     Frame::read(bytes, 0..bytes.len()).is_ok_and(|frame| !frame.entries.is_empty())
 }
@@ -141,7 +142,7 @@ pub(super) fn decode(value: Range<usize>, output: &mut Output<'_>) -> Result<(),
             compression => inflate(entry.clone(), compression, output.arena)?,
         };
         inflated += entry.len();
-        if inflated > MOST_INFLATED {
+        if inflated > MAX_INFLATED {
             return Err(ForeignError::Frame(
                 "its entries have more than 256 MiB when they are decompressed",
             ));

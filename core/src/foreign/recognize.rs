@@ -6,7 +6,7 @@ use crate::document::Document;
 use crate::foreign::{Writer, change_event, connect, raw_frame};
 use crate::format::Format;
 
-/// The program that a value looks like.
+/// The program that probably wrote a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// oplog-producer.
@@ -18,14 +18,16 @@ pub enum Program {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Relay => f.write_str("oplog-producer: give its --topic-prefix, and no --input"),
+            Self::Relay => {
+                f.write_str("oplog-producer: specify its --topic-prefix instead of --input")
+            }
             Self::Other(writer) => write!(f, "--input {writer}"),
         }
     }
 }
 
-/// Returns the program that a value looks like. It is for error messages about values that could
-/// not be decoded as expected.
+/// Returns the program that probably wrote a value. It is for error messages about values that
+/// could not be decoded as expected.
 #[must_use]
 pub fn recognize(value: &[u8]) -> Option<Program> {
     if Format::Raw.fits(value, false) {

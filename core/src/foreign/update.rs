@@ -5,13 +5,13 @@
 //! the same structure as the source's, so a number in a path means the same there. An update
 //! becomes a diff in these cases:
 //!
-//! - It truncates arrays. No update operator for this can be applied twice with the same result.
+//! - It truncates arrays, which `$set` and `$unset` cannot do.
 //! - A name is empty or begins with a dollar sign. Servers do not accept such a path.
 //! - The event has `disambiguatedPaths`, which lists the parts of ambiguous paths.
 //!
-//! A diff must state which parts of a path are indexes. A number in a path that is not in
-//! `disambiguatedPaths` is an index only if it is directly below an array that the event truncates;
-//! otherwise the update is ambiguous.
+//! A diff must state which parts of a path are indexes. If a path is not in `disambiguatedPaths`,
+//! its first part is always a field, and a later number is an index if it is directly below an
+//! array that the event truncates. Any other number makes the update ambiguous.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -157,7 +157,7 @@ impl<'e> Description<'e> {
     }
 }
 
-/// What an event tells about its paths.
+/// The information of an event about its paths.
 #[derive(Debug)]
 struct Paths<'p, 'e> {
     /// The lists of parts by path, from `disambiguatedPaths`.

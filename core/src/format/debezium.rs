@@ -3,15 +3,15 @@
 //!
 //! The envelope has no place for commands and barriers, and an update whose document was not looked
 //! up ([`super::looked_up`]) has no `after`. Therefore a topic in this envelope is for readers
-//! only. These fields are used in a way that Debezium leaves open:
+//! only. Its records differ from Debezium's own in these points:
 //!
 //! - The strings are Extended JSON v2 in the topic's [`Mode`], where Debezium writes v1. Its own
 //!   transforms read both.
 //! - `source.sequence` is the identity of the entry, `["<seconds>:<increment>","<ord>"]`: with it a
-//!   reader recognises an entry that it has processed before. Debezium writes null.
-//! - The number in a key has one form for equal numbers, like all keys ([`crate::key`]): `1.0` and `1`
-//!   are one `_id` in MongoDB, and all its records must be in one partition. A decimal that no double
-//!   equals is a `$numberDecimal`, because a delete has its `_id` only in the key.
+//!   reader recognizes an entry that it has processed before. Debezium writes null.
+//! - Equal numbers have one form in a key, as in all keys ([`crate::key`]): `1.0` and `1` are the
+//!   same `_id` in MongoDB, and all its records must be in one partition. A decimal that equals no
+//!   double is a `$numberDecimal`, so that it stays exact: a delete has its `_id` only in the key.
 
 use crate::diff::Diff;
 use crate::document::{Document, Element, Malformed};
@@ -29,16 +29,16 @@ use crate::position::EntryId;
 pub struct Debezium {
     /// The Extended JSON of the documents.
     pub mode: Mode,
-    /// Whether each key and value has its schema beside it, as with `schemas.enable=true` of Kafka
+    /// True if each key and value has its schema beside it, as with `schemas.enable=true` of Kafka
     /// Connect's `JsonConverter`.
     pub with_schema: bool,
 }
 
-/// Appends the envelope of an insert, update or delete.
+/// Appends the envelope of an insert, update or delete. The caller must exclude other entries.
 ///
 /// # Errors
-/// [`EntryError`] if the entry is damaged, or is none of these three. `out` then holds a part of the
-/// text.
+/// [`EntryError`] if the entry is damaged, or is an update that the envelope cannot describe. `out`
+/// then holds a part of the text.
 pub fn write_debezium(
     entry: &Entry<'_>,
     id: EntryId,
@@ -110,8 +110,8 @@ pub fn write_debezium_key(
     Ok(())
 }
 
-/// Returns the text of a number where Debezium's readers need another one than the document's own key
-/// has: they read digits as a 64-bit integer, and a fraction as a double.
+/// Returns the text of a number if Debezium's readers would misread the one in the document's own
+/// key: they parse digits as a 64-bit integer, and a fraction as a double.
 fn number(id: Element<'_>, own: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut text = Vec::new();
     match Number::of(id)? {
@@ -153,7 +153,7 @@ const fn operation(entry: &Entry<'_>) -> &'static str {
     }
 }
 
-/// Returns the error for an update of which the event would say nothing or too little.
+/// Returns the error for an update that the event cannot describe completely.
 fn indescribable(entry: &Entry<'_>, part: &str) -> EntryError {
     EntryError::Indescribable {
         ts: entry.ts,
@@ -164,7 +164,7 @@ fn indescribable(entry: &Entry<'_>, part: &str) -> EntryError {
 
 struct Writer<'o> {
     form: Debezium,
-    /// A text before it becomes a string.
+    /// The text of a document before it is written as a JSON string.
     text: Vec<u8>,
     out: &'o mut Vec<u8>,
 }
@@ -200,8 +200,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Returns the lists of the fields of `$set` and `$unset`. A user's own `applyOps` may have other
-    /// operators.
+    /// Returns the lists of the fields of `$set` and `$unset`. Other operators, which a user's own
+    /// `applyOps` may have, are an error.
     fn modifiers(&self, entry: &Entry<'_>, modifiers: Document<'_>) -> Result<Lists, EntryError> {
         let mut lists = Lists::empty(self.form.mode, Truncated::Size);
         for operator in modifiers.elements() {

@@ -1,4 +1,4 @@
-//! The `updateDescription` of a diff, as in MongoDB's change events.
+//! The `updateDescription` of an update, as in MongoDB's change events.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::json::{self, Exactness, Mode};
 /// MongoDB's own events do, and the text is lossy: most readers keep only one of the two.
 ///
 /// # Errors
-/// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
+/// [`Malformed`] if a value is damaged. `out` is then unchanged.
 fn write_description(
     diff: &Diff<'_>,
     mode: Mode,
@@ -44,7 +44,7 @@ fn write_description(
 /// Appends the description of a diff. Returns `None` for a damaged diff, which has no description.
 ///
 /// # Errors
-/// [`Malformed`] if a value is damaged. `out` then holds a part of the text.
+/// [`Malformed`] if a value is damaged. `out` is then unchanged.
 pub(super) fn write_diff(
     diff: Document<'_>,
     mode: Mode,
@@ -80,7 +80,7 @@ pub(super) fn write_modifiers(
     Ok(())
 }
 
-/// Writes every field of every operator with this name (old oplogs may hold two `$set`).
+/// Writes every field of every operator with this name (old oplogs may contain two `$set`).
 fn write_fields(
     modifiers: Document<'_>,
     operator: &[u8],
@@ -148,6 +148,7 @@ pub(super) struct Lists {
     length: Truncated,
     /// The paths written so far.
     paths: Names,
+    /// True if two of these paths may be equal.
     may_repeat: bool,
     /// The current path, with dots between its parts.
     path: Vec<u8>,
@@ -271,7 +272,7 @@ fn is_ambiguous(path: &[Part<'_>]) -> bool {
     })
 }
 
-/// Writes a length or an index. They are int32 on the wire; the parser of the diff bounds them.
+/// Writes a length or an index as an int32. A larger index, which no server logs, is clamped.
 fn write_number(number: usize, mode: Mode, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let value = i32::try_from(number).unwrap_or(i32::MAX).to_le_bytes();
     let element = Element {

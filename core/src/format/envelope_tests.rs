@@ -17,7 +17,7 @@ const RELAXED: Debezium = Debezium {
     with_schema: false,
 };
 
-/// Writes an entry as an event, whose ordinal is 4.
+/// Writes an entry with the ordinal 4 as an event in Debezium's envelope.
 fn write(bytes: &[u8], form: Debezium) -> Result<String, EntryError> {
     let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
     let id = EntryId {
@@ -184,7 +184,7 @@ fn a_debezium_key_is_the_id_as_debezium_writes_it() {
         o.int32("_id", 1004);
     };
     assert_eq!(key_of(RELAXED, &int), r#"{"id":"1004"}"#);
-    // The readers of a key take digits for a 64-bit integer, and a fraction for a double.
+    // The readers of a key parse digits as a 64-bit integer, and a fraction as a double.
     for (number, expected) in [
         (r#"{"$numberDouble":"1e300"}"#, "1e+300"),
         (r#"{"$numberDouble":"1.0"}"#, "1"),
@@ -250,7 +250,7 @@ fn an_oplog_entry_has_its_own_fields_and_comes_back_as_it_was() {
         r#"{"ts":{"$timestamp":{"t":1700000000,"i":2}},"t":{"$numberLong":"1"},"v":{"$numberInt":"2"},"op":"u","ns":"shop.orders","ui":{"$binary":{"base64":"BwcHBwcHBwcHBwcHBwcHBw==","subType":"04"}},"wall":{"$date":{"$numberLong":"1700000000123"}},"o":{"$v":{"$numberInt":"1"},"$set":{"a.b":{"$numberLong":"5"}},"$unset":{"name":true}},"o2":{"_id":{"$numberInt":"1"}}}"#
     );
     assert_eq!(decoded, update());
-    // The relaxed text has lost the width of 5, and is the entry all the same.
+    // The relaxed text has lost the width of 5, but it still restores an entry.
     let (text, decoded) = carried(&update(), Mode::Relaxed);
     assert!(!text.contains("rawEntry"), "{text}");
     assert!(Entry::parse(Document::new(&decoded).unwrap()).is_ok());
@@ -357,7 +357,7 @@ fn every_format_is_saved_and_read_back() {
         assert_eq!(serde_json::to_string(format).unwrap(), *text);
         assert_eq!(serde_json::from_str::<Format>(text).unwrap(), *format);
     }
-    // The name in messages tells apart what may not be mixed.
+    // The names in messages distinguish all formats.
     let names: BTreeSet<String> = table.iter().map(|(format, _)| format.to_string()).collect();
     assert_eq!(names.len(), table.len());
     for unknown in [
@@ -372,9 +372,10 @@ fn every_format_is_saved_and_read_back() {
     }
 }
 
-/// Readers of MongoDB's change events do not know the operation `read`, and would leave the document out.
+/// Readers of MongoDB's change events do not know the operation `read`, and would skip the
+/// document.
 #[test]
-fn a_document_of_a_full_sync_is_an_insert_for_readers_and_a_read_for_us() {
+fn a_document_of_a_full_sync_is_an_insert_for_readers_and_is_decoded_as_a_read() {
     let bytes = document(|entry| {
         entry.raw("ts", kind::TIMESTAMP, &Timestamp::new(7, 1).to_le_bytes());
         entry.int32("v", 2).str("op", "r").str("ns", "a.b");

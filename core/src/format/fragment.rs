@@ -27,7 +27,7 @@ impl Fragment {
     /// Reads the header's value.
     ///
     /// # Errors
-    /// [`FormatError::Fragment`] if the header has another form.
+    /// [`FormatError::Fragment`] if the header does not have this form.
     pub fn parse(header: &[u8]) -> Result<Self, FormatError> {
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -73,7 +73,7 @@ impl std::fmt::Display for Fragment {
     }
 }
 
-/// Splits a value into parts of at most `room` bytes (at least one), in order.
+/// Splits a value into parts of at most `room` bytes, in order. A `room` of 0 counts as 1.
 pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = (Fragment, Range<usize>)> {
     let room = room.max(1);
     let count = u32::try_from(value.len().div_ceil(room)).unwrap_or(u32::MAX);
@@ -98,7 +98,7 @@ pub struct Run {
 pub enum Part {
     /// The record is complete.
     Whole,
-    /// The record is the first fragment of an entry.
+    /// The record is the first of several fragments.
     Begins(Run),
     /// The record continues the fragments read so far.
     Continues(Run),
@@ -112,13 +112,13 @@ pub enum Part {
 }
 
 impl Run {
-    /// Classifies the next record, which follows `run`, or a complete record if `run` is `None`.
-    /// `offset` is the record's offset, `fragment` the value of its [`FRAGMENT_HEADER`], and `id`
-    /// returns its first entry.
+    /// Classifies the next record. `run` is the progress after the record before it; it is `None`
+    /// if that record was complete. `offset` is the record's offset, `fragment` the value of its
+    /// [`FRAGMENT_HEADER`], and `id` returns the identity of its first entry.
     ///
     /// # Errors
     /// [`FormatError::Headless`] if the start of the record lies before the first record read;
-    /// [`FormatError::Fragment`] if a part is missing.
+    /// [`FormatError::Fragment`] if a fragment is missing.
     pub fn next(
         run: Option<Self>,
         offset: i64,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_record_is_told_and_what_comes_again_counts() {
+    fn incomplete_fragments_are_reported_unless_their_entry_was_sent_again() {
         let part = |index, count| Some(Fragment { index, count });
         let begun = |offset| {
             let begun = Run::next(None, offset, part(0, 3), || id(5)).unwrap();

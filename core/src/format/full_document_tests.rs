@@ -43,7 +43,7 @@ fn event(bytes: &[u8], found: &[u8], mode: Mode) -> String {
     .unwrap()
 }
 
-/// The text is the wire format: changing it changes the records on topics.
+/// The text is the wire format: changing it changes the records in topics.
 #[test]
 fn a_looked_up_document_has_its_frozen_form() {
     assert_eq!(

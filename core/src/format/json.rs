@@ -1,13 +1,13 @@
 //! The change event: an event in the shape of MongoDB's change streams, exact enough to replay.
 //!
-//! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode. The additional
-//! fields of the event (`_id`, `txnIndex`, `txnCount`, `formatVersion`) are plain values in both
-//! modes. `updateDescription` is for people and programs, but does not preserve the order of
-//! fields. `rawUpdateDescription` is the entry's own `o`, so that no part of an update is lost.
-//! `rawEntry` carries the entry's BSON as base64 in these cases: the text would not parse back to
-//! the same bytes; an object has the same name twice (most JSON readers keep one of the two); the
-//! entry is a command; the entry writes a bucket of a time series (`isTimeseries`) or has `b`, as
-//! an upsert does. A replay prefers `rawEntry`.
+//! MongoDB's own fields and documents are Extended JSON v2 in the topic's mode. The fields `_id`,
+//! `txnIndex`, `txnCount` and `formatVersion` are plain values in both modes. `updateDescription`
+//! is only for readers, because it does not preserve the order of fields. `rawUpdateDescription` is
+//! the entry's own `o`, so that no part of an update is lost. `rawEntry` contains the entry's BSON
+//! as base64 in these cases: the canonical text would not parse back to the same bytes; an object
+//! has the same field name twice (most JSON readers keep one of the two); the entry is a command or
+//! a noop; the entry writes a bucket of a time series (`isTimeseries`) or has `b`, as an upsert
+//! does. A replay prefers `rawEntry`.
 //!
 //! An update whose document was looked up on the source ([`super::looked_up`]) also has
 //! `fullDocument` and `fullDocumentLookup`. Both are for readers; a replay ignores them.
@@ -50,8 +50,9 @@ pub fn write_change_event(
     Ok(())
 }
 
-/// Appends the change event of an entry without `rawEntry`, for readers who do not replay it. A document
-/// of a full sync is an `insert`, because they know only the operations of MongoDB's change streams.
+/// Appends the change event of an entry without `rawEntry`, for readers that do not replay it. A
+/// document of a full sync is an `insert`, because readers know only the operations of MongoDB's
+/// change streams.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged. `out` then holds a part of the event.
@@ -94,7 +95,7 @@ impl<'o> EventWriter<'o> {
         }
     }
 
-    /// Writes all fields but the last ones.
+    /// Writes all fields before `rawEntry`.
     fn write(
         &mut self,
         entry: &Entry<'_>,
@@ -204,7 +205,7 @@ impl<'o> EventWriter<'o> {
     }
 
     /// Writes the document of an update as the source has it now, if it was looked up. A replay
-    /// does not read it, so it does not need `rawEntry` if the text loses something.
+    /// does not read it, so a loss in its text does not require `rawEntry`.
     fn looked_up(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
         let Some(LookedUp { document, at }) = entry.looked_up else {
             return Ok(());
@@ -329,8 +330,8 @@ impl<'e> EventNamespace<'e> {
     }
 }
 
-/// Returns true if the entry may be restorable from the texts of its event. Otherwise the event
-/// needs `rawEntry` in any case.
+/// Returns true if the entry can be restored from the fields of its event, provided that their
+/// texts are exact. Otherwise the event needs `rawEntry` in any case.
 pub(super) fn restores_from_text(entry: &Entry<'_>) -> bool {
     !(is_command(entry)
         || entry.operation == Operation::Noop
@@ -338,8 +339,9 @@ pub(super) fn restores_from_text(entry: &Entry<'_>) -> bool {
         || entry.is_timeseries)
 }
 
-/// Appends the `documentKey`. It is `o2` if the entry has it, because `o2` includes the shard key;
-/// otherwise only the `_id`, because the `o` of a delete may be the whole old document.
+/// Appends the `documentKey`. It is the `o2` of an insert or update that has one, because `o2`
+/// includes the shard key; otherwise only the `_id`, because the `o` of a delete may be the whole
+/// old document.
 pub(super) fn write_document_key(
     entry: &Entry<'_>,
     mode: Mode,
@@ -364,8 +366,8 @@ pub(super) fn operation_for_readers<'e>(entry: &Entry<'e>) -> Result<&'e [u8], E
     })
 }
 
-/// Returns the `operationType` of an entry's change event: `insert`, `update`, `replace`, `delete`, `read`,
-/// `noop`, or the name of a command.
+/// Returns the `operationType` of an entry's change event: `insert`, `update`, `replace`, `delete`,
+/// `read`, `noop`, or a command's name in MongoDB's change streams.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged.
@@ -432,7 +434,9 @@ impl<'e> Event<'e> {
             .ok_or(missing("it has no _id"))?
             .document()?;
         let ts = id.get("ts")?.ok_or(missing("its _id has no ts"))?.str()?;
-        let ts: Timestamp = ts.parse().map_err(|_| missing("its _id.ts is no time"))?;
+        let ts: Timestamp = ts
+            .parse()
+            .map_err(|_| missing("its _id.ts is not a timestamp"))?;
         let ord = id
             .get("ord")?
             .ok_or(missing("its _id has no ord"))?

@@ -8,8 +8,8 @@ use crate::document::Document;
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::json::{self, Mode};
 
-/// Appends the document as it is after an entry. Appends nothing if the document is gone, because
-/// the value of a tombstone is empty.
+/// Appends the document as it is after an entry. Appends nothing if the document is gone: an empty
+/// value is sent as a tombstone.
 ///
 /// # Errors
 /// [`EntryError`] if the entry is damaged, or if it is an update whose document was not looked up.

@@ -1,9 +1,9 @@
 //! The document of an update, as it was looked up on the source.
 //!
-//! An update in the oplog has only what it changed. Readers that need the whole document receive it
-//! as the source has it when the entry is encoded, as with `fullDocument: "updateLookup"` of
-//! MongoDB's change streams. The document contains every change up to the update, and may contain
-//! later ones.
+//! An update in the oplog contains only the changed fields, unless it is a replacement. Readers
+//! that need the whole document receive it as the source has it when the entry is encoded, as with
+//! `fullDocument: "updateLookup"` of MongoDB's change streams. The document contains every change
+//! up to the update, and may contain later ones.
 
 use crate::document::Document;
 use crate::position::Timestamp;

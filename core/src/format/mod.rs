@@ -1,7 +1,7 @@
 //! The formats of records: encoding entries into values, and decoding them.
 //!
-//! Every format decodes to an entry in the oplog's own shape, so that readers of the topics handle
-//! a single kind of input.
+//! [`decode`] turns records into entries in the oplog's own shape, so that the code after it
+//! handles a single kind of input.
 //!
 //! | format | value | identity of the entry |
 //! | --- | --- | --- |
@@ -43,7 +43,8 @@ use fragment::Fragment;
 
 /// The version of the formats in this crate. A reader accepts every version up to its own.
 pub const FORMAT_VERSION: u32 = 1;
-/// The name of the header that identifies the entry of a `bson` record.
+/// The name of the header that identifies the entry of a record whose value does not: `bson`, the
+/// envelope `oplog`, and the topic mode `snapshot`.
 pub const ID_HEADER: &str = "oplog-id";
 /// The name of the header with the range of entries in a `raw` record.
 pub const RANGE_HEADER: &str = "oplog-range";
@@ -52,7 +53,7 @@ pub const RANGE_HEADER: &str = "oplog-range";
 /// whose value has no field for it.
 pub const LOOKUP_HEADER: &str = "oplog-lookup";
 
-/// The size above which a decoder reserves exactly the room that the entry in a text needs.
+/// The size of a parsed text above which a decoder reserves the room for its entry at once.
 const LARGE_TEXT: usize = 1 << 20;
 
 /// The format of a topic's values.
@@ -132,15 +133,15 @@ impl Format {
         matches!(self, Self::Snapshot(_))
     }
 
-    /// Returns true if [`decode`] knows the entries of a record.
+    /// Returns true if [`decode`] can read the entries of a record.
     #[must_use]
     pub const fn is_decodable(self) -> bool {
         !matches!(self, Self::Debezium(_) | Self::Snapshot(_))
     }
 
     /// Returns true if a record may be of this format, judged by its first bytes and its
-    /// [`ID_HEADER`]. No record fits two formats that one topic may have, except that the two modes
-    /// of `json` cannot be distinguished.
+    /// [`ID_HEADER`]. No record fits two formats that one topic may have, unless they differ only
+    /// in their [`Mode`].
     #[must_use]
     pub fn fits(self, value: &[u8], has_id: bool) -> bool {
         match self {
@@ -187,14 +188,14 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// A [`Format`] as it is saved in the state topic. Each envelope has a `format` of its own, so that a
-/// version that does not know it says so.
+/// A [`Format`] as it is saved in the state topic. Each envelope has its own value of `format`, so
+/// that a program that does not know the envelope reports an unknown format.
 #[derive(Default, Serialize, Deserialize)]
 struct FormatFields {
     format: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     json: Option<String>,
-    /// Whether the records of Debezium's envelope have their schema.
+    /// True if each record of Debezium's envelope has its schema beside it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     schema: bool,
 }
@@ -259,9 +260,9 @@ impl TryFrom<FormatFields> for Format {
     }
 }
 
-/// Returns true if an entry is a change of a document that readers know. Commands, noops, and the documents
-/// of collections that the server keeps for itself or that exist during one operation are for replays
-/// only, and so are the compressed documents of a time series.
+/// Returns true if an entry changes a document that readers know. All others are for replays only:
+/// commands, noops, documents of `system.` collections and of temporary collections, and buckets of
+/// time series.
 #[must_use]
 pub fn is_for_readers(entry: &Entry<'_>) -> bool {
     let collection = entry.namespace().collection;
@@ -278,7 +279,7 @@ pub enum FormatError {
     /// The header that identifies the entry is missing.
     #[error("the record has no {0} header")]
     NoHeader(&'static str),
-    /// The header that identifies the entry has another form.
+    /// The header that identifies the entry does not have the expected form.
     #[error("the record's {ID_HEADER} header cannot be read")]
     Header(#[source] PositionError),
     /// The header is not UTF-8.
@@ -287,22 +288,22 @@ pub enum FormatError {
     /// The value is not a frame of a known version.
     #[error("the value is not a raw frame: {0}")]
     Frame(&'static str),
-    /// The value is not Extended JSON.
+    /// The value, or a document in it, is not Extended JSON.
     #[error("the value is not Extended JSON")]
     Json(#[from] JsonError),
     /// The value is not a BSON document.
     #[error("the value is not a BSON document")]
     Malformed(#[from] Malformed),
-    /// The JSON is not a change event.
+    /// The fields of the value are not those of a change event.
     #[error("the value is not a change event: {0}")]
     Event(&'static str),
     /// The value is not an Avro record of the change event.
     #[error("the value is not an Avro record of a change event: {0}")]
     Avro(&'static str),
-    /// The record is of a topic that is for readers only.
+    /// The format is for readers only, and has no entries to decode.
     #[error("the record is of a format that is for readers only")]
     ForReaders,
-    /// A fragment without the other fragments of its record.
+    /// The header of a fragment cannot be read, or other fragments of its record are missing.
     #[error("the record is a fragment: {0}")]
     Fragment(&'static str),
     /// The first record read is a fragment, but not the first one of its record.
@@ -343,8 +344,9 @@ impl Decoded {
     }
 }
 
-/// Returns the first entry of a `raw` or `bson` record. It is read from the header, which every
-/// fragment has, or from the start of the value, which only the first fragment has.
+/// Returns the identity of the first entry of a record. It is read from the [`ID_HEADER`], which
+/// every fragment has, or from the start of a raw frame, which only the first fragment has. A frame
+/// yields the ordinal 0. Other records yield `None`.
 #[must_use]
 pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
     match oplog_id {

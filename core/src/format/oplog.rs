@@ -1,8 +1,8 @@
 //! The `oplog` envelope: the fields of the entry itself as Extended JSON, in their own order.
 //!
-//! The identity of the entry is in the [`ID_HEADER`](super::ID_HEADER), as in `bson`. If the text would
-//! not parse back to the same bytes, the last field `rawEntry` carries the entry's BSON as base64, and
-//! a replay prefers it. MongoDB's entries have no field of that name.
+//! The identity of the entry is in the [`ID_HEADER`](super::ID_HEADER), as in `bson`. If the
+//! canonical text would not parse back to the same bytes, the last field `rawEntry` contains the
+//! entry's BSON as base64, and a replay prefers it. MongoDB's entries have no field of that name.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::json::{self, Mode};
 /// Appends the text of an entry.
 ///
 /// # Errors
-/// [`Malformed`] if the entry is damaged. `out` then holds a part of the text.
+/// [`Malformed`] if the entry is damaged. `out` is then unchanged.
 pub fn write_oplog_entry(
     entry: Document<'_>,
     mode: Mode,
@@ -45,7 +45,7 @@ pub(super) fn decode(
     let raw = Document::new(&parsed)?.get("rawEntry")?;
     let start = arena.len();
     if parsed.len() > LARGE_TEXT {
-        // A growing buffer would take twice the size of the entry.
+        // The arena already holds the text, and a growing buffer doubles.
         arena.reserve_exact(parsed.len());
     }
     match raw {

@@ -13,9 +13,9 @@
 //! | 8 | last `ts` |
 //! | 4 | CRC32C of all following bytes |
 //!
-//! Each document follows as `u32` length of the BSON, `u32` ord, `u8` flags (bit 0: the entry was
-//! built from an operation of a transaction), and the BSON. The frame itself is not compressed,
-//! because Kafka compresses it.
+//! The documents follow, each as the `u32` length of the BSON, `u32` ord, `u8` flags (bit 0: the
+//! producer built the entry, for example from an operation of a transaction), and the BSON. The
+//! frame itself is not compressed, because Kafka compresses it.
 
 use std::ops::Range;
 
@@ -41,7 +41,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Adds an entry. `built` is true if the entry was built from an operation of a transaction.
+    /// Adds an entry. `built` is true if the producer built the entry, for example from an
+    /// operation of a transaction.
     pub fn push(&mut self, id: EntryId, document: Document<'_>, built: bool) {
         if self.count == 0 {
             self.bytes.clear();
@@ -156,7 +157,7 @@ fn time_of(document: Document<'_>) -> Result<Timestamp, Malformed> {
     ts.timestamp()
 }
 
-/// Checks magic, version and checksum. Returns the number of documents.
+/// Checks the magic, version, flags and checksum. Returns the number of documents.
 fn check_header(header: &[u8; HEADER_BYTES], body: &[u8]) -> Result<u32, FormatError> {
     let [
         m0,
@@ -202,7 +203,7 @@ fn split_document(rest: &[u8]) -> Result<(u32, Document<'_>, &[u8]), FormatError
     let (document, after) = Document::split(documents)?;
     if usize::try_from(length) != Ok(document.as_bytes().len()) {
         return Err(FormatError::Frame(
-            "a document's length differs from its frame's",
+            "the length before a document differs from the document's own",
         ));
     }
     Ok((u32::from_le_bytes([o0, o1, o2, o3]), document, after))

@@ -124,7 +124,7 @@ fn disambiguated_numeric_field() {
 }
 
 #[test]
-fn a_damaged_diff_travels_without_a_description() {
+fn a_damaged_diff_has_no_description() {
     assert_eq!(description(r#"{"x":{"a":1}}"#, Mode::Canonical), "");
 }
 
@@ -204,7 +204,7 @@ fn carried(bytes: &[u8]) -> (Vec<u8>, bool) {
 }
 
 #[test]
-fn an_entry_with_a_name_twice_in_one_object_travels_in_raw_entry() {
+fn an_entry_with_a_name_twice_in_one_object_has_raw_entry() {
     let key = document(|key| {
         key.int32("_id", 1);
     });
@@ -349,7 +349,7 @@ fn raw_frames_have_their_frozen_form_and_keep_every_byte() {
 }
 
 #[test]
-fn bson_records_are_named_by_their_header() {
+fn bson_records_are_identified_by_their_header() {
     let mut arena = insert();
     let mut found = Vec::new();
     let value = 0..arena.len();
@@ -371,7 +371,7 @@ fn bson_records_are_named_by_their_header() {
 }
 
 #[test]
-fn a_record_tells_its_format_and_its_first_entry() {
+fn a_record_identifies_its_format_and_its_first_entry() {
     let entry_bytes = insert();
     let id = EntryId {
         ts: Timestamp::new(1_700_000_000, 1),

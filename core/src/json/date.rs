@@ -135,7 +135,8 @@ fn number(rest: &mut &[u8], digits: usize) -> Option<i64> {
     })
 }
 
-/// Returns the milliseconds of a fraction, or `None` if it has no digits or is more precise.
+/// Returns the milliseconds of a fraction, or `None` if it has no digits or is more precise
+/// than a millisecond.
 fn fraction(rest: &mut &[u8]) -> Option<i64> {
     let end = rest
         .iter()

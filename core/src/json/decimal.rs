@@ -11,14 +11,15 @@ pub(crate) const MAX_EXPONENT: i32 = 6111;
 const SIGN: u128 = 1 << 127;
 const SPECIAL: u128 = 0x78 << 120;
 const NAN: u128 = 0x7c << 120;
-/// If both bits are set, the exponent is two bits lower and the coefficient exceeds 34 digits.
+/// If both bits are set, the exponent is two bits lower and the coefficient is greater than
+/// allowed.
 const LARGE: u128 = 0b11 << 125;
 const EXPONENT_SHIFT: u32 = 113;
 const LARGE_EXPONENT_SHIFT: u32 = 111;
 const EXPONENT_MASK: u128 = 0x3fff;
 const COEFFICIENT_MASK: u128 = (1 << EXPONENT_SHIFT) - 1;
 
-/// The value of the 16 bytes.
+/// The value of a Decimal128.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decimal {
     /// A NaN of any kind.
@@ -86,8 +87,8 @@ impl Decimal {
         (bits | if negative { SIGN } else { 0 }).to_le_bytes()
     }
 
-    /// Writes the text without quotes. The notation is plain if the exponent is not positive and at
-    /// most six zeros follow the point, otherwise scientific.
+    /// Writes the text without quotes. The notation is plain if the exponent is not positive and
+    /// the first digit is at most six places after the point, otherwise scientific.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         let (negative, coefficient, exponent) = match self {
             Self::NaN => return out.extend_from_slice(b"NaN"),
@@ -112,8 +113,8 @@ impl Decimal {
         }
     }
 
-    /// Reads a text in any case with any exponent. Returns `None` if the value would have to be
-    /// rounded.
+    /// Reads a text in any case with any exponent. Returns `None` if it is not a number, or would
+    /// have to be rounded.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let (negative, text) = match text {
             [b'-', rest @ ..] => (true, rest),
@@ -227,7 +228,8 @@ fn parse_significand(text: &[u8], mut exponent: i64) -> Option<(u128, i64)> {
     any.then_some((coefficient, exponent))
 }
 
-/// Moves zeros to bring the exponent into range. Returns `None` if that would round the value.
+/// Moves zeros between coefficient and exponent to bring the exponent into range. Returns `None` if
+/// that would round the value.
 pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32)> {
     let (min, max) = (i64::from(MIN_EXPONENT), i64::from(MAX_EXPONENT));
     if coefficient == 0 {

@@ -61,7 +61,7 @@ impl fmt::Display for JsonFault {
 
 /// Reads one Extended JSON object, canonical or relaxed, and appends it to `out` as BSON.
 ///
-/// The order of names and duplicate names are kept. A number without fraction and exponent becomes
+/// The order of names and duplicate names are kept. A number without a fraction or exponent becomes
 /// an int32 if it fits, otherwise an int64, otherwise a double. Other numbers become doubles. The
 /// outermost object is always a document, whatever its names.
 ///
@@ -270,9 +270,9 @@ impl<'t> Parser<'t, '_> {
         Ok(())
     }
 
-    /// Replaces the document that starts at `start` by the value it represents, if it is a type
-    /// wrapper. This happens after the whole object is read, because its names may be in any order
-    /// and the values inside may be wrappers themselves.
+    /// Replaces the document that starts at `start` with the value that it represents, if it is a
+    /// type wrapper. This happens after the whole object has been read, because its names may be in
+    /// any order and the values inside may be wrappers themselves.
     #[inline(never)]
     fn unwrap_typed(&mut self, start: usize) -> u8 {
         let document = self.out.get(start..).unwrap_or_default();
@@ -304,7 +304,7 @@ impl<'t> Parser<'t, '_> {
         Ok(kind)
     }
 
-    /// Reads a double that JSON has no number for.
+    /// Reads a double for which JSON has no number.
     fn special_number(&mut self) -> Result<u8, JsonError> {
         let specials = [
             (&b"NaN"[..], f64::NAN),

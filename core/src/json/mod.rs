@@ -13,9 +13,9 @@
 //! | --- | --- |
 //! | a string, name, pattern, … that is not UTF-8 | U+FFFD |
 //! | a document with the same name twice | both fields, of which most readers keep one |
-//! | a document named like a type wrapper (`{"$oid": …}`, `{"$code": …, "$scope": …}`) | the document, which a reader may take for the typed value |
+//! | a document with the field names of a type wrapper (`{"$oid": …}`, `{"$code": …, "$scope": …}`) | the document, which a reader may take for the typed value |
 //! | a NaN other than the one positive quiet NaN without payload | `NaN` |
-//! | a Decimal128 that is not canonical: coefficient over 34 digits, extra bits in an infinity | its value |
+//! | a Decimal128 that is not canonical: coefficient over 34 digits, extra bits in an infinity or a NaN | its value |
 //! | an array whose names are not `0`, `1`, … | the values in order |
 //! | a boolean byte other than 0 and 1 | `true` |
 //! | a binary of subtype 2 whose inner length is wrong | all its bytes |
@@ -24,10 +24,11 @@
 //! in both directions, and so are the wrappers of Extended JSON v1
 //! (`{"$binary": "…", "$type": "00"}`), except for [`parse_old_document`].
 //!
-//! The reader is lenient in two cases. A bare integer in `$date` counts as milliseconds. An object
-//! that has the name of a type wrapper but not its form (`{"$oid": 42}`) is a plain document. The
-//! specification requires an error, but documents with such names exist. An event with such a
-//! document must remain readable, because it also contains the original bytes of the entry.
+//! The reader is more lenient than the specification. A bare integer in `$date` counts as
+//! milliseconds. An object that has the name of a type wrapper but not its form (`{"$oid": 42}`) is
+//! a plain document: the specification requires an error, but documents with such names exist. An
+//! event with such a document must remain readable, because it also contains the original bytes of
+//! the entry.
 
 mod date;
 pub(crate) mod decimal;

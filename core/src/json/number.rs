@@ -5,10 +5,11 @@ use std::io::Write as _;
 use super::decimal::{self, Decimal};
 use crate::document::{Element, Malformed, exact_integer, kind};
 
-/// The greatest power of five below 10^34, hence the greatest that divides a coefficient.
+/// The exponent of the greatest power of five below 10^34. No greater one divides a coefficient.
 const MAX_FIVES: u32 = 48;
-/// The limit of bare decimals. Integral decimals with more digits, and fractions below 10^-307, may
-/// overflow a reader's double, and are written as `$numberDecimal`.
+/// The greatest decimal exponent, positive or negative, of a decimal that is written as a bare
+/// number. Beyond it a reader's double may overflow or underflow, so the text is a
+/// `$numberDecimal`.
 const MAX_BARE_EXPONENT: i32 = 307;
 
 /// The only NaN that the text represents exactly.
@@ -20,7 +21,8 @@ pub(crate) fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Writes a double in the shortest form that reads back, always with a fraction or an exponent.
+/// Writes a double in the shortest form that reads back as the same value, always with a fraction
+/// or an exponent.
 pub(crate) fn write_double(value: f64, out: &mut Vec<u8>) {
     let text: &[u8] = if value.is_nan() {
         b"NaN"
@@ -131,7 +133,8 @@ impl Number {
     }
 
     /// Writes the number in the form of record keys: integral values as plain digits, other doubles
-    /// in their shortest form, other decimals without trailing zeros.
+    /// in their shortest form, other decimals without trailing zeros. NaN, infinities, and decimals
+    /// beyond [`MAX_BARE_EXPONENT`] are type wrappers.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         match self {
             Self::NaN => out.extend_from_slice(br#"{"$numberDouble":"NaN"}"#),

@@ -177,7 +177,7 @@ fn binary(element: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     binary_of(base64, subtype, out)
 }
 
-/// Appends a wrapper of Extended JSON v1 that has two fields.
+/// Appends the value of a wrapper with two fields, of Extended JSON v1 or v2.
 fn read_old_pair(one: Element<'_>, two: Element<'_>, out: &mut Vec<u8>) -> Option<u8> {
     if let Some((base64, subtype)) = in_order(one, two, b"$binary", b"$type") {
         return binary_of(base64, subtype, out);

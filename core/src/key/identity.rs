@@ -39,6 +39,7 @@ fn write_value(element: Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result<
             out.extend_from_slice(&length(code.len() + 1));
             out.extend_from_slice(code);
             out.push(0);
+            // Two levels, as in the text of the key, so both accept the same nesting.
             write_document(scope, depth + 2, out)?;
             set_length(start, out);
         }
@@ -116,7 +117,7 @@ fn set_length(start: usize, out: &mut [u8]) {
     }
 }
 
-/// Returns a BSON length. An `_id` is far below 2 GiB.
+/// Encodes a BSON length. An `_id` is far below 2 GiB, so the conversion cannot fail.
 fn length(length: usize) -> [u8; 4] {
     i32::try_from(length).unwrap_or(-1).to_le_bytes()
 }

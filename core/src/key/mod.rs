@@ -7,13 +7,13 @@
 //!
 //! | value | key |
 //! | --- | --- |
-//! | integral number of any type, including -0.0 | plain digits, all of them: `7`, `1180591620717411303424` |
+//! | integral number of any type, including -0.0 | all digits, without an exponent: `7`, `1180591620717411303424` |
 //! | other double, or a decimal of exactly a double's value | the double's shortest form: `0.5`, `9.094947017729282e-13` |
 //! | other decimal | its text without trailing zeros: `0.1`, `1E-20` |
-//! | decimal with more than 308 digits before or 307 places after the point | `{"$numberDecimal":"1E+6000"}`: as a bare number it would overflow a reader's double |
+//! | other decimal of 10^308 or more, or below 10^-307 (absolute value) | `{"$numberDecimal":"1E+6000"}`: a bare number would overflow or underflow a reader's double |
 //! | NaN, infinities of either type | `{"$numberDouble":"NaN"}`, … |
 //! | symbol | as the string |
-//! | array | its values, whatever their names (an index ignores them too) |
+//! | array | its values; their names are ignored, as an index ignores them |
 //! | an `_id` with bytes that are not UTF-8 | `{"_id":{"$bson":"<base64>"}}` |
 //! | all other values | relaxed Extended JSON |
 //!

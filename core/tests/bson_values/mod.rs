@@ -15,7 +15,7 @@ pub(crate) type Value = (u8, Vec<u8>);
 /// The content that generated documents may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Only values that text can keep.
+    /// Only values that text represents exactly.
     Sane,
     /// Everything that has the structure of BSON.
     Any,

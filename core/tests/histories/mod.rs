@@ -158,7 +158,7 @@ pub(crate) fn diff(
     })
 }
 
-/// Returns a diff that sets the first of these fields and removes the others.
+/// Returns a diff that sets the first `updates` of these fields and removes the others.
 pub(crate) fn flat(fields: &[(&'static str, Value)], updates: usize) -> Option<Vec<u8>> {
     let (updated, removed) = fields.split_at(updates.min(fields.len()));
     (!fields.is_empty()).then(|| {

@@ -22,7 +22,8 @@ pub struct Arguments {
 /// The command to run.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Tail the source and write its entries to Kafka until the program is stopped.
+    /// Write the entries of the source to Kafka. A live source is tailed until the program is
+    /// stopped.
     Run(Box<RunArguments>),
     /// Print what `run` would produce, as JSON lines. Kafka is not needed.
     Inspect(Box<InspectArguments>),
@@ -30,7 +31,7 @@ pub enum Command {
     /// topics.
     ///
     /// The command writes a request to the source's state topic. The instance that tails the source
-    /// takes the request within seconds and copies the documents while it goes on tailing. If a
+    /// accepts the request within seconds and copies the documents while it continues to tail. If a
     /// collection is already in the topics, its documents replace those with the same _id on a
     /// target, and nothing is deleted there. Nothing is written to the source.
     FullSync(FullSyncArguments),
@@ -49,11 +50,11 @@ pub struct StreamArguments {
     #[arg(long, value_name = "URI|PATH|-")]
     pub source: Option<String>,
     /// Name of the source in topics, records and the transactional id: lower-case letters, digits
-    /// and -. The default is the name of the replica set. Required for dumps and for sources that
-    /// have no set name.
+    /// and -. The default is the name of the replica set. Required for dumps, and for sources whose
+    /// set name is missing or contains other characters.
     #[arg(long, value_name = "NAME")]
     pub source_name: Option<String>,
-    /// First part of every topic name: letters, digits and -.
+    /// First part of the topic names (in internal topics, after __): letters, digits and -.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// Format of the record values: raw (batches of unchanged entries; the fastest; only
@@ -75,8 +76,9 @@ pub struct StreamArguments {
     #[arg(long)]
     pub envelope_schema: bool,
     /// Whether oplog-consumer can replay the topics. With false, topics of change events are for readers
-    /// only: they have the changes of documents, and neither commands and barriers nor the bytes that
-    /// only a replay needs. The default is true, except for --envelope debezium.
+    /// only: they have the changes of documents, but no commands, no barriers, and none of the
+    /// bytes that only a replay needs. The default is true, except for --envelope debezium and
+    /// --topic-mode snapshot, which are always for readers only.
     #[arg(long, value_name = "true|false")]
     pub replayable: Option<bool>,
     /// Whether an update also has the whole document, for --format json as change events or in Debezium's
@@ -96,7 +98,7 @@ pub struct StreamArguments {
     /// cloudevents (CloudEvents 1.0 in binary mode). They cost throughput; not with --format raw.
     #[arg(long, value_name = "HEADERS", default_value = "none")]
     pub headers: String,
-    /// Number of partitions of the topics that the program creates.
+    /// Number of partitions of the data topics that the program creates.
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,
     /// How the entries of a collection are spread over the partitions of its topic. id: by the
@@ -104,10 +106,10 @@ pub struct StreamArguments {
     /// which keeps the order of the whole collection. auto: by _id, except for collections whose
     /// documents depend on each other (those with a unique index besides _id, with a collation of
     /// their own, and capped ones), which stay in one partition. auto asks a live source about each
-    /// collection when it first meets it (the user needs `read` on the database) and follows the
-    /// commands in the oplog. With id, a replay creates unique indexes as non-unique. The choice is
-    /// saved with the topics: one topic prefix has one --order, until it is changed with `run
-    /// --change-routing`.
+    /// collection when it first encounters it (the user needs `read` on the database) and follows
+    /// the commands in the oplog. With id, a replay creates unique indexes as non-unique. Topics
+    /// for readers only always use id. The choice is saved for the source, and can be changed only
+    /// with `run --change-routing`.
     #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
     pub order: String,
     /// Where to begin if no position is saved: oldest, now, an RFC 3339 time, or
@@ -128,7 +130,7 @@ pub struct StreamArguments {
 pub struct RegistryArguments {
     /// Address of the schema registry of --format avro, for example http://registry:8081. Every
     /// registry with Confluent's REST interface is supported. Repeat the flag or separate addresses by
-    /// commas: the next one is asked only if one does not answer.
+    /// commas: each one is used only if those before it do not respond or fail.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub registry_url: Vec<String>,
     /// User and password for the registry, as user:password. May be read from a file:
@@ -199,15 +201,16 @@ pub struct RunArguments {
     /// ends with exit code 2. Selecting less needs no flag.
     #[arg(long)]
     pub change_namespaces: bool,
-    /// Stop with exit code 0 when everything up to the newest entry that the source had at start is
-    /// committed. Reading a dump always ends this way.
+    /// Stop with exit code 0 when everything up to the newest entry that the source had at the
+    /// start is committed, or when a full sync that starts or resumes is complete. A dump always
+    /// ends this way, at its last entry.
     #[arg(long)]
     pub until_caught_up: bool,
     /// What to do if no position is saved: full-then-tail (copy the existing documents and follow
     /// the oplog from that moment), full (copy, then exit with 0) or tail (follow the oplog only;
-    /// needs --start). The default is full-then-tail, unless --start is given or data topics
-    /// already exist. If a position is saved, the program continues from it, and also finishes a
-    /// copy that was interrupted.
+    /// needs --start). The default is tail with --start, and otherwise full-then-tail; if data
+    /// topics already exist, --sync or --start is required. If a position is saved, the program
+    /// continues from it, and also finishes a copy that was interrupted.
     #[arg(long, value_name = "full|tail|full-then-tail")]
     pub sync: Option<String>,
     /// Number of concurrent reads of a full sync.
@@ -223,7 +226,7 @@ pub struct RunArguments {
     /// Options on which exactly-once delivery depends are refused.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
     pub kafka_option: Vec<String>,
-    /// HTTP and stalls.
+    /// The HTTP address, and the time without progress after which a stall is reported.
     #[command(flatten)]
     pub serve: ServeArguments,
     /// Logging.
@@ -234,10 +237,10 @@ pub struct RunArguments {
 /// `oplog-producer full-sync`
 #[derive(Debug, Clone, Args)]
 pub struct FullSyncArguments {
-    /// Name of the source, as given to its `run`; the default there is the name of the replica set.
+    /// Name of the source, as given to `run`, whose default is the name of the replica set.
     #[arg(long, value_name = "NAME")]
     pub source_name: Option<String>,
-    /// First part of every topic name.
+    /// First part of the topic names, as given to `run`.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// Kafka brokers: host:port,host:port.

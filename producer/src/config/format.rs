@@ -61,7 +61,7 @@ pub(super) fn check_headers(
 }
 
 /// Returns the rule by which collections are spread. Without barriers, a document must never move to
-/// another partition, so topics for readers are spread by `_id` alone.
+/// another partition, so topics for readers are spread only by `_id`.
 pub(super) fn check_order(
     order: OrderRule,
     format: Format,

@@ -1,5 +1,4 @@
-//! Checked settings: an invalid configuration cannot be constructed, and all faults are reported at
-//! once.
+//! Checked settings of each command. The check of a command's arguments reports all faults at once.
 
 pub mod arguments;
 mod format;
@@ -41,7 +40,7 @@ pub enum Origin {
 pub struct StreamConfig {
     /// The source of entries.
     pub origin: Origin,
-    /// The name given to the source.
+    /// The value of `--source-name`.
     pub source_name: Option<String>,
     /// First part of topic names.
     pub topic_prefix: String,
@@ -74,7 +73,7 @@ pub struct RunConfig {
     pub topic_config: Vec<TopicSetting>,
     /// Handling of records that are too large for their topic.
     pub oversize: Oversize,
-    /// True if the saved routes may be changed.
+    /// True if the saved order and format may be changed.
     pub change_routing: bool,
     /// True if the filter may select more namespaces than the saved one.
     pub change_namespaces: bool,
@@ -84,7 +83,7 @@ pub struct RunConfig {
     pub full_sync: FullSyncConfig,
     /// The schema registry, if the format has schemas.
     pub registry: Option<RegistryConfig>,
-    /// HTTP and stalls.
+    /// The HTTP address, and the time without progress after which a stall is reported.
     pub serve: ServeOptions,
     /// Settings of the log.
     pub log: LogOptions,
@@ -351,7 +350,7 @@ fn check_topic_config(given: &[String], faults: &mut Faults) -> Vec<TopicSetting
         .collect()
 }
 
-/// Refuses `--oversize split` with JSON: programs that read JSON could not join its fragments.
+/// Refuses `--oversize split` with JSON and Avro: other programs could not join the fragments.
 fn check_oversize(arguments: &RunArguments, faults: &mut Faults) -> Option<Oversize> {
     let oversize = match arguments.oversize.as_str() {
         "stop" => Ok(Oversize::Stop),

@@ -46,21 +46,22 @@ pub(super) fn check_registry(
     })
 }
 
-/// Adds faults for arguments that have no effect without the address of a registry.
-fn add_needless(arguments: &RegistryArguments, is_told: bool, faults: &mut Faults) {
+/// Adds faults for arguments that have no effect without the address of a registry, unless the
+/// missing address `is_reported` already.
+fn add_needless(arguments: &RegistryArguments, is_reported: bool, faults: &mut Faults) {
     let given = [
         ("--registry-login", arguments.registry_login.is_some()),
         ("--registry-token", arguments.registry_token.is_some()),
         ("--registry-ca", arguments.registry_ca.is_some()),
     ];
     for (flag, is_given) in given {
-        if is_given && !is_told {
+        if is_given && !is_reported {
             faults.add(flag, "needs --registry-url");
         }
     }
 }
 
-/// Addresses appear in logs and errors, so they must not contain secrets.
+/// Checks an address. It appears in logs and errors, so it must not contain secrets.
 fn check_url(text: &str) -> Result<(), &'static str> {
     let url = Url::parse(text).map_err(|_| "must be an address such as http://registry:8081")?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -78,7 +79,7 @@ fn check_url(text: &str) -> Result<(), &'static str> {
 /// Returns the certificates. The result is `Some(None)` if no file is given.
 #[expect(
     clippy::option_option,
-    reason = "the outer one means that a fault was added"
+    reason = "the outer None means that a fault was added"
 )]
 fn check_authorities(
     arguments: &RegistryArguments,

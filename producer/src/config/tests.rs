@@ -15,7 +15,7 @@ fn run(flags: &[&str]) -> Result<RunConfig, ConfigError> {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let error = run(&[
         "--source-name=RS",
         "--topic-prefix=a.b",
@@ -86,7 +86,7 @@ fn format_of(flags: &[&str]) -> Result<Format, String> {
 }
 
 #[test]
-fn each_envelope_is_a_format_and_impossible_ones_are_refused() {
+fn each_envelope_has_its_format_and_invalid_combinations_are_refused() {
     let debezium = |with_schema| {
         Format::Debezium(Debezium {
             mode: Mode::Relaxed,
@@ -218,7 +218,7 @@ fn topics_for_readers_are_spread_by_id() {
 }
 
 #[test]
-fn a_dump_needs_a_name_and_has_no_now() {
+fn a_dump_needs_a_name_and_cannot_start_now() {
     let common = ["--brokers=b", "--topic-prefix=cdc", "--source=-"];
     let error = run(&[&common[..], &["--start=now"]].concat())
         .unwrap_err()
@@ -242,7 +242,7 @@ fn a_dump_needs_a_name_and_has_no_now() {
 }
 
 #[test]
-fn a_full_sync_has_no_start_and_no_dump() {
+fn a_full_sync_is_refused_with_a_start_or_a_dump() {
     let live = [
         "--source=mongodb://localhost",
         "--brokers=k:1",
@@ -271,7 +271,7 @@ fn a_full_sync_has_no_start_and_no_dump() {
 }
 
 #[test]
-fn a_request_names_what_it_wants() {
+fn a_request_needs_a_source_namespaces_and_a_valid_filter() {
     let ask = |more: &[&'static str]| {
         let common = [
             "oplog-producer",
@@ -298,7 +298,7 @@ fn a_request_names_what_it_wants() {
 }
 
 #[test]
-fn what_is_too_large_is_split_in_raw_and_bson_alone() {
+fn records_can_be_split_only_in_raw_and_bson() {
     let with = |format: &str| {
         let format = format!("--format={format}");
         let common = ["--source=mongodb://a/", "--brokers=k", "--topic-prefix=cdc"];
@@ -308,16 +308,16 @@ fn what_is_too_large_is_split_in_raw_and_bson_alone() {
         assert_eq!(with(format).unwrap().oversize, Oversize::Split, "{format}");
     }
     for format in ["json", "avro"] {
-        let told = with(format).unwrap_err().to_string();
+        let error = with(format).unwrap_err().to_string();
         assert!(
-            told.contains("--oversize: split needs --format raw or bson"),
-            "{told}"
+            error.contains("--oversize: split needs --format raw or bson"),
+            "{error}"
         );
     }
 }
 
 #[test]
-fn the_registry_is_that_of_avro_and_its_faults_are_told_without_secrets() {
+fn a_registry_is_for_avro_and_its_faults_contain_no_secrets() {
     let with = |flags: &[&str]| {
         let common = ["--source=mongodb://a/", "--brokers=k", "--topic-prefix=cdc"];
         run(&[&common[..], flags].concat())
@@ -371,11 +371,11 @@ fn the_registry_is_that_of_avro_and_its_faults_are_told_without_secrets() {
             "must be topic, record",
         ),
     ] {
-        let told = with(flags).unwrap_err().to_string();
-        assert!(told.contains(fault), "{fault} is not in:\n{told}");
+        let error = with(flags).unwrap_err().to_string();
+        assert!(error.contains(fault), "{fault} is not in:\n{error}");
         assert!(
-            !told.contains("hidden") && !told.contains("hid\n"),
-            "{told}"
+            !error.contains("hidden") && !error.contains("hid\n"),
+            "{error}"
         );
     }
 }

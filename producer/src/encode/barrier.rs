@@ -30,7 +30,7 @@ pub struct BarrierRequest {
     /// True if later writes of the collection all go to one partition; not set for a change of the
     /// routing table, which affects many collections.
     pub ordered: bool,
-    /// True if the partitions do not wait for the command.
+    /// True if only the leader's partition waits until the command has run.
     pub passable: bool,
     /// Source time of all of its records, in milliseconds.
     pub timestamp: i64,
@@ -52,9 +52,9 @@ pub struct BarrierTopic {
 }
 
 impl BarrierRequest {
-    /// Encodes barriers and command into `out`. `entry` is the command's entry, `ends` the next offset
-    /// of each partition of each topic, in the order of [`BarrierRequest::topics`], and `names` the
-    /// topics' names.
+    /// Encodes the barriers and the command into `out`. `entry` is the command's entry, `ends` the
+    /// next offset of each partition of each topic, in the order of [`BarrierRequest::topics`], and
+    /// `names` the topics' names.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] if the entry is damaged.
@@ -95,7 +95,7 @@ impl BarrierRequest {
             ord: BARRIER_ORD,
             ..self.id
         };
-        // No format with barriers records when it was written.
+        // No format with barriers contains the time of processing.
         let origin = |schemas| Origin {
             topic: "",
             source,
@@ -117,7 +117,8 @@ impl BarrierRequest {
                 self.push(to, &noop, barrier_id, &origin, out)?;
             }
         }
-        // The command comes last: in a new topic it waits for the delivery of the barriers.
+        // The command comes last: in a new topic it waits until the barrier before it in partition
+        // 0 is delivered, and the barriers of the other partitions need not wait for that.
         let leader = self.topics.first();
         leader.map_or(Ok(()), |leader| {
             let to = Destination {

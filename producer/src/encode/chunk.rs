@@ -9,8 +9,9 @@ use crate::encode::barrier::BarrierRequest;
 
 /// Number of bytes of an arena that a chunk always keeps. Most chunks need fewer.
 const KEPT_BYTES: usize = 4 << 20;
-/// Maximum number of bytes that a chunk keeps if it has just filled half of them: frames of large
-/// replies need as many repeatedly. The text of one large document needs much more, and is rare.
+/// Maximum number of bytes of an arena that a chunk keeps if it has just filled at least half of
+/// it: frames of large replies need as many repeatedly. The text of one large document needs many
+/// more, and is rare.
 const MOST_KEPT_BYTES: usize = 24 << 20;
 /// Number of records for which a chunk keeps room.
 const KEPT_RECORDS: usize = 16_384;
@@ -28,7 +29,8 @@ pub struct NewTopic {
     pub max_bytes: usize,
     /// True if the source claims it in this chunk.
     pub is_claimed_here: bool,
-    /// True if the topic existed at the start of the session. A topic that did not is still empty.
+    /// True if the topic existed at the start of the session. Otherwise it is empty until the
+    /// session writes to it.
     pub existed: bool,
 }
 
@@ -81,7 +83,7 @@ pub struct Destination {
     pub partition: i32,
 }
 
-/// Consecutive records of the source, and the position that they reach. Reused.
+/// Consecutive records of the source, and the position that they reach. Chunks are reused.
 #[derive(Debug, Default)]
 pub struct Chunk {
     /// Keys, headers and values.
@@ -98,7 +100,7 @@ pub struct Chunk {
     pub reached: Reached,
     /// The report of the source at the end of the chunk.
     pub signal: Signal,
-    /// Numbers of what was read for the chunk.
+    /// Counts of what was read for the chunk.
     pub counts: Counts,
 }
 
@@ -120,12 +122,12 @@ pub struct Reached {
 /// The report of the source at the end of a chunk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// More may follow at once.
+    /// More entries may follow immediately.
     #[default]
     More,
     /// The source had nothing more to send.
     Idle,
-    /// Nothing that a majority of the source has follows this chunk.
+    /// Everything that a majority of the source has is in this chunk or before it.
     CaughtUp,
     /// The source has ended (a dump).
     Finished,
@@ -145,12 +147,13 @@ impl Signal {
     }
 }
 
-/// Numbers of what was read for a chunk.
+/// Counts of what was read for a chunk.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Number of entries read, by `Operation::index`.
     pub entries: [u64; 5],
-    /// Number of entries that the filter dropped.
+    /// Number of entries and operations without a record, except noops: filtered, or not for
+    /// readers.
     pub filtered: u64,
     /// Number of transactions by outcome.
     pub transactions: TransactionCounts,
@@ -176,13 +179,13 @@ pub struct TransactionCounts {
     /// Transactions that were skipped, because their first entries were gone at the start of the
     /// stream.
     pub incomplete: u64,
-    /// Operations taken out of `applyOps`, including those that the filter dropped.
+    /// Operations of `applyOps` entries, including those that have no record.
     pub operations: u64,
 }
 
 impl Chunk {
-    /// Removes the contents but keeps the memory, except what few chunks need. Several chunks are in
-    /// flight at a time, and each would otherwise retain the size of its largest document.
+    /// Removes the contents but keeps their memory, up to a bound. Several chunks are in flight at
+    /// a time, and each would otherwise retain the size of its largest document.
     pub fn clear(&mut self) {
         let is_filled = self.arena.len() >= self.arena.capacity() / 2;
         let kept = if is_filled {

@@ -1,4 +1,4 @@
-//! Records of documents that a full sync reads, between the entries of the tail.
+//! Records of the documents, commands and views of a full sync, between the entries of the tail.
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document;
@@ -17,8 +17,8 @@ use crate::source::{Copied, Work};
 const MOST_READS: u32 = FIRST_CHANGE - FIRST_ORD;
 
 impl Encoder {
-    /// Continues after `reads` entries that a full sync has sent at the position. The full sync sends
-    /// the index builds of `held` collections.
+    /// Continues after `reads` entries that a full sync has sent at the position. The indexes of
+    /// `held` collections are sent by the full sync, at the end of their copies.
     #[must_use]
     pub fn copying(mut self, reads: u32, held: impl IntoIterator<Item = CollectionUuid>) -> Self {
         self.place.reads = reads;
@@ -26,7 +26,7 @@ impl Encoder {
         self
     }
 
-    /// Encodes a step of a full sync. Its saved state is in one chunk with its last record.
+    /// Encodes a step of a full sync. Its saved state is in the same chunk as its last record.
     ///
     /// # Errors
     /// The errors of [`Encoder::encode`].

@@ -1,10 +1,11 @@
 //! The drop of a database.
 //!
 //! Servers from 3.6 on log a `drop` of each collection before `dropDatabase`. Servers up to 3.4 log
-//! `dropDatabase` alone. It is encoded as a `drop` of each collection that the database still has, with
-//! barriers as any other, followed by itself. The drops have the ordinals 0, 1, … of the entry. A drop
-//! removes its collection from the table of routes, in the Kafka transaction that also moves the
-//! position, so a session that starts between two of them finds the remaining ones.
+//! `dropDatabase` alone. Such a `dropDatabase` is encoded as a `drop` of each known collection
+//! without a UUID, each with barriers like any other `drop`, followed by the `dropDatabase` itself.
+//! The drops have the ordinals 0, 1, … of the entry. Each drop removes its collection from the
+//! routing table, in the Kafka transaction that also moves the position. A session that starts
+//! after some of the drops therefore continues with the remaining collections.
 
 use oplog_relay_core::command::write_drop;
 use oplog_relay_core::document::Document;
@@ -36,7 +37,8 @@ impl Encoder {
                 db,
                 at = %entry.ts,
                 collections = collections.len(),
-                "a server up to 3.4 dropped the database: its collections are dropped one by one"
+                "the source logged dropDatabase without a drop of each collection, as MongoDB up \
+                 to 3.4 does; sending the drops one by one"
             );
         }
         for collection in collections {

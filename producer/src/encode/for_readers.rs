@@ -1,4 +1,4 @@
-//! Topics that are for readers only: they have the changes of documents, and nothing of what only a
+//! Topics that are for readers only: they contain the changes of documents, but nothing that only a
 //! replay needs.
 
 use oplog_relay_core::command::scope;
@@ -18,8 +18,8 @@ impl Encoder {
         !self.format.is_replayable() && !is_for_readers(entry)
     }
 
-    /// Passes an entry over. The table of routes follows a command, whose collection may have another
-    /// name afterwards.
+    /// Skips an entry. A command still changes the routing table, because its collection may have
+    /// another name afterwards.
     #[cold]
     pub(super) fn leave_to_replays(
         &mut self,
@@ -45,7 +45,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Notes the current time for the records of a batch, if the format has it.
+    /// Notes the current time for the records of a batch, if the format contains it.
     pub(super) fn note_time(&mut self) {
         if let Format::Debezium(_) = self.format {
             self.place.processed_at = now_ms();

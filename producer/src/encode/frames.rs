@@ -1,9 +1,9 @@
 //! Raw frames that are being filled: one for each partition of each topic.
 //!
-//! A frame keeps its buffer when it is closed, because most partitions are written repeatedly. The
-//! total size of the buffers is bounded: beyond [`KEPT_BYTES`], a buffer is kept only if the chunk that
-//! was just completed has filled half of it. Otherwise each partition, including those of dropped
-//! collections, would retain the size of its largest frame.
+//! A frame keeps its buffer when it is closed, because most partitions are written to repeatedly.
+//! The total size of the buffers is bounded: beyond [`KEPT_BYTES`], a buffer is kept only if the
+//! chunk that was just completed has filled half of it. Otherwise each partition, including those
+//! of dropped collections, would retain the size of its largest frame.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::format::raw::{DOCUMENT_HEADER_BYTES, Frame, HEADER_BYTES};
@@ -14,8 +14,8 @@ use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
 use crate::encode::record::{Written, write_frame};
 use crate::publish::RECORD_OVERHEAD;
 
-/// Number of bytes of a frame's header without the name of the source: two times, a count, its own
-/// name.
+/// Upper bound of the bytes of a frame's record header without the name of the source: the name of
+/// the header, two entry ids and a count.
 const FRAME_HEADER: usize = 128;
 
 /// Number of bytes of buffers that closed frames always keep: as many as the largest chunk of frames

@@ -20,7 +20,7 @@ use crate::prepare::transaction::{Operations, build};
 use crate::source::Documents;
 
 impl Encoder {
-    /// Adds the current document to each update.
+    /// Adds the current document to each update, if a lookup is given.
     #[must_use]
     pub fn looking_up(mut self, lookup: Option<Lookup>) -> Self {
         self.lookup = lookup;
@@ -37,8 +37,8 @@ impl Encoder {
         let Some(lookup) = &mut self.lookup else {
             return Ok(());
         };
-        if !has_other_document(entry) {
-            lookup.leave();
+        if !needs_document(entry) {
+            lookup.clear_current();
             return Ok(());
         }
         lookup.look_up(entry)?;
@@ -57,7 +57,7 @@ impl Encoder {
     }
 
     /// Adds a header with the time of the lookup to the headers for routers, if the value has no
-    /// field for it. The headers for routers must be the last ones that were written.
+    /// field for that time. The headers for routers must be the last ones that were written.
     pub(super) fn with_lookup_header(
         &self,
         entry: &Entry<'_>,
@@ -172,7 +172,7 @@ impl Encoder {
 
     /// Returns true if the document of an entry is looked up.
     fn wants(&self, entry: &Entry<'_>) -> bool {
-        has_other_document(entry) && !self.router.leaves_out(entry.ns)
+        needs_document(entry) && !self.router.leaves_out(entry.ns)
     }
 
     /// Adds the documents that an entry or its operations need. Damage is reported when the entry
@@ -195,7 +195,7 @@ impl Encoder {
 /// Returns true for an update that does not contain the whole document. Documents of collections
 /// that only replays need are not looked up.
 #[inline]
-fn has_other_document(entry: &Entry<'_>) -> bool {
+fn needs_document(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Update
         && is_for_readers(entry)
         && matches!(entry.update(), Ok(Update::Modifiers(_) | Update::Diff(_)))

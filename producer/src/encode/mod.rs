@@ -1,18 +1,18 @@
 //! Turns batches of entries into chunks of encoded records. Its only I/O is the creation of topics,
-//! the reading of earlier entries of transactions, queries about collections, and lookups of
-//! documents.
+//! requests to the schema registry, the reading of earlier entries of transactions, queries about
+//! collections, and lookups of documents.
 //!
 //! # Modules
 //!
-//! - [`chunk`] records on their way to the publisher; [`record`] one entry as header and value; `frames`
-//!   the raw frames that are being filled
-//! - [`barrier`] a command with its barriers; `database` the end of a database
-//! - `state_records` what is saved of routes, topics and the source, ahead of what depends on it
-//! - `for_readers` what topics without replay are given instead; `keys` the keys of records;
-//!   `lookup` the current documents of updates; [`router_headers`] headers for programs that route
-//!   records
-//! - `transaction` the operations of a commit; `copy` the documents of a full sync; `routing` a change of
-//!   the rules of routing
+//! - [`chunk`]: records on their way to the publisher; [`record`]: one entry as header and value;
+//!   `frames`: the raw frames that are being filled
+//! - [`barrier`]: a command with its barriers; `database`: the drop of a database
+//! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
+//!   depend on them
+//! - `for_readers`: topics that are for readers only; `keys`: the keys of records; `lookup`: the
+//!   current documents of updates; [`router_headers`]: headers for programs that route records
+//! - `transaction`: the operations of a commit; `copy`: the documents of a full sync; `routing`: a
+//!   change of the routing rules
 
 pub mod barrier;
 pub mod chunk;
@@ -63,7 +63,7 @@ const CHUNK_BYTES: usize = 2 << 20;
 /// Number of records at which a chunk is handed over.
 const CHUNK_RECORDS: usize = 8192;
 /// Number of bytes in open frames at which a chunk is handed over. A server's reply is not larger, so
-/// only transactions close frames early.
+/// unless Kafka is slow, only transactions close frames early.
 const FRAMES_BYTES: usize = 16 << 20;
 
 /// A function that takes a full chunk and leaves an empty one.
@@ -97,7 +97,7 @@ pub struct Encoder {
     /// New rules that apply from the next entry on.
     rules: Option<Rules>,
     unsaved: Unsaved,
-    /// Collections whose index builds a full sync sends at its end.
+    /// Collections whose indexes a full sync sends at the end of their copies.
     held: FxHashSet<CollectionUuid>,
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
@@ -123,7 +123,7 @@ struct DescribedTopic {
 #[derive(Debug)]
 struct Place {
     position: Option<Position>,
-    /// The greatest record timestamp so far, because timestamps never decrease.
+    /// The greatest record timestamp so far. No later record gets a smaller one.
     stamp: i64,
     /// Version of the routing table.
     routing: u32,
@@ -139,13 +139,13 @@ struct Place {
 struct Unsaved {
     /// The source's identity, until it is saved.
     identity: Option<SourceRecord>,
-    /// Records of topics.
+    /// Records of topics whose end offsets have changed.
     noted: BTreeMap<String, TopicRecord>,
 }
 
 impl Encoder {
-    /// Creates an encoder that continues after `end` with the saved state in `router`; `identity` has
-    /// to be saved.
+    /// Creates an encoder that continues after `end` with the saved state in `router`. `identity`
+    /// is the source's record if it has to be saved.
     #[must_use]
     pub fn new(
         source: &str,
@@ -198,8 +198,8 @@ impl Encoder {
         self
     }
 
-    /// Encodes a batch; `hand_on` takes full chunks and returns an empty one. The records of the last,
-    /// incomplete chunk stay in `chunk`.
+    /// Encodes a batch; `hand_on` takes full chunks and leaves empty ones. The records of the last
+    /// chunk, which is not full, stay in `chunk`.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] names the entry; other errors come from reading the earlier
@@ -223,7 +223,7 @@ impl Encoder {
             if self.lookup.is_some() {
                 self.look_up_ahead(&entry, &rest)?;
             }
-            // Several collections are often new at once, as all of them are at the start.
+            // Several collections are often new at once; at the start all of them are.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
                 looked = true;
                 self.look_ahead(rest)?;
@@ -268,7 +268,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Processes entries from before the start: they produce no records, but transactions may be open.
+    /// Processes entries from before the start: they produce no records, but may belong to
+    /// transactions that are still open.
     ///
     /// # Errors
     /// The errors of [`Encoder::encode`].
@@ -341,7 +342,7 @@ impl Encoder {
     }
 
     /// Reads an entry. An entry with an unknown operation counts as a noop if its namespace is not
-    /// read.
+    /// streamed.
     #[inline]
     fn read_entry<'a>(&self, document: Document<'a>) -> Result<Entry<'a>, ProducerError> {
         Entry::parse(document).or_else(|error| self.pass_over_unknown(document, &error))
@@ -363,7 +364,8 @@ impl Encoder {
         }
     }
 
-    /// Notes that everything up to this operation of an entry is in the chunk or before it.
+    /// Notes that the first `ord` operations of an entry, or all of them if `ord` is 0, are in the
+    /// chunk or before it.
     #[inline]
     fn reach(&mut self, entry: &Entry<'_>, ord: u32, chunk: &mut Chunk) {
         chunk.reached.wall = entry.ts.clamp_wall(entry.wall);
@@ -376,14 +378,14 @@ impl Encoder {
     }
 
     /// Returns the number of operations of this entry that an earlier session has sent. Only the first
-    /// entry of a session may be at the saved position, and only if that has an ordinal.
+    /// entry of a session may be at the saved position, and only if the position has an ordinal.
     #[inline]
     fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
         match self.place.position {
             Some(end) if entry.ts == end.ts && end.ord > 0 => Ok(end.ord),
             Some(end) if entry.ts <= end.ts => Err(ProducerError::Undecodable(format!(
-                "ts goes backwards in the source: entry {} of {:?} after {end}. An oplog never \
-                 does this; several writers of a FerretDB can cause it",
+                "ts goes backwards in the source: entry {} of {:?} after {end}. The oplog \
+                 of MongoDB never does this; concurrent writers of FerretDB can cause it",
                 entry.ts, entry.ns
             ))),
             _ => Ok(0),
@@ -391,7 +393,7 @@ impl Encoder {
     }
 
     /// Encodes one operation: an unchanged entry of the source, or one that was `built` from an
-    /// operation of a transaction.
+    /// operation of a transaction or by the producer.
     #[inline]
     fn encode_operation(
         &mut self,
@@ -496,15 +498,15 @@ impl Encoder {
             router_headers,
             value,
         };
-        let ends =
+        let has_tombstone =
             entry.operation == Operation::Delete && matches!(self.format, Format::Debezium(_));
-        let tombstone = ends.then(|| record.tombstone());
+        let tombstone = has_tombstone.then(|| record.tombstone());
         chunk.records.push(record);
         chunk.records.extend(tombstone);
         Ok(())
     }
 
-    /// Encodes an index that was logged as a document as a `createIndexes` command.
+    /// Encodes a `createIndexes` command for an index that was logged as a document.
     #[cold]
     fn encode_index(
         &mut self,
@@ -518,7 +520,7 @@ impl Encoder {
         self.encode_operation(&Entry::parse(command)?, id, true, chunk)
     }
 
-    /// Adds a command for the publisher, and saves its changes of the routing table.
+    /// Adds a command for the publisher, and saves its changes to the routing table.
     fn encode_command(
         &mut self,
         entry: &Entry<'_>,

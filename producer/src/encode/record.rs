@@ -15,7 +15,7 @@ use oplog_relay_core::position::EntryId;
 
 use crate::encode::chunk::RecordHeader;
 
-/// What was written of an entry, as ranges of the buffer that it was appended to.
+/// The header and the value of a record, as ranges of the buffer that they were appended to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The header, if the format has one.

@@ -104,13 +104,13 @@ impl Writer<'_> {
         );
         self.add("ce_type", &[b"mongodb.", operation_type(entry)?].concat());
         self.add("ce_subject", namespace(entry)?.as_bytes());
-        let seconds = i64::from(entry.ts.seconds) * 1000;
+        let millis = i64::from(entry.ts.seconds) * 1000;
         let mut time = Vec::new();
-        if write_time(entry.wall.unwrap_or(seconds), &mut time) {
+        if write_time(entry.wall.unwrap_or(millis), &mut time) {
             self.add("ce_time", &time);
         }
         if let Some(key) = &about.key {
-            // The binding requires the attribute that the key of the record was made of.
+            // The binding requires the attribute from which the key of the record is made.
             let name = "ce_partitionkey";
             if about.format.has_schemas() {
                 let id = id_in_key(self.chunk.bytes(key)).unwrap_or_default();
@@ -133,7 +133,7 @@ impl Writer<'_> {
     }
 }
 
-/// Returns `db.collection` of an entry, also of a command on a collection.
+/// Returns `db.collection` of an entry, also for a command on a collection.
 fn namespace(entry: &Entry<'_>) -> Result<String, EntryError> {
     let scope = match entry.operation {
         Operation::Command => scope(entry)?,

@@ -22,7 +22,7 @@ use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
 use crate::prepare::route::Rerouted;
 
-/// The version of a table of routes that no operator has changed.
+/// The version of a routing table that no operator has changed.
 pub const FIRST_ROUTING: u32 = 1;
 
 /// The rules that determine the partitions and the format of entries.
@@ -35,8 +35,8 @@ pub struct Rules {
 }
 
 impl Encoder {
-    /// Continues from a version of the table, and applies other rules from the next entry of the source
-    /// on; until then the saved ones.
+    /// Continues from a version of the table. The saved rules apply until the next entry of the
+    /// source, and other `rules` from then on.
     #[must_use]
     pub fn changing(mut self, version: u32, rules: Option<Rules>) -> Self {
         self.place.routing = version;
@@ -62,8 +62,8 @@ impl Encoder {
         self
     }
 
-    /// Saves what the session has found out, and changes the rules immediately if the position allows
-    /// it.
+    /// Saves the records that differ from the saved ones, and changes the rules immediately unless
+    /// the position is inside a transaction.
     ///
     /// # Errors
     /// The errors of [`Encoder::encode`].
@@ -100,8 +100,8 @@ impl Encoder {
         self.complete(chunk);
         hand_on(chunk)?;
         self.place.routing += 1;
-        // The change is later than every entry of that second that precedes it; later entries of the
-        // second follow.
+        // The change gets the last millisecond of the second, which is not before any entry that
+        // precedes it. Later entries of the same second get the same timestamp.
         self.place.stamp = self.place.stamp.max(end.ts.clamp_wall(Some(i64::MAX)));
         self.open_state(chunk)?;
         self.change_format(rules.format, chunk)?;
@@ -113,9 +113,9 @@ impl Encoder {
             version = self.place.routing,
             topics = rerouted.topics.len(),
             after = %end,
-            "the routing changes, behind barriers in these topics"
+            "changing the routing behind barriers in the topics concerned"
         );
-        self.bar(rerouted, end, chunk)?;
+        self.add_barriers(rerouted, end, chunk)?;
         chunk.reached.wall = end.ts.clamp_wall(None);
         self.complete(chunk);
         hand_on(chunk)
@@ -133,7 +133,7 @@ impl Encoder {
         Ok(())
     }
 
-    fn bar(
+    fn add_barriers(
         &mut self,
         rerouted: Rerouted,
         end: Position,

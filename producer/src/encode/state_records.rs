@@ -60,8 +60,8 @@ impl Encoder {
         Ok(target)
     }
 
-    /// Returns a topic and its number of partitions; one that is used for the first time is created and
-    /// saved.
+    /// Returns a topic and its number of partitions. A topic that is used for the first time is
+    /// created if it does not exist, and saved.
     pub(super) fn topic(
         &mut self,
         name: &str,
@@ -89,7 +89,7 @@ impl Encoder {
         Ok(known)
     }
 
-    /// Returns a topic with the barriers of a command.
+    /// Returns a topic in which a command has barriers.
     pub(super) fn barrier_topic(
         &mut self,
         name: &str,
@@ -103,7 +103,7 @@ impl Encoder {
         })
     }
 
-    /// Adds the state topic as the first topic, and the source's record as its first record.
+    /// Adds the state topic as the first topic, and the source's record if it has to be saved.
     pub(super) fn open_state(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
         if self.indexes.is_empty() {
             let state_topic = self.topics.state_topic().to_owned();

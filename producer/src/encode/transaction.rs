@@ -1,4 +1,4 @@
-//! Commit points of the source, taken apart into one entry per operation.
+//! Commit points of the source, split into one entry per operation.
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
@@ -9,8 +9,8 @@ use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 use crate::prepare::transaction::{Chain, Commit, Operations, broken, build};
 
-/// A commit that is being taken apart.
-struct Apart<'e> {
+/// A commit that is being split.
+struct SplitCommit<'e> {
     commit: &'e Entry<'e>,
     /// Number of operations of the whole chain, if its operations have a place in it.
     count: Option<u32>,
@@ -42,7 +42,7 @@ impl Encoder {
             true => Some(self.count(entry, commit, &chain, &mut oldest)?),
             false => None,
         };
-        let mut apart = Apart {
+        let mut split = SplitCommit {
             commit: entry,
             count,
             done,
@@ -55,12 +55,12 @@ impl Encoder {
                 None => self.transactions.read(entry, *at)?,
             };
             let part = Document::new(&part).map_err(ProducerError::undecodable)?;
-            self.encode_operations(&mut apart, part, chunk, hand_on)?;
+            self.encode_operations(&mut split, part, chunk, hand_on)?;
         }
         if !commit.prepared {
-            self.encode_operations(&mut apart, entry.raw, chunk, hand_on)?;
+            self.encode_operations(&mut split, entry.raw, chunk, hand_on)?;
         }
-        apart.check()?;
+        split.check()?;
         self.transactions.forget(&chain);
         chunk.counts.transactions.committed += u64::from(commit.transaction);
         Ok(())
@@ -93,12 +93,12 @@ impl Encoder {
 
     fn encode_operations(
         &mut self,
-        apart: &mut Apart<'_>,
+        split: &mut SplitCommit<'_>,
         part: Document<'_>,
         chunk: &mut Chunk,
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
-        let commit = apart.commit;
+        let commit = split.commit;
         let damaged = |error: Malformed| broken(commit, &error.to_string());
         let mut operations = Operations::of(part).map_err(damaged)?;
         loop {
@@ -109,20 +109,20 @@ impl Encoder {
                 return Ok(());
             };
             let operation = operation.map_err(damaged)?;
-            let ord = apart.ord;
+            let ord = split.ord;
             let next = ord.checked_add(1);
-            apart.ord = next.ok_or_else(|| broken(commit, "it has too many operations"))?;
-            if ord < apart.done {
+            split.ord = next.ok_or_else(|| broken(commit, "it has too many operations"))?;
+            if ord < split.done {
                 continue;
             }
-            let place = apart.count.map(|count| TxnPlace { index: ord, count });
-            apart.built.clear();
-            build(commit, operation, place, &mut apart.built).map_err(damaged)?;
-            let built = Document::new(&apart.built).map_err(ProducerError::undecodable)?;
+            let place = split.count.map(|count| TxnPlace { index: ord, count });
+            split.built.clear();
+            build(commit, operation, place, &mut split.built).map_err(damaged)?;
+            let built = Document::new(&split.built).map_err(ProducerError::undecodable)?;
             let entry = self.read_entry(built)?;
             self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
             chunk.counts.transactions.operations += 1;
-            self.reach(commit, apart.ord, chunk);
+            self.reach(commit, split.ord, chunk);
             if self.is_full(chunk) {
                 self.complete(chunk);
                 hand_on(chunk)?;
@@ -131,8 +131,9 @@ impl Encoder {
     }
 }
 
-impl Apart<'_> {
-    /// Checks that the reported and the found number of operations agree; otherwise a part is missing.
+impl SplitCommit<'_> {
+    /// Checks that the operations that were found are as many as the server reports, and no fewer
+    /// than an earlier session has sent; otherwise a part is missing.
     fn check(&self) -> Result<(), ProducerError> {
         let found = self.ord;
         if let Some(count) = self.count.filter(|count| *count != found) {
@@ -141,7 +142,8 @@ impl Apart<'_> {
         }
         if found < self.done {
             let done = self.done;
-            let reason = format!("the saved position counts {done} operations, only {found} found");
+            let reason =
+                format!("the saved position counts {done} operations, but only {found} were found");
             return Err(broken(self.commit, &reason));
         }
         Ok(())

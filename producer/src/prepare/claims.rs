@@ -1,10 +1,11 @@
 //! Claims of topics by other sources of the prefix. Two sources never write to one topic.
 //!
-//! A claim is committed in the same Kafka transaction as the first record of its topic. A topic that
-//! another source has just created therefore has no claim yet, and two sources may start to write to it
-//! at the same time. A source that finds a topic that it did not create reads the claims again and gives
-//! the creator time to commit its claim. A source that has committed a claim then checks whether another
-//! source has claimed the same topic.
+//! A claim is committed in the same Kafka transaction as the first record of its topic. A topic
+//! that another source has just created therefore has no claim yet, and two sources may start to
+//! write to it at the same time. A source that finds a topic that it did not create reads the
+//! claims again. If the topic appeared after the start of the session, the source also gives the
+//! creator time to commit its claim. A source that has committed a claim then checks whether
+//! another source has claimed the same topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl OtherSources {
             None => Ok(()),
             Some(owner) => Err(ProducerError::Usage(format!(
                 "topic {topic} belongs to source {owner:?}: two sources cannot share a topic. Give \
-                 this one its own --topic-prefix, or exclude the namespace"
+                 this source its own --topic-prefix, or exclude the namespace"
             ))),
         }
     }
@@ -45,7 +46,7 @@ impl OtherSources {
 /// The state topics of other sources that are followed, by source.
 type Followed = BTreeMap<String, Followee>;
 
-/// Another source.
+/// Another source, with the topics that it claims.
 #[derive(Debug)]
 struct Followee {
     follower: Follower,

@@ -1,5 +1,5 @@
-//! The two internal topics of a source: created if they are missing, refused if their settings would
-//! let Kafka delete their records.
+//! The two internal topics of a source. They are created if they are missing, and refused if they
+//! have several partitions, or settings with which Kafka would delete or refuse their records.
 
 use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
@@ -10,7 +10,7 @@ use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
 /// Creates the internal topics of a source if they are missing, and checks the settings of both.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for settings that would lose records, [`ProducerError::Kafka`] and
+/// [`ProducerError::Usage`] for a topic that is not suitable; [`ProducerError::Kafka`];
 /// [`ProducerError::Refused`].
 pub async fn make_sure_of(
     admin: &Admin,

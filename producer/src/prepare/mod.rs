@@ -1,5 +1,5 @@
-//! Work that must precede the encoding of entries: taking transactions apart, finding routes,
-//! looking up the documents of updates, and managing topics and their owners.
+//! Work that must precede the encoding of entries: splitting transactions, finding routes, looking
+//! up the documents of updates, creating topics and checking their owners.
 
 pub mod claims;
 pub mod internal_topics;

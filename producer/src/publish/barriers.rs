@@ -1,10 +1,11 @@
 //! Commands and their barriers, which contain offsets.
 //!
-//! A barrier contains the offset of the command, and the command contains the offsets of all barriers.
-//! This producer is the only writer of its topics, so these offsets are known before the records are
-//! sent: the end of each partition is read once in a Kafka transaction, and from then on every record
-//! is counted. A topic that this session has created starts empty. Before the transaction is committed,
-//! the ends are read again; if one of them differs from the count, the transaction is aborted.
+//! A barrier contains the offset of the leader barrier, which the command directly follows, and the
+//! command contains the offsets of all barriers. This producer is the only writer of its topics, so
+//! these offsets are known before the records are sent: the end of each partition is read once in a
+//! Kafka transaction, and from then on every record is counted. A topic that this session has
+//! created starts empty. Before the transaction is committed, the ends are read again; if one of
+//! them differs from the count, the transaction is aborted.
 //!
 //! The first read has to wait until the previous transaction is complete. A broker answers a commit
 //! before it has written the markers that end the transaction in each partition, and a marker takes an
@@ -94,6 +95,7 @@ impl Publisher {
         if self.sent.records == 0 {
             return Err(ProducerError::Ended("no record precedes a barrier"));
         }
+        // A delivered record proves that the previous transaction is complete (see the module).
         self.drain()?;
         let mut named = Vec::with_capacity(missing.len());
         for (topic, partitions) in &missing {

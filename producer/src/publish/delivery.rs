@@ -68,7 +68,8 @@ impl DeliveryFailure {
         )
     }
 
-    /// Returns true if the error is the cause of other failures and ends the program.
+    /// Returns true if the record itself was refused, which makes other records of its transaction
+    /// fail.
     pub(crate) fn is_final(&self) -> bool {
         self.is_size() || self.is_refusal()
     }

@@ -22,9 +22,9 @@ const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// The state of one partition.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// The Kafka transaction in which it last got a record other than the first.
+    /// Start of the Kafka transaction in which it last got a record other than the first.
     since: Option<Instant>,
-    /// Transaction and round in which its first record was sent.
+    /// Start of the Kafka transaction, and round, in which its first record was sent.
     first: Option<(Instant, u64)>,
 }
 
@@ -32,7 +32,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct KnownPartitions {
     partitions: FxHashMap<(TopicIndex, i32), Known>,
-    /// Number of times that everything sent was delivered.
+    /// Number of times that all records were delivered.
     round: u64,
 }
 
@@ -47,7 +47,7 @@ impl KnownPartitions {
         self.partitions.len() as u64
     }
 
-    /// Returns true if a partition has not got any record yet.
+    /// Returns true if no record has been sent to a partition yet.
     pub(crate) fn is_new(&self, topic: TopicIndex, partition: i32) -> bool {
         !self.partitions.contains_key(&(topic, partition))
     }
@@ -62,7 +62,8 @@ impl KnownPartitions {
 }
 
 impl Known {
-    /// Decides about the first record in a transaction, and the second one of all.
+    /// Decides about the first record of a transaction, and about the second one of a new
+    /// partition.
     #[cold]
     fn admits(&mut self, began: Instant, round: u64) -> bool {
         let is_fresh = |since: Instant| began.saturating_duration_since(since) < KNOWN_FOR;

@@ -41,8 +41,8 @@ impl Ends {
         }
     }
 
-    /// Returns the next offset of each partition of each topic, in their order. Retries while
-    /// partitions have no leader, as right after a topic was created.
+    /// Returns the next offset of each partition of each topic, in their order. Retries after
+    /// transient failures: right after a topic is created, partitions may have no leader.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -73,7 +73,7 @@ impl Ends {
             let last = i32::try_from(*partitions).unwrap_or(i32::MAX) - 1;
             list.add_partition_range(name, 0, last);
         }
-        // For the timestamp -1 a broker answers with the end offset.
+        // This is sent as the timestamp -1, for which a broker returns the end offset.
         list.set_all_offsets(Offset::End)?;
         let found = client.offsets_for_times(list, REQUEST)?;
         topics

@@ -7,8 +7,8 @@
 //!
 //! # Processor time
 //!
-//! The shares of the 2.4 µs per entry of 466 bytes as bson, with 4 partitions (`perf`, on the machine
-//! of the README; broker and server not counted):
+//! Shares of the 2.4 µs that an entry of 466 bytes takes as bson, with 4 partitions (`perf`, on 2
+//! shared cores; broker and server not counted):
 //!
 //! | thread | share | of that |
 //! | --- | --- | --- |
@@ -17,9 +17,10 @@
 //! | the encoder | 10 % | finding the fields of the entry 45 % (JSON: 19 % of 2.8 µs, most of it writing) |
 //! | the source | 7 % | the reply's copies, and two walks over its documents |
 //!
-//! More expensive alternatives were: waiting less than 2 ms in the client's poll, which spins (a
-//! quarter of the publisher); replies of 9 MB, which the allocator returned and paged in again (0.7 µs
-//! an entry); 16 MiB instead of 8 in flight, which left the cache before they were packed (0.3 µs).
+//! These alternatives were more expensive: waiting less than 2 ms in the client's poll, which then
+//! spins (a quarter of the publisher); replies of 9 MB, whose memory the allocator returned to the
+//! system and paged in again (0.7 µs per entry); 16 MiB in flight instead of 8, which left the
+//! processor's cache before they were packed into requests (0.3 µs per entry).
 
 mod barriers;
 mod delivery;
@@ -63,7 +64,7 @@ pub enum Oversize {
     Split,
 }
 
-/// The records of a transaction.
+/// The number of records, and of bytes of their values, that were sent in a transaction.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sent {
     records: u64,
@@ -79,7 +80,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of kilobytes of records that wait inside librdkafka: one record of the largest size
 /// fits.
 const QUEUE_KBYTES: u32 = 131_072;
-/// Maximum size of a record: topics are created with the same limit.
+/// Maximum size of a record. Topics are created with the same limit if the cluster accepts it.
 pub const MAX_RECORD_BYTES: usize = 100 << 20;
 /// Number of bytes of a batch with one record, without the record's key, headers and value (Kafka's
 /// record batch of version 2: 61 and the lengths of its parts), with some to spare.
@@ -87,7 +88,7 @@ pub(crate) const RECORD_OVERHEAD: usize = 256;
 /// Minimum number of bytes that a topic must leave for a value so that records can be split. A
 /// barrier is never split and has to fit.
 const LEAST_ROOM: usize = 1024;
-/// Maximum number of bytes of a batch of several records.
+/// Default maximum number of bytes of a batch of several records.
 const BATCH_BYTES: usize = 1_000_000;
 /// Time to wait for delivery reports that may explain a failure.
 const REPORTS: Duration = Duration::from_secs(1);
@@ -132,7 +133,8 @@ impl Publisher {
     /// larger, so that no record is refused because of others in its batch.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`].
+    /// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not
+    /// accept; [`ProducerError::Refused`] if a permission is missing; [`ProducerError::Fenced`].
     pub fn open(
         options: &KafkaOptions,
         transactional_id: &str,
@@ -349,8 +351,8 @@ impl Publisher {
             match self.producer.send(out) {
                 Ok(()) => return Ok(()),
                 Err((error, refused)) if is_full(&error) => {
-                    // The queue is bounded in bytes, so a full one waits for the broker, but not
-                    // indefinitely.
+                    // The queue is bounded in bytes, so a full queue has to wait for the broker,
+                    // but not indefinitely.
                     let since = *waited.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.transaction_timeout {
                         return Err(self.failed("waiting for room in the send queue", &error));
@@ -423,8 +425,8 @@ impl Publisher {
     fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
         let DeliveryFailure { place, error, .. } = failure;
         let found = self.topics.iter().find(|topic| topic.name == failure.topic);
-        // If a record below the known limit is refused, the limit was lowered since. A new session reads
-        // the new limit.
+        // If a record below the known limit is refused, the limit has been lowered since then. A
+        // new session reads the new limit.
         let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
         if failure.is_size() && failure.bytes > limit {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
@@ -465,8 +467,9 @@ impl Publisher {
         self.check_delivery()
     }
 
-    /// Aborts the open transaction, if one exists. Its records stay invisible. If it took most of its
-    /// timeout, fewer bytes are in flight in the next one.
+    /// Aborts the open transaction, if one exists. Its records stay invisible to `read_committed`
+    /// readers. If it was open for half of its timeout or longer, fewer bytes are in flight in the
+    /// next one.
     pub fn abort(&mut self) {
         let is_slow = |begun: Instant| begun.elapsed() >= self.transaction_timeout / 2;
         if self.begun.is_some_and(is_slow) {
@@ -514,7 +517,7 @@ pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
     given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
 }
 
-/// Returns all headers of a record but that of a fragment.
+/// Returns all headers of a record except the fragment header.
 fn headers_of<'c>(
     chunk: &'c Chunk,
     record: &'c EncodedRecord,

@@ -4,14 +4,14 @@
 //! starts at the same checkpoint. Everything that was handed to the client has to be delivered before a
 //! commit. So the bytes in flight are limited to what the broker accepts within a part of the timeout,
 //! and chunks are no larger, because a commit follows whole chunks. A broker may be slow because of a
-//! quota or of the network.
+//! quota or the network.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Part of the timeout that delivering the bytes in flight may take: one in this many. The rest is for
-/// the time until a commit is due, one more chunk, and the commit itself.
+/// The transaction timeout divided by this is the time that delivering the bytes in flight may
+/// take. The rest is for the time until a commit is due, one more chunk, and the commit itself.
 const PART: u32 = 12;
 /// Limit of a producer that has not delivered anything yet.
 const FIRST_BYTES: u64 = 2 << 20;
@@ -69,8 +69,8 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Notes how long the publisher waited until everything was delivered, before a commit. A wait for
-    /// few bytes is ignored: it is only the round trip to the broker.
+    /// Notes how long the publisher waited until everything was delivered, before a commit. A short
+    /// wait for few bytes is ignored: it is only the round trip to the broker.
     pub(crate) fn drained(&self, waited: Duration) {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         if waited < self.measured() && sample.bytes < self.bytes() / 2 {
@@ -81,7 +81,8 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Lowers the limit after a transaction that exceeded its timeout, and returns the new limit.
+    /// Lowers the limit after a transaction that was aborted at half of its timeout or later.
+    /// Returns the new limit.
     pub(crate) fn expired(&self) -> u64 {
         let bytes = (self.bytes() / 2).max(LEAST_BYTES);
         self.set(bytes);
@@ -141,7 +142,7 @@ mod tests {
         ] {
             assert_eq!(settle(&Pace::new(TIMEOUT), rate), expected, "{rate}");
         }
-        // With a tenth of the time, a tenth of the bytes is allowed.
+        // With a sixth of the time, a sixth of the bytes is allowed.
         assert_eq!(settle(&Pace::new(TIMEOUT / 6), 600_000), 500_000);
     }
 

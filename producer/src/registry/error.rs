@@ -1,11 +1,11 @@
-//! The reasons why a registry does not give the id of a schema.
+//! The reasons why a registry does not return the id of a schema.
 
 use std::error::Error;
 
 use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::RawError;
 
-/// A registry that does not give the id of a schema.
+/// A registry that does not return the id of a schema.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The client cannot be created.
@@ -94,7 +94,7 @@ impl RegistryError {
             reason: describe(error),
         });
         match status_of(error) {
-            None if is_passing(error) => Self::Unavailable(refusal),
+            None if is_network_error(error) => Self::Unavailable(refusal),
             None => Self::NotARegistry(refusal),
             Some(401 | 403) => Self::Credentials {
                 refusal,
@@ -151,7 +151,7 @@ fn is_of_a_registry(error: &SRCError) -> bool {
 }
 
 /// Returns true for a network error. A response that is not JSON is not a network error.
-fn is_passing(error: &SRCError) -> bool {
+fn is_network_error(error: &SRCError) -> bool {
     let http = error
         .source()
         .and_then(|source| source.downcast_ref::<reqwest::Error>());
@@ -164,7 +164,7 @@ fn describe(error: &SRCError) -> String {
     if error.source().is_none() {
         // The text of this error contains the whole request.
         return match error.error.starts_with("Could not get id") {
-            true => "the answer has no id of a schema".to_owned(),
+            true => "the response contains no schema id".to_owned(),
             false => error.error.clone(),
         };
     }

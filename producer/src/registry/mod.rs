@@ -54,7 +54,7 @@ pub struct RegistryConfig {
     pub urls: Vec<String>,
     /// The login.
     pub login: RegistryLogin,
-    /// Certificates of authorities in PEM that are trusted besides those of the system.
+    /// Certificates in PEM of authorities that are trusted besides those of the system.
     pub authorities: Option<Vec<u8>>,
     /// The names of the subjects.
     pub subjects: Subjects,
@@ -125,7 +125,7 @@ impl Address {
         let call = SrCall::PostForVersion(subject, &body);
         let found = perform_sr_call(&self.client, call).await?;
         found.id.ok_or_else(|| {
-            SRCError::non_retryable_without_cause("the answer has no id of a schema")
+            SRCError::non_retryable_without_cause("the response contains no schema id")
         })
     }
 

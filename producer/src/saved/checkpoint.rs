@@ -8,7 +8,7 @@ use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
 
 use crate::error::{PositionLost, ProducerError};
 
-/// The saved data of a source, as read after older producers were fenced.
+/// The saved data of a source, as read from its two internal topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The last committed position.
@@ -21,7 +21,7 @@ pub struct Checkpoint {
     pub reads: u32,
     /// True if the state topic contained the source's record when the position was committed.
     pub had_state: bool,
-    /// The routing table and the source's record.
+    /// The content of the state topic, such as the routing table and the source's record.
     pub state: State,
 }
 
@@ -175,7 +175,7 @@ impl Requests {
     }
 }
 
-/// Reads the record of a position; the state is left empty.
+/// Reads a position record. The state of the returned checkpoint is empty.
 fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
     let unreadable = |reason: String| {
         ProducerError::Refused(format!("the saved position cannot be read: {reason}"))

@@ -25,8 +25,8 @@ use crate::publish::MAX_RECORD_BYTES;
 use crate::publish::log_end_offsets::Ends;
 use crate::saved::checkpoint::Checkpoint;
 
-/// Number of attempts to find a position before it counts as lost, while another instance may be
-/// running.
+/// Number of times that the checks are repeated before a missing position counts as lost, while
+/// another instance may be running.
 const SETTLING: u32 = 6;
 /// Maximum number of topics whose end offsets are read in one request.
 const ENDS_AT_ONCE: usize = 200;

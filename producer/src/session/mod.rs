@@ -1,5 +1,5 @@
 //! Sessions. Each session fences older instances, reads the checkpoint, and publishes the entries that
-//! follow it, until an error ends the session.
+//! follow it, until everything requested is committed, a shutdown is requested, or an error occurs.
 
 mod check;
 pub(crate) mod liveness;
@@ -38,7 +38,7 @@ use crate::source::origin::{Origin, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::telemetry::metrics::Metrics;
 
-/// A program that fails for this long without ever opening a session ends with the error. One that has
+/// Time after which a program that has never opened a session no longer retries. A program that has
 /// opened a session retries indefinitely.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 
@@ -49,13 +49,13 @@ const SOURCE_GRACE: Duration = Duration::from_secs(5);
 /// after which the entry counts as lost. With the pauses between them this takes about ten minutes.
 const BEHIND_SESSIONS: u32 = 60;
 
-/// Number of consecutive sessions that ended because a member lags behind.
+/// Number of consecutive sessions that ended because a member lagged behind.
 #[derive(Debug, Default)]
 struct Lagging(u32);
 
 impl Lagging {
-    /// Counts the error of a session. Returns an error that ends the program if an entry has been
-    /// missing for too long. `progress` is true if the session committed something.
+    /// Counts the error of a session and returns it, or an error that ends the program if an entry
+    /// has been missing for too long. `progress` is true if the session committed something.
     fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
         let ProducerError::Behind(part) = error else {
             self.0 = 0;
@@ -163,9 +163,9 @@ const fn after(start: StartAt) -> Option<Position> {
     }
 }
 
-/// Returns the position to save even if no entry follows: the one that `--start` sets. The position of
-/// a new full sync is saved only together with its plan. Otherwise a session that ends between the two
-/// would leave a position without a plan, and the full sync would never run.
+/// Returns the position to save even if no entry follows: the one at which `--start now` begins.
+/// The position of a new full sync is saved only together with its plan. Otherwise a session that
+/// ends between the two would leave a position without a plan, and the full sync would never run.
 fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
     after(start).filter(|_| saved.is_none() && asked.is_some())
 }
@@ -312,6 +312,7 @@ impl Supervisor {
             stream.filter.clone(),
             checkpoint.state,
         );
+        // The encoder changes the rule itself, behind barriers; until then the saved one applies.
         let router = match self.config.change_routing && !router.follows(stream.order) {
             true => router.as_saved(),
             false => router.ordered(stream.order)?,
@@ -343,7 +344,7 @@ impl Supervisor {
         let config = Arc::clone(&self.config);
         let limits = cluster.existing.values().map(topics::limit);
         let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
-        // A batch is at most half of the allowed bytes, because several are in flight at a time.
+        // A batch is at most half of the allowed bytes, because several are in flight at once.
         let smallest = smallest.min(self.pace.buffer_bytes() / 2);
         let sizes = (config.oversize, smallest);
         let source = self.origin.name().to_owned();
@@ -364,8 +365,8 @@ impl Supervisor {
         }
         let newest = self.origin.newest().await?;
         let until = newest.and_then(|newest| Until::newest(newest, saved));
-        // Without an entry to wait for, the stream ends when the source has nothing new. A dump has an
-        // end of its own.
+        // If there is no newer entry to wait for, a live source is done at once. A dump is read to
+        // its end.
         Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
     }
 
@@ -393,11 +394,11 @@ impl Supervisor {
         let shutdown = self.shutdown.clone();
         let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
         // A failure of the previous session's source no longer applies.
-        metrics.source_fails(false);
+        metrics.set_source_failing(false);
         let Begin { start, open, .. } = begin;
         let source = parts.spawn(async move {
             let failing = move |reason: Option<&str>| {
-                metrics.source_fails(reason.is_some());
+                metrics.set_source_failing(reason.is_some());
                 if let Some(reason) = reason {
                     health.set_ready(false, reason);
                 }
@@ -443,7 +444,8 @@ impl Supervisor {
 }
 
 /// Waits until the publisher is done or all parts have ended. When the encoder or the publisher has
-/// ended, the source is aborted. The source's error explains the most, then the encoder's.
+/// ended, the source is aborted. Of several errors, the source's is returned, because it explains
+/// the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
     while let Some(part) = parts.join_next().await {

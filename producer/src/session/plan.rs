@@ -48,6 +48,7 @@ impl Supervisor {
             let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
             return Ok((StartAt::After(sync.position), Some(sync)));
         }
+        // A source with an interrupted copy has caught up only when the copy is complete.
         options.ends |= caught_up && !checkpoint.state.copies.is_empty();
         let start = self.start(checkpoint.position).await?;
         let position = match start {
@@ -75,7 +76,7 @@ impl Supervisor {
         }
     }
 
-    /// Logs flags about the start that have no effect, because a position is saved.
+    /// Logs that `--start` and `--sync` do not apply, if a position is saved.
     pub(crate) fn log_ignored_flags(&self, checkpoint: &Checkpoint) {
         let Some(saved) = checkpoint.position else {
             return;
@@ -93,7 +94,7 @@ impl Supervisor {
         if copies && checkpoint.state.copies.is_empty() {
             tracing::info!(
                 position = %saved,
-                "--sync is ignored: this source continues from its saved position. Request another \
+                "--sync copies nothing, because this source has a saved position. Request another \
                  copy with oplog-producer full-sync"
             );
         }
@@ -103,7 +104,8 @@ impl Supervisor {
         checkpoint.position.is_none() && self.config.stream.start.is_none()
     }
 
-    /// Refuses to start a full sync that was not requested if data topics already exist.
+    /// Refuses a full sync that was not requested: with `--sync tail`, or without `--sync` if data
+    /// topics already exist.
     fn check_new(&self, topics: &BTreeMap<String, i32>) -> Result<(), ProducerError> {
         let prefix = &self.config.stream.topic_prefix;
         match self.config.full_sync.sync {

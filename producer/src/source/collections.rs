@@ -21,7 +21,7 @@ pub struct LiveCollections {
 }
 
 impl LiveCollections {
-    /// Creates a client of a server that runs its queries on a runtime.
+    /// Creates a reader that runs its queries on a runtime.
     #[must_use]
     pub const fn new(client: Client, runtime: Handle) -> Self {
         Self { client, runtime }

@@ -21,9 +21,9 @@ use crate::source::full_sync::SourceReader;
 
 /// Error code Unauthorized: a privilege is missing.
 const UNAUTHORIZED: i32 = 13;
-/// Number of collections that are read at a time.
+/// Number of collections that are read concurrently.
 const READS: usize = 2;
-/// Number of bytes of replies after which the remaining requests are left out.
+/// Number of bytes of replies after which the remaining requests get no reply.
 const MOST_BYTES: usize = 16 << 20;
 
 /// Reads documents from a thread that may block.
@@ -80,7 +80,8 @@ impl LiveDocuments {
         // Another collection, or a view that cannot be read, may have the name by now.
         match self.named(&request.ns, ui).await? {
             Named { is_its: true, .. } => found,
-            // Another member has answered, which may not have the creation of the collection yet.
+            // Another member has answered, which may not have replicated the collection's creation
+            // yet.
             Named { at: Some(at), .. } if at < after => found,
             Named { is_its: false, at } => Ok(Reply {
                 at,
@@ -103,7 +104,7 @@ impl LiveDocuments {
         // and keeps no cursor.
         let most = i64::try_from(request.count()).unwrap_or(i64::MAX);
         find.int64("batchSize", most.saturating_add(1));
-        self.reader.write_concern(&mut find, after);
+        self.reader.write_read_concern(&mut find, after);
         find.finish();
         let found = self
             .reader

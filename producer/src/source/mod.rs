@@ -17,15 +17,15 @@ use oplog_relay_core::position::{Position, Timestamp};
 
 use crate::error::ProducerError;
 
-/// Number of batches that wait between a source and the encoder. A batch is at most one server reply
-/// (16 MB and one document), so the queue is bounded in bytes too.
+/// Maximum number of batches that wait between a source and the encoder. A batch is at most one
+/// server reply (16 MB and one document), so the queue is bounded in bytes too.
 pub const QUEUE_BATCHES: usize = 1;
 
 /// The starting point of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
-    /// After the saved position, whose entry must still exist with the same term; at that entry itself
-    /// if the position has an ordinal, which counts operations of it.
+    /// After a position, whose entry must still exist with the same term. If the position has an
+    /// ordinal, at that entry itself, because some of its operations are still to be sent.
     After(Position),
     /// At the oldest entry.
     Oldest,
@@ -44,11 +44,11 @@ pub enum SourceEvent {
     Earlier(Batch),
     /// Documents that a full sync read, or state that it saves.
     Copied(Box<Copied>),
-    /// The source has nothing more at the moment: a good time to commit.
+    /// The source has no further entries at the moment: a good time to commit.
     Idle,
-    /// The source reports that nothing more exists.
+    /// The source reports that no further entries exist.
     CaughtUp,
-    /// The dump has ended; nothing more follows.
+    /// The dump has ended, or a full sync that ends the stream is complete.
     End,
 }
 
@@ -66,8 +66,9 @@ pub struct Copied {
     pub work: Work,
     /// Records of the state topic that are saved with the last record.
     pub saves: Vec<Save>,
-    /// True if the tail leaves out the collection's index builds from here on, because the full sync
-    /// sends all indexes at its end; false if it no longer does.
+    /// True if index builds of the collection in the tail are skipped from here on, because the
+    /// full sync sends all indexes at its end; false if they are no longer skipped; `None` for no
+    /// change.
     pub holds_indexes: Option<bool>,
 }
 
@@ -145,7 +146,7 @@ impl Batch {
     }
 }
 
-/// The documents of a [`Batch`]. After an error it ends.
+/// The documents of a [`Batch`]. The iterator ends after an error.
 #[derive(Debug, Clone)]
 pub enum Documents<'b> {
     /// Elements of a reply's array.

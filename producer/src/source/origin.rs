@@ -21,7 +21,7 @@ use crate::prepare::transaction::{Kept, Parts, Transactions, Walk};
 use crate::session::pipeline::Until;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
-use crate::source::full_sync::{FullSync, Seam, SourceReader};
+use crate::source::full_sync::{FullSync, Interleaving, SourceReader};
 use crate::source::lookup::LiveDocuments;
 use crate::source::oplog::{Oplog, Tail, newest_of_majority};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
@@ -44,7 +44,7 @@ impl Origin {
     ///
     /// # Errors
     /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
-    /// [`ProducerError::Mongo`] if the source cannot be reached.
+    /// [`ProducerError::Mongo`] if the source cannot be reached; the errors of [`Dump::open`].
     pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
         match origin {
             config::Origin::Dump(path) => {
@@ -123,7 +123,7 @@ impl Origin {
     }
 
     /// Returns the newest majority-committed entry, or the newest entry if the server does not report
-    /// the majority commit point.
+    /// the majority commit point. `None` for a dump.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -200,10 +200,10 @@ impl Origin {
         Ok(Lookup::new(Box::new(documents)))
     }
 
-    /// Sends entries from `start` on until the queue is closed or a shutdown is requested. The result is
-    /// available before this function drops its end of the queue. `failing` is called with the reason
-    /// when the source fails, and with `None` when the source responds again. `open` is the time of the
-    /// first entry of a dump's oldest open transaction.
+    /// Sends entries from `start` on until the dump ends, the queue is closed or a shutdown is
+    /// requested. The result is available before this function drops its end of the queue.
+    /// `failing` is called with the reason when the source fails, and with `None` when the source
+    /// responds again. `open` is the time of the first entry of a dump's oldest open transaction.
     ///
     /// # Errors
     /// The errors of [`Tail::run`] and [`Dump::run`].
@@ -249,7 +249,7 @@ impl Origin {
 /// does.
 ///
 /// # Errors
-/// The errors of [`Tail::run`] and [`Seam::run`].
+/// The errors of [`Tail::run`] and [`Interleaving::run`].
 pub async fn feed_full_sync(
     sync: FullSync,
     start: StartAt,
@@ -260,14 +260,14 @@ pub async fn feed_full_sync(
     let oplog = Oplog::new(sync.source.client());
     let tail = Tail::begin(oplog, start).await?;
     let (entries_in, entries) = channel(QUEUE_BATCHES);
-    let seam = Seam::new(sync, entries, events, shutdown.clone());
+    let interleaving = Interleaving::new(sync, entries, events, shutdown.clone());
     let tailing = async move {
-        // `Seam::run` ends when this queue is closed.
+        // `Interleaving::run` ends when this queue is closed.
         let outcome = tail.run(&entries_in, &shutdown, failing).await;
         drop(entries_in);
         outcome
     };
-    tokio::try_join!(tailing, seam.run()).map(drop)
+    tokio::try_join!(tailing, interleaving.run()).map(drop)
 }
 
 /// Refuses a mongos, which has no oplog, and a shard, whose oplog is only a part of the history.

@@ -21,7 +21,7 @@ const COMMIT_BUCKETS: [f64; 12] = [
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
 
-/// Counters of one process. Shared by reference.
+/// The metrics of one process. Shared by reference.
 #[derive(Debug)]
 pub struct Metrics {
     /// The registry behind `/metrics`.
@@ -45,15 +45,16 @@ pub struct Metrics {
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
-    /// Source time in milliseconds up to which everything is committed: that of the last entry, or the
-    /// time at which the source last had nothing more. 0 if unknown.
+    /// Source time in milliseconds up to which everything is committed: the time of the last entry,
+    /// or the time at which the producer was last caught up. 0 if unknown.
     known_until: AtomicI64,
-    /// True if the source had nothing more at the last read.
+    /// True if everything that the source had at the last read is committed.
     caught_up: AtomicBool,
     source_fails: AtomicBool,
 }
 
-/// What was read from the source since the program started.
+/// The entries of all chunks that were handed to Kafka since the program started, including entries
+/// without a record.
 #[derive(Debug, Clone, Copy)]
 pub struct Totals {
     /// Number of entries.
@@ -92,7 +93,8 @@ impl Metrics {
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
             filtered: counter(
                 "filtered_total",
-                "Entries without a record: filtered, or not for readers.",
+                "Entries for which no record was written: excluded by the filter, omitted from \
+                 topics for readers, or index builds that a full sync sends later.",
             )?,
             transactions: TransactionCounters::register(&registry)?,
             source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
@@ -100,8 +102,8 @@ impl Metrics {
             record_bytes: counter("record_bytes_total", "Bytes of keys and values of records.")?,
             lag: gauge(
                 "source_lag_seconds",
-                "Age of the last committed entry, or the time since everything was committed; 0 when \
-                 caught up, NaN while nothing is known.",
+                "Age of the last committed entry, or the time since the producer was last caught \
+                 up; 0 while caught up, NaN if unknown.",
             )?,
             position: gauge(
                 "position_timestamp_seconds",
@@ -113,7 +115,7 @@ impl Metrics {
             queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
             sessions: counter(
                 "sessions_total",
-                "Sessions opened; one more after every failure.",
+                "Sessions opened. A retry after a failure opens another one.",
             )?,
             errors,
             copied: CopyCounters::register(&registry)?,
@@ -156,7 +158,7 @@ impl Metrics {
         self.commits.inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
-        // A commit that does not advance the position has no entry, and so no time.
+        // The time is unknown until the session has sent an entry.
         if wall > 0 {
             self.known_until.store(wall, Ordering::Relaxed);
         }
@@ -171,7 +173,7 @@ impl Metrics {
         }
     }
 
-    /// Notes that the source has nothing more and that everything is committed.
+    /// Notes that the source has no further entries and that everything is committed.
     pub fn caught_up(&self) {
         self.known_until.fetch_max(now_ms(), Ordering::Relaxed);
         self.caught_up.store(true, Ordering::Relaxed);
@@ -192,16 +194,18 @@ impl Metrics {
         self.refresh();
     }
 
-    /// Notes that a session has ended. Whether the source has more is unknown until the next one.
+    /// Notes that a session has ended. Until the next one, it is unknown whether the source has
+    /// further entries.
     pub fn interrupted(&self) {
         self.caught_up.store(false, Ordering::Relaxed);
         self.refresh();
     }
 
-    /// Sets whether reads of the source fail. While they do, whether it has more is unknown.
-    pub fn source_fails(&self, fails: bool) {
-        self.source_fails.store(fails, Ordering::Relaxed);
-        if fails {
+    /// Sets whether reads of the source fail. While they fail, it is unknown whether the source has
+    /// further entries. Each call with `true` counts an error.
+    pub fn set_source_failing(&self, failing: bool) {
+        self.source_fails.store(failing, Ordering::Relaxed);
+        if failing {
             self.failed("source");
             self.caught_up.store(false, Ordering::Relaxed);
         }
@@ -213,7 +217,7 @@ impl Metrics {
         !self.source_fails.load(Ordering::Relaxed)
     }
 
-    /// Updates the lag gauge to the current time.
+    /// Recalculates the lag gauge for the current time.
     pub fn refresh(&self) {
         self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
     }
@@ -240,7 +244,7 @@ impl Metrics {
         self.errors.with_label_values(&[kind]).inc();
     }
 
-    /// Returns what was read so far.
+    /// Returns the entries and bytes counted so far.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -255,10 +259,13 @@ impl Metrics {
         self.committed.lock().ok().and_then(|committed| *committed)
     }
 
-    /// Returns the age of the last committed entry in seconds, or the time since everything was
-    /// committed; 0 while the source has nothing more, `None` while nothing is known.
+    /// Returns the age of the last committed entry in seconds, or the time since the producer was
+    /// last caught up; 0 while it is caught up, `None` if unknown.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a lag in milliseconds is far below 2^52"
+    )]
     pub fn lag_seconds(&self) -> Option<f64> {
         if self.caught_up.load(Ordering::Relaxed) {
             return Some(0.0);
@@ -350,7 +357,7 @@ impl TransactionCounters {
         );
         let operations = opts(
             "transaction_operations_total",
-            "Operations taken out of applyOps entries.",
+            "Operations unpacked from applyOps entries.",
         );
         let operations = IntCounter::with_opts(operations)?;
         Ok(Self {
@@ -406,7 +413,7 @@ mod tests {
 
         metrics.caught_up();
         assert_eq!(metrics.lag_seconds(), Some(0.0));
-        // After the session has ended, whether the source has more is unknown.
+        // After the session has ended, it is unknown whether the source has further entries.
         metrics.interrupted();
         assert!(!metrics.caught_up.load(Ordering::Relaxed));
         assert!(metrics.lag_seconds().unwrap() < 3600.0);

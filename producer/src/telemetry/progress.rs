@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use oplog_relay_core::state::CopyRecord;
 use serde_json::{Value, json};
 
-/// Number of collections that are shown at once, the largest first.
+/// Maximum number of collections that are shown at once, the largest first.
 const SHOWN: usize = 6;
 /// Width of a bar in characters.
 const BAR: u64 = 20;
@@ -95,7 +95,7 @@ impl Figures {
         total
     }
 
-    /// Returns the bytes per second since this process started the full sync.
+    /// Returns the bytes per second since this process started or resumed the full sync.
     fn rate(&self) -> u64 {
         let took = self.took.or_else(|| Some(self.begun?.elapsed()));
         let millis = took.map_or(0, |took| {
@@ -126,7 +126,7 @@ impl Progress {
         }
     }
 
-    /// Records that a collection is sent completely.
+    /// Records that a collection is sent completely, or no longer exists.
     pub fn finished(&self, record: &CopyRecord) {
         let mut figures = self.figures();
         figures.open.remove(&record.ns);
@@ -177,7 +177,8 @@ impl Progress {
         }))
     }
 
-    /// Returns progress bars for a terminal: the largest collections in progress, and the total.
+    /// Returns progress bars for the terminal or the log: the largest collections in progress, and
+    /// the total.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let figures = self.figures();

@@ -62,7 +62,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
     line.finish();
 }
 
-/// What was read from the source up to a moment.
+/// The totals at a moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     totals: Totals,
@@ -85,7 +85,7 @@ struct Rate {
 }
 
 impl Rate {
-    #[expect(clippy::cast_precision_loss, reason = "counts of a second")]
+    #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
     fn between(before: Reading, now: Reading) -> Self {
         let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
         let per_second = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;

@@ -98,8 +98,8 @@ pub fn resolve_secret(value: &str) -> Result<Secret, SecretError> {
 /// Returns a connection string for logs, without user, password and the values of secret
 /// parameters.
 ///
-/// Everything up to the last `@` is removed, so that a password whose special characters were not
-/// escaped stays hidden too.
+/// Everything between the scheme and the last `@` is removed, so that a password whose special
+/// characters were not escaped stays hidden too.
 #[must_use]
 pub fn redact_uri(uri: &str) -> String {
     let (scheme, rest) = match uri.split_once("://") {

@@ -24,7 +24,8 @@ use tokio::net::TcpListener;
 
 use crate::shutdown::Shutdown;
 
-/// The function that builds the reply of `/status`. It runs for each request, so it must not block.
+/// The function that builds the response of `/status`. It runs for each request, so it must not
+/// block.
 pub type Status = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// The options of the HTTP server and of the detection of stalls.
@@ -73,7 +74,7 @@ impl fmt::Display for HttpAddress {
 /// The reason why HTTP could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The address is in use or not local.
+    /// The address cannot be bound, for example because it is in use.
     #[error("cannot listen on {address}, the value of --http")]
     Bind {
         /// The address.
@@ -200,18 +201,18 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
 }
 
 async fn livez(State(http): State<Arc<Http>>) -> Response {
-    answer(http.health.live())
+    health_response(http.health.live())
 }
 
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    answer(http.health.live().and_then(|()| http.health.ready()))
+    health_response(http.health.live().and_then(|()| http.health.ready()))
 }
 
 async fn status(State(http): State<Arc<Http>>) -> Response {
     Json((http.status)()).into_response()
 }
 
-fn answer(outcome: Result<(), String>) -> Response {
+fn health_response(outcome: Result<(), String>) -> Response {
     match outcome {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

@@ -34,7 +34,7 @@ pub async fn probe(address: &str) -> Result<(), String> {
     })
 }
 
-/// Replaces an address that listens on all interfaces by the loopback address.
+/// Replaces the address of all interfaces with the loopback address.
 fn reachable(address: &str) -> String {
     match address.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),

@@ -71,8 +71,8 @@ impl Admin {
         let metadata = config
             .create_with_context(context.clone())
             .map_err(KafkaFailure::Options)?;
-        // The queue of this client's log lines is never read. The metadata client logs the same
-        // lines.
+        // The log lines of the admin client would collect in a queue that is never read. The
+        // metadata client logs the same lines.
         config.set_log_level(RDKafkaLogLevel::Emerg);
         let brokers = options.brokers.clone();
         let admin = Self {
@@ -423,9 +423,9 @@ impl Admin {
     }
 }
 
-/// The client for requests. It is created with the first one, because users that only read metadata
-/// do not need it. Dropping it takes up to 100 ms, because the thread that waits for its replies
-/// checks for the end only at that interval. No caller waits for that.
+/// The client for requests. It is created for the first one, because callers that only read
+/// metadata do not need it. Dropping it takes up to 100 ms, because the thread that waits for its
+/// replies checks for the end only at that interval. No caller waits for that.
 struct Requests {
     config: ClientConfig,
     runtime: Handle,

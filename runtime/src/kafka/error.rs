@@ -4,7 +4,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::new_topic::TopicSetting;
 
-/// The reason why a Kafka operation failed, other than producing records and consuming in a group.
+/// The reason why a Kafka operation failed. Producing records and consuming in a group have errors
+/// of their own.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaFailure {
     /// The client cannot be created from its options.
@@ -42,7 +43,7 @@ pub enum KafkaFailure {
         /// The progress at that time.
         reason: String,
     },
-    /// The cluster or the client refused.
+    /// The cluster or the client refused, or still failed when the time limit was reached.
     #[error("{action} failed")]
     Refused {
         /// The operation.
@@ -100,7 +101,8 @@ pub fn error_code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
-/// Returns true if the same request may succeed later: networks, elections, timeouts.
+/// Returns true if the same request may succeed later, as after a network error, an election or a
+/// timeout.
 #[must_use]
 pub fn is_transient(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;

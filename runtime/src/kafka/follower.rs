@@ -10,7 +10,7 @@ use super::reader::{Newer, Reader};
 /// topic again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// The place where the last read ended.
+/// The offset at which the last read ended, and the time at which that read started.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     next: i64,

@@ -1,7 +1,7 @@
-//! The topic configs of new topics: those that the data needs, as far as the cluster supports and
-//! allows them.
+//! The settings of new topics: those that the data needs, as far as the cluster supports and allows
+//! them.
 //!
-//! An older broker refuses a topic with a config that it does not know, and a managed cluster
+//! An older broker refuses a topic with a setting that it does not know, and a managed cluster
 //! refuses a value above its limit. Both reply with one error code for the whole request. All
 //! settings are therefore first validated together, in a request that does not create the topic.
 //! If they are refused, each value is validated separately.
@@ -42,9 +42,9 @@ pub struct WantedSetting {
 /// The action if the cluster refuses all of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fallback {
-    /// Fail, because the data needs the setting.
-    Refuse,
-    /// Use the broker's default.
+    /// Fails, because the data needs the setting.
+    Fail,
+    /// Uses the broker's default.
     Default,
 }
 
@@ -55,7 +55,7 @@ impl WantedSetting {
         Self {
             name: name.to_owned(),
             values: vec![value.to_owned()],
-            fallback: Fallback::Refuse,
+            fallback: Fallback::Fail,
         }
     }
 
@@ -145,7 +145,7 @@ impl Admin {
             refused = refused.or(Some((setting, code)));
         }
         match (refused, wanted.fallback) {
-            (Some((setting, code)), Fallback::Refuse) => {
+            (Some((setting, code)), Fallback::Fail) => {
                 Err(KafkaFailure::SettingRefused { setting, code })
             }
             (Some((preferred, code)), Fallback::Default) => {

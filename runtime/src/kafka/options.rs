@@ -202,7 +202,8 @@ pub fn parse_options(
     options
 }
 
-/// Refuses options that the program owns, and options that librdkafka does not know or accept.
+/// Refuses options that the program owns, and options whose name or value librdkafka does not
+/// accept.
 fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
     for (name, value) in options {
         let place = format!("{FLAG} {name}");

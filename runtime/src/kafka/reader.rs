@@ -1,9 +1,9 @@
 //! Reading of internal topics with one partition: only their committed records.
 //!
-//! Control records, records of aborted transactions and those of an open one lie between the last
-//! committed record and the end of the partition. The end is therefore the offset that the broker
-//! reports (the last stable offset, which a hanging transaction holds back), never "the record at
-//! end − 1".
+//! Control records, records of aborted transactions and those of an open one may lie between the
+//! last committed record and the end of the partition. The end is therefore the offset that the
+//! broker reports (the last stable offset, which a hanging transaction holds back), never "the
+//! record at end − 1".
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ const NO_COLLECTION: i32 = 26;
 /// `listCollections` that selects the collection. The result is false if no collection matches.
 ///
 /// # Errors
-/// The server's error; code 13 if the user may not list collections and indexes.
+/// The server's error; code 13 if the user may not list collections or indexes.
 pub async fn documents_depend(database: &Database, filter: Document) -> Result<bool> {
     let listed = database.run_command(doc! { "listCollections": 1, "filter": filter });
     let reply = in_time(ANSWER, listed).await?;
@@ -32,7 +32,7 @@ pub async fn documents_depend(database: &Database, filter: Document) -> Result<b
     // A collection has at most 64 indexes, fewer than a first batch holds.
     let indexes = database.run_command(doc! { "listIndexes": name });
     match in_time(ANSWER, indexes).await {
-        Ok(reply) => Ok(first_batch(&reply).into_iter().any(limits_documents)),
+        Ok(reply) => Ok(first_batch(&reply).into_iter().any(is_unique_besides_id)),
         Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(false),
         Err(error) => Err(error),
     }
@@ -52,7 +52,7 @@ fn depend_by_options(options: &Document) -> bool {
     is_set(options, "capped") || locale.is_some_and(|locale| locale != "simple")
 }
 
-fn limits_documents(index: &Document) -> bool {
+fn is_unique_besides_id(index: &Document) -> bool {
     is_set(index, "unique") && index.get_str("name").ok() != Some("_id_")
 }
 
@@ -71,7 +71,8 @@ mod tests {
         let plain = doc! { "name": "a_1" };
         let unique = doc! { "name": "a_1", "unique": true };
         let typed = doc! { "name": "a_1", "unique": 1 };
-        assert!(limits_documents(&typed) && depend_by_options(&doc! { "capped": 1.0 }));
-        assert!(limits_documents(&unique) && !limits_documents(&plain) && !limits_documents(&id));
+        assert!(is_unique_besides_id(&typed) && depend_by_options(&doc! { "capped": 1.0 }));
+        assert!(is_unique_besides_id(&unique));
+        assert!(!is_unique_besides_id(&plain) && !is_unique_besides_id(&id));
     }
 }

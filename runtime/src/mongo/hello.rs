@@ -28,7 +28,7 @@ pub struct Hello {
     pub me: Option<String>,
     /// The set's primary.
     pub primary: Option<String>,
-    /// The visible members of the set that hold data.
+    /// The members of the set that are neither hidden nor arbiters and have a priority above 0.
     pub hosts: Vec<String>,
     /// The highest wire version that the server supports; 9 is MongoDB 4.4.
     pub max_wire_version: i32,
@@ -72,8 +72,8 @@ async fn run(client: &Client, command: Document) -> Result<Document, mongodb::er
 
 impl Hello {
     /// Returns the time up to which a majority of the set has entries, as far as the server that
-    /// answered knows. A secondary that has stopped replicating still learns
-    /// the cluster time, which distinguishes it from a secondary that has all entries.
+    /// answered knows. A secondary that has stopped replicating still learns the cluster time,
+    /// which distinguishes it from a secondary that has all entries.
     #[must_use]
     pub fn majority_known(&self) -> Option<Timestamp> {
         let own = self.last_majority_write?.ts;

@@ -49,7 +49,7 @@ pub enum MongoError {
         /// The error of each of them.
         reason: String,
     },
-    /// The server refuses the credentials, or its user does not have the privilege.
+    /// The server refuses the credentials, or the user does not have a required privilege.
     #[error("MongoDB at {hosts} refuses the credentials: {reason}")]
     Authentication {
         /// The hosts.

@@ -44,7 +44,7 @@ fn read_table(text: &str) -> Result<Table> {
 fn write_table(table: &Table) -> String {
     let mut text = String::new();
     for (name, count) in table {
-        writeln!(text, "{name:<28} {count:>7}").expect("text takes text");
+        writeln!(text, "{name:<28} {count:>7}").expect("writing to a String cannot fail");
     }
     text
 }
@@ -104,7 +104,7 @@ fn count() -> Result<Table> {
         table.insert(name.to_owned(), total.parse::<u64>()? / (PASSES * ENTRIES));
     }
     let counted = !table.is_empty() && table.values().all(|count| *count > 0);
-    ensure!(counted, "not everything was counted: {table:?}\n{log}");
+    ensure!(counted, "some pieces were not counted: {table:?}\n{log}");
     Ok(table)
 }
 

@@ -50,7 +50,7 @@ impl Progress {
         self.lag_seconds = status.and_then(|status| status["lag_seconds"].as_f64());
     }
 
-    /// Adds up the entries of the ended process, because a new process counts from 0.
+    /// Keeps the number of entries of the ended process, because a new process counts from 0.
     fn restarted(&mut self) {
         self.earlier += std::mem::take(&mut self.entries);
     }

@@ -16,7 +16,7 @@ fn check(text: &str, entries: usize) -> Result<()> {
     for line in text.lines() {
         let event: Value = serde_json::from_str(line)?;
         schema.check(&event)?;
-        let ts = event["_id"]["ts"].as_str().context("a ts")?;
+        let ts = event["_id"]["ts"].as_str().context("no ts")?;
         let (seconds, increment) = ts.split_once(':').context("two parts")?;
         let at = (seconds.parse()?, increment.parse()?);
         let key = format!("{}{}", event["ns"], event["documentKey"]);
@@ -30,7 +30,7 @@ fn check(text: &str, entries: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_format_is_emitted_one_line_an_entry_in_order_per_document() -> Result<()> {
+async fn every_format_is_emitted_as_one_line_per_entry_in_order_per_document() -> Result<()> {
     let history = History::mixed(21, 2_000, 3);
     for (name, format) in [
         ("raw", &["--format=raw"][..]),

@@ -94,7 +94,7 @@ async fn the_consumer_killed_twenty_times_leaves_the_target_equal() -> Result<()
             let said = program.stderr_text();
             said.is_ok_and(|said| said.contains("partitions assigned"))
         })?;
-        // Each kill hits another moment of the first second of work.
+        // Each kill happens at a different moment of the first second of work.
         let life = Duration::from_millis(u64::from(kill * 379 % 1000));
         let begun = Instant::now();
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;

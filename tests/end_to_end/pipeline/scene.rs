@@ -35,7 +35,7 @@ impl Scene {
     /// Carries a history into Kafka.
     pub(crate) fn produce(&self, history: &History, more: &[&str]) -> Result<()> {
         let path = history.dump(self.folder.path())?;
-        let source = path.to_str().context("a path in text")?;
+        let source = path.to_str().context("the path is not UTF-8")?;
         let (brokers, common) = (
             self.kafka.brokers(),
             ["run", "--http=off", "--start=oldest"],
@@ -89,7 +89,7 @@ impl Scene {
     pub(crate) async fn expect(&self, expected: &State) -> Result<()> {
         let client = Client::with_uri_str(self.target.uri()).await?;
         for (ns, documents) in expected {
-            let (db, collection) = ns.split_once('.').context("a namespace")?;
+            let (db, collection) = ns.split_once('.').context("no namespace")?;
             let collection = client.database(db).collection::<Document>(collection);
             let found: Vec<Document> = collection.find(doc! {}).await?.try_collect().await?;
             ensure!(

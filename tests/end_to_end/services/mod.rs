@@ -237,7 +237,7 @@ fn the_java_partitioner_answers_for_every_key() -> Result<()> {
 fn the_compose_file_is_valid_and_complete() -> Result<()> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml");
     let services = compose_services(&file)?;
-    let services = services.as_object().context("a map of services")?;
+    let services = services.as_object().context("the services are not a map")?;
     let mut names: Vec<&str> = services.keys().map(String::as_str).collect();
     names.sort_unstable();
     assert_eq!(

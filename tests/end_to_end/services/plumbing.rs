@@ -58,7 +58,7 @@ fn write(producer: &BaseProducer, topic: &str, records: std::ops::Range<usize>) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_created_once_with_their_settings_and_not_by_asking() {
+async fn topics_are_created_once_with_their_settings_and_not_by_a_query() {
     let kafka = Kafka::start(&KafkaOptions::default()).unwrap();
     let options = options(&kafka);
     let admin = Admin::connect(&options).await.unwrap();
@@ -71,7 +71,7 @@ async fn topics_are_created_once_with_their_settings_and_not_by_asking() {
     assert_eq!(
         admin.partitions(&name).await.unwrap(),
         None,
-        "asking must not create"
+        "a query must not create a topic"
     );
 
     let settings = [
@@ -110,7 +110,7 @@ async fn topics_are_created_once_with_their_settings_and_not_by_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
+async fn the_last_committed_record_is_found_before_aborted_and_open_ones() {
     let kafka = Kafka::start(&KafkaOptions::default()).unwrap();
     let options = options(&kafka);
     let admin = Admin::connect(&options).await.unwrap();
@@ -160,7 +160,7 @@ async fn the_last_committed_record_lies_behind_aborted_and_open_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_says_hello() {
+async fn hello_and_error_codes_of_a_server_are_read() {
     let server = FerretDb::start(&FerretDbOptions::source()).unwrap();
     let client = mongo::connect(&Secret::new(server.uri()), "tests", |_| {})
         .await

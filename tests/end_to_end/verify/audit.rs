@@ -31,7 +31,7 @@ fn made(op: &str, increment: u32, o: Document) -> Result<Vec<u8>> {
     .to_vec()?)
 }
 
-/// Carries two thousand inserts, with a command among them, under a prefix.
+/// Carries two thousand inserts and then a command, under a prefix.
 fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
     carry(kafka, prefix, &history()?, format)
 }
@@ -66,7 +66,7 @@ fn carry(kafka: &Kafka, prefix: &str, dump: &[u8], format: &[&str]) -> Result<()
     Ok(())
 }
 
-/// Sends one record by a producer that is not part of this project.
+/// Sends one record with a producer that is not part of this project.
 fn send(
     kafka: &Kafka,
     (topic, partition): (&str, i32),
@@ -113,7 +113,7 @@ fn send_open(kafka: &Kafka, topic: &str, name: &str, value: &[u8]) -> Result<Bas
     Ok(producer)
 }
 
-/// Returns the id of an entry, as its record's header has it.
+/// Returns the id of an entry as the header of its record contains it.
 fn name(increment: u32) -> String {
     format!("made/{SECONDS}:{increment}/0")
 }
@@ -180,7 +180,7 @@ fn removed_records_and_topics_are_reported() -> Result<()> {
     ensure!(code == 0, "{code}: {said}");
     let part = "auditgone.app.a, partition 0 begins at offset 100";
     ensure!(said.contains(part), "{said}");
-    ensure!(said.contains("1 partitions do not begin"), "{said}");
+    ensure!(said.contains("do not begin at offset 0: 1"), "{said}");
 
     tool(
         &kafka,
@@ -231,7 +231,7 @@ fn the_audit_waits_for_open_transactions() -> Result<()> {
 }
 
 #[test]
-fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()> {
+fn a_damaged_out_of_order_or_duplicate_record_is_named() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditfault", &["--partitions=2"])?;
     let send = |partition, name: &str, value: &[u8]| {
@@ -241,10 +241,10 @@ fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()>
     // A later entry of a document is followed by an earlier one of the same document.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &entry(8000, 5)?)?;
-    // An entry of another document is only out of the partition's order.
+    // An entry of another document, which is not a fault: only the order in the partition is wrong.
     send(0, &name(8500), &entry(8500, 6)?)?;
     let (code, said) = audit(&kafka, "auditfault", &[])?;
-    ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
+    ensure!(code == 7 && said.contains("faults: 1"), "{code}:\n{said}");
     let after = format!("entry {SECONDS}:8000/0 comes after {SECONDS}:9000/0");
     ensure!(said.contains(&after), "{said}");
 
@@ -255,7 +255,7 @@ fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()>
     let report = folder.path().join("report");
     let flag = format!("--report={}", report.display());
     let (code, said) = audit(&kafka, "auditfault", &[&flag])?;
-    ensure!(code == 7 && said.contains("3 faults"), "{code}:\n{said}");
+    ensure!(code == 7 && said.contains("faults: 3"), "{code}:\n{said}");
     let lines = std::fs::read_to_string(report)?;
     for kind in ["out-of-order", "twice", "undecodable", "verdict"] {
         let count = lines.matches(&format!("{{\"kind\":\"{kind}\"")).count();
@@ -265,7 +265,7 @@ fn a_record_that_is_damaged_out_of_order_or_there_twice_is_named() -> Result<()>
 }
 
 #[test]
-fn what_a_full_sync_read_may_come_twice_but_not_after_a_later_change() -> Result<()> {
+fn a_document_of_a_full_sync_may_occur_twice_but_not_after_a_later_change() -> Result<()> {
     let kafka = Kafka::shared()?;
     produce(&kafka, "auditread", &["--partitions=2"])?;
     let send = |partition, name: &str, value: &[u8]| {
@@ -278,18 +278,18 @@ fn what_a_full_sync_read_may_come_twice_but_not_after_a_later_change() -> Result
     }
     let (code, said) = audit(&kafka, "auditread", &[])?;
     ensure!(code == 0 && said.contains("snapshot 4"), "{code}:\n{said}");
-    // This record would undo the change.
+    // The second of these records would undo the first.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &read(8000, 5)?)?;
     let (code, said) = audit(&kafka, "auditread", &[])?;
-    ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
+    ensure!(code == 7 && said.contains("faults: 1"), "{code}:\n{said}");
     let after = format!("entry {SECONDS}:8000/0 comes after {SECONDS}:9000/0");
     ensure!(said.contains(&after), "{said}");
     Ok(())
 }
 
 #[test]
-fn records_in_fragments_are_read_back_and_one_that_is_not_whole_is_named() -> Result<()> {
+fn records_in_fragments_are_read_back_and_an_incomplete_one_is_named() -> Result<()> {
     let kafka = Kafka::shared()?;
     let topic = "auditsplit.app.a";
     let create = ["--create", "--topic", topic, "--partitions", "2"];
@@ -320,7 +320,7 @@ fn records_in_fragments_are_read_back_and_one_that_is_not_whole_is_named() -> Re
     let headers = headers.each_ref().map(|(key, value)| (*key, &value[..]));
     send(&kafka, (topic, 0), &headers, &entry(9000, 5)?[..9])?;
     let (code, said) = audit(&kafka, "auditsplit", &[])?;
-    ensure!(code == 7 && said.contains("1 faults"), "{code}:\n{said}");
+    ensure!(code == 7 && said.contains("faults: 1"), "{code}:\n{said}");
     ensure!(said.contains("the rest of it is missing"), "{said}");
     Ok(())
 }

@@ -101,7 +101,7 @@ fn last(kafka: &Kafka, prefix: &str) -> Result<(String, i32, TopicRecord)> {
     let mut places = contents.into_iter();
     let found = places.find(|((_, partition), _)| *partition == 1);
     let ((topic, partition), mut records) = found.context("partition 1")?;
-    Ok((topic, partition, records.pop().context("a record")?))
+    Ok((topic, partition, records.pop().context("no record")?))
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
         let contents = read_undecoded(&kafka.brokers(), prefix)?;
         let records = contents.get(&(topic.clone(), partition));
         let change = records.context("its partition")?.iter().rev().nth(1);
-        let mut change = change.context("a change")?.clone();
+        let mut change = change.context("no change")?.clone();
         again(&kafka, &topic, partition, &change)?;
         change.value.truncate(change.value.len() / 2);
         again(&kafka, &topic, partition, &change)?;

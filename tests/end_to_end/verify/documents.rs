@@ -77,7 +77,7 @@ async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result
     source.run_raw_command(damaged(0..128)?).await?;
     target.run_raw_command(damaged(0..127)?).await?;
     let verified = tokio::time::timeout(LIMIT, scene.verify(&["--range-documents=10"]));
-    let outcome = verified.await.context("it does not end")??;
+    let outcome = verified.await.context("verify does not end")??;
     ensure!(outcome.verdict == Verdict::Different);
     ensure!(outcome.of("missing").len() == 1, "{:?}", outcome.lines);
     let repaired = scene.verify(&["--range-documents=10", "--repair"]).await?;
@@ -85,7 +85,7 @@ async fn ranges_that_begin_at_an_id_that_is_not_utf_8_come_to_an_end() -> Result
     Ok(())
 }
 
-/// Returns one `_id` of each type that a collection can hold.
+/// Returns `_id`s of most of the types that an `_id` can have.
 fn mixed() -> Vec<Bson> {
     let binary = |bytes: &[u8]| Binary {
         subtype: BinarySubtype::Generic,
@@ -123,13 +123,12 @@ fn mixed() -> Vec<Bson> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn extra_and_missing_documents_of_every_type_of_id_are_found_in_whatever_range() -> Result<()>
-{
+async fn extra_and_missing_ids_of_many_types_are_found_in_any_range() -> Result<()> {
     let (count, ids) = (mixed().len(), mixed());
     for (one_sided, kind) in [(0, "extra"), (1, "missing")] {
         let scene = Scene::new()?;
         let both = scene.both().await?;
-        // The documents on both sides determine the ranges; those on one side only lie between and
+        // The documents on both sides determine the ranges; those on only one side lie between and
         // beyond them.
         for database in &both {
             database.collection("c").insert_many(numbered(50)).await?;
@@ -199,7 +198,7 @@ async fn a_sample_is_looked_for_in_both_directions_and_a_count_is_only_a_count()
     let outcome = scene.verify(&["--mode=sample", "--sample=20"]).await?;
     let drawn = outcome.of("collection")[0]["equal"].as_u64().unwrap();
     ensure!((38..=40).contains(&drawn), "{drawn} documents");
-    // The counts are equal.
+    // The counts are equal although the documents differ.
     ensure!(scene.verify(&["--mode=count"]).await?.verdict == Verdict::Equal);
     source
         .collection("c")
@@ -240,7 +239,7 @@ async fn namespaces_are_chosen_as_in_the_pipeline_and_internal_ones_are_left_out
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_with_a_collation_is_compared_by_the_simple_one() -> Result<()> {
+async fn a_collection_with_a_collation_is_compared_under_the_simple_collation() -> Result<()> {
     let scene = Scene::new()?;
     scene
         .run(doc! { "create": "c", "collation": { "locale": "en", "strength": 2 } })

@@ -94,7 +94,7 @@ impl Outcome {
     }
 }
 
-/// Returns documents `{_id: n, text}`.
+/// Returns documents `{_id: n, text, part: {a: n}}`.
 pub(crate) fn numbered(count: i32) -> impl Iterator<Item = Document> {
     (0..count).map(|n| doc! { "_id": n, "text": format!("text {n}"), "part": { "a": n } })
 }

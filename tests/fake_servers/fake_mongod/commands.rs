@@ -23,7 +23,7 @@ fn code(reply: &Document) -> Option<i32> {
 fn json(document: &Document) -> Result<String> {
     let bytes = doc! { "v": document.clone() }.to_vec()?;
     let mut text = Vec::new();
-    let value = Raw::new(&bytes)?.first()?.context("a value")?;
+    let value = Raw::new(&bytes)?.first()?.context("no value")?;
     assert!(write_value(value, Mode::Relaxed, &mut text).is_ok());
     Ok(String::from_utf8(text)?)
 }
@@ -57,7 +57,7 @@ fn writes_are_answered_as_by_a_server() -> Result<()> {
 }
 
 #[test]
-fn collections_are_made_and_changed_as_by_a_server() -> Result<()> {
+fn collections_are_created_and_changed_as_by_a_server() -> Result<()> {
     let model = check(Version::V4_4, include_str!("tables/collections.txt"))?;
     let left: Vec<_> = model.state().into_keys().collect();
     assert_eq!(left, ["d.cap", "d.system.views"]);
@@ -65,19 +65,19 @@ fn collections_are_made_and_changed_as_by_a_server() -> Result<()> {
 }
 
 #[test]
-fn indexes_are_made_and_dropped_as_by_a_server() -> Result<()> {
+fn indexes_are_created_and_dropped_as_by_a_server() -> Result<()> {
     check(Version::V4_4, include_str!("tables/indexes.txt"))?;
     Ok(())
 }
 
 #[test]
-fn a_collections_collation_holds_for_its_ids_and_indexes() -> Result<()> {
+fn the_collation_of_a_collection_applies_to_its_ids_and_indexes() -> Result<()> {
     check(Version::V6_0, include_str!("tables/collation.txt"))?;
     Ok(())
 }
 
 #[test]
-fn versions_differ() -> Result<()> {
+fn versions_differ_as_those_of_a_server() -> Result<()> {
     check(Version::V6_0, include_str!("tables/later.txt"))?;
     check(Version::V7_0, r#"{"drop":"none"} -> ok"#)?;
     check(Version::V4_2, r#"{"create":"t","anything":true} -> 72"#)?;
@@ -85,7 +85,7 @@ fn versions_differ() -> Result<()> {
 }
 
 #[test]
-fn a_timestamp_of_nothing_becomes_the_time_at_the_top_only() -> Result<()> {
+fn an_empty_timestamp_is_replaced_only_at_the_top_level() -> Result<()> {
     const EMPTY: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
     let insert = |more: &str| {
         format!(
@@ -102,7 +102,7 @@ fn a_timestamp_of_nothing_becomes_the_time_at_the_top_only() -> Result<()> {
 }
 
 #[test]
-fn unique_indexes_refuse_what_a_servers_refuse() -> Result<()> {
+fn unique_indexes_refuse_the_same_documents_as_on_a_server() -> Result<()> {
     let insert = |text: &str| format!(r#"{{"insert":"c","documents":[{text}]}}"#);
     let lines = include_str!("tables/unique.txt").lines();
     for line in lines.filter(|line| !line.starts_with('#')) {
@@ -139,7 +139,7 @@ fn a_duplicate_is_reported_with_its_index_and_key() -> Result<()> {
     let reply = run(&mut model, "d", update)?;
     let error = reply.get_array("writeErrors")?[0]
         .as_document()
-        .context("an error")?;
+        .context("no error")?;
     let expected = doc! {
         "index": 0,
         "code": 11000,
@@ -160,7 +160,7 @@ fn a_duplicate_is_reported_with_its_index_and_key() -> Result<()> {
 }
 
 #[test]
-fn queries_find_what_a_servers_find() -> Result<()> {
+fn queries_find_the_same_documents_as_on_a_server() -> Result<()> {
     let mut model = Model::default();
     let insert = r#"{"insert":"c","documents":[{"_id":1,"a":1,"d":{"x":1}},
         {"_id":2,"a":[1,"b"],"d":[{"x":2},{"x":3}]},{"_id":3,"a":null},

@@ -19,7 +19,7 @@ fn code(error: &Error) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn the_driver_finds_a_server() -> Result<()> {
+async fn the_driver_works_as_with_a_server() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     let db = client.database("d");
@@ -35,7 +35,7 @@ async fn the_driver_finds_a_server() -> Result<()> {
         .batch_size(100)
         .await?;
     for n in 0..2500 {
-        let document = found.next().await.context("a document")??;
+        let document = found.next().await.context("no document")??;
         ensure!(document == doc! { "_id": n, "n": n % 10 });
     }
     ensure!(found.next().await.is_none());
@@ -103,7 +103,7 @@ async fn a_requested_failure_occurs_once_and_nothing_is_executed() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_pause_holds_the_answers_until_it_ends() -> Result<()> {
+async fn a_paused_server_holds_its_replies_until_it_is_resumed() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     let collection = client.database("d").collection::<Document>("c");
@@ -125,12 +125,15 @@ async fn a_pause_holds_the_answers_until_it_ends() -> Result<()> {
         ensure!(insert.try_join_next().is_none());
     }
     server.resume();
-    insert.join_next().await.context("an insert")???;
+    insert
+        .join_next()
+        .await
+        .context("no insert is running")???;
     Ok(())
 }
 
 #[tokio::test]
-async fn a_paused_server_can_end() -> Result<()> {
+async fn a_paused_server_can_be_stopped() -> Result<()> {
     let server = ModelServer::start(Model::default())?;
     let client = Client::with_uri_str(server.uri()).await?;
     server.pause();

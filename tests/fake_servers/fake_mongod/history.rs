@@ -14,7 +14,7 @@ const PATH_NOT_VIABLE: i32 = 28;
 /// Applies entries to a model.
 struct Applier {
     model: Model,
-    /// Ignores the effects that exist already: the model is a copy that is ahead of the oplog.
+    /// True if the model is a copy that is ahead of the oplog: existing effects are ignored.
     is_fuzzy: bool,
 }
 
@@ -65,7 +65,7 @@ impl Applier {
         let mut view = Bson::from_reader(o.as_bytes())?;
         let id = view.remove("_id").context("_id")?;
         let name = id.as_str().and_then(|id| id.split_once('.'));
-        let (_, name) = name.context("a name")?;
+        let (_, name) = name.context("no name")?;
         let command = match op {
             "i" => "create",
             "u" => "collMod",
@@ -93,7 +93,7 @@ impl Applier {
         self.must(db, &replace)
     }
 
-    /// Applies an update. A path that the model's document no longer has is skipped.
+    /// Applies an update. If the model is ahead, paths that its document no longer has are skipped.
     fn update(
         &mut self,
         db: &str,
@@ -127,7 +127,7 @@ impl Applier {
 
     /// Runs a logged command without the fields that a client must not send.
     fn command(&mut self, db: &str, o: Document<'_>) -> Result<()> {
-        let name = o.first()?.context("a command")?;
+        let name = o.first()?.context("no command")?;
         if name.name == b"applyOps" {
             for entry in name.document()?.elements() {
                 self.entry(entry?.document()?)?;
@@ -139,7 +139,7 @@ impl Applier {
             b"create" if name.str()? == "system.views" => return Ok(()),
             b"create" => drop(command.remove("temp")),
             b"createIndexes" => {
-                let collection = command.remove("createIndexes").context("a name")?;
+                let collection = command.remove("createIndexes").context("no name")?;
                 command
                     .entry("collation")
                     .or_insert(doc! { "locale": "simple" }.into());
@@ -157,7 +157,7 @@ impl Applier {
     }
 }
 
-/// Returns the code of a command's failure, or of its write's.
+/// Returns the code of a command's failure, or of its first write error.
 fn code(reply: &Bson) -> Option<i32> {
     let errors = reply.get_array("writeErrors").ok();
     let error = errors.and_then(|errors| errors.first()?.as_document());
@@ -249,7 +249,8 @@ fn histories_of_a_server_lead_the_model_to_the_servers_state() -> Result<()> {
     Ok(())
 }
 
-/// The order of fields may differ in the collection that exists to show that.
+/// The order of fields may differ in `wl_b_3.fo`, which exists to show that; only its documents are
+/// counted.
 #[test]
 fn a_history_over_a_copy_that_is_ahead_leads_to_the_same_collections() -> Result<()> {
     let scenario = Scenario::new("workload-b");
@@ -283,7 +284,7 @@ fn all_differences_are_named() -> Result<()> {
             let index = collection.get_array_mut("indexes")?.last_mut();
             let index = index.and_then(|index| index.as_document_mut());
             index
-                .context("an index")?
+                .context("no index")?
                 .insert("expireAfterSeconds", i32::MAX);
         }
     }

@@ -1,4 +1,4 @@
-//! A copy whose first read of `shop.c` has been executed, but whose reply is held back.
+//! A copy whose first read of `shop.c` the server has executed, but whose reply it holds back.
 
 use anyhow::Result;
 use oplog_relay_core::position::EntryId;
@@ -12,7 +12,7 @@ pub(crate) fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
     tokio::task::block_in_place(|| wait_until(what, LIMIT, is_so))
 }
 
-/// Starts a copy and waits until that reply is held back.
+/// Starts a copy and waits until the reply to that read is held back.
 pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, Copying)> {
     let server = ModelServer::start(model)?;
     server.hold("find", "c");
@@ -21,8 +21,9 @@ pub(crate) async fn begin(model: Model, readers: usize) -> Result<(ModelServer, 
     Ok((server, copying))
 }
 
-/// Releases the reads when the tail has reached the given time, and checks that source and target
-/// are then equal.
+/// Releases the reply when the tail has read the oplog to its end. Waits until the copy is done and
+/// the tail has reached `last`, checks that source and target are equal, and returns the ids of all
+/// entries.
 pub(crate) async fn go_on(
     server: &ModelServer,
     copying: Copying,

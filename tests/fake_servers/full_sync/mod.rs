@@ -89,9 +89,9 @@ pub(crate) fn expect_equal(source: &Model, target: &Model) -> Result<()> {
     let names = |state: &State| state.keys().cloned().collect::<Vec<_>>();
     ensure!(
         names(&wanted) == names(&left),
-        "{:?} is {:?}",
-        names(&wanted),
-        names(&left)
+        "the target has the collections {:?} instead of {:?}",
+        names(&left),
+        names(&wanted)
     );
     for (ns, wanted) in &wanted {
         let shown = |documents: &[Vec<u8>]| -> Vec<_> {
@@ -103,13 +103,16 @@ pub(crate) fn expect_equal(source: &Model, target: &Model) -> Result<()> {
         let left = left.get(ns).map(Vec::as_slice).unwrap_or_default();
         ensure!(
             wanted == left,
-            "{ns}: {:?}\nis {:?}",
-            shown(wanted),
-            shown(left)
+            "{ns} has {:?}\ninstead of {:?}",
+            shown(left),
+            shown(wanted)
         );
     }
     let found = target.collections();
-    ensure!(collections == found, "{collections:#?}\nand\n{found:#?}");
+    ensure!(
+        collections == found,
+        "expected {collections:#?}\nfound {found:#?}"
+    );
     Ok(())
 }
 
@@ -172,7 +175,7 @@ fn capped_order(mut model: Model) -> Result<Vec<i32>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<()> {
+async fn every_kind_of_collection_is_created_with_options_and_indexes() -> Result<()> {
     let server = ModelServer::start(every_kind()?)?;
     let entries = copy(&server, 3).await?;
     let target = replayed(&entries)?;
@@ -181,7 +184,7 @@ async fn every_kind_of_collection_is_made_with_options_and_indexes() -> Result<(
     ensure!(order == (0..20).rev().collect::<Vec<_>>(), "{order:?}");
     // The ids increase, so that each names one entry.
     let grow = entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    ensure!(grow, "identities");
+    ensure!(grow, "the ids do not increase");
     Ok(())
 }
 
@@ -192,7 +195,7 @@ async fn a_capped_collection_whose_cursor_is_gone_is_read_again_by_another_sessi
     let mut model = source()?;
     let create = doc! { "create": "capped", "capped": true, "size": 1 << 26 };
     run(&mut model, "shop", &create)?;
-    // They do not fit into the first reply.
+    // The documents do not fit into the first reply.
     let text = "x".repeat(6_000_000);
     for number in 0..6 {
         let document = doc! { "_id": number, "text": &text };
@@ -272,7 +275,8 @@ async fn large_documents_among_small_ones_are_copied() -> Result<()> {
     expect_equal(&server.model(), &target)
 }
 
-/// Documents that were copied while a server was written to, and its oplog of that time.
+/// The source has documents that were copied while a server was written to, and the oplog of that
+/// time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fuzzy_copy_and_the_oplog_lead_to_what_the_server_had() -> Result<()> {
     let scenario = Scenario::new("workload-b");

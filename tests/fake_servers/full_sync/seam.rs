@@ -96,7 +96,7 @@ async fn a_collection_dropped_while_it_is_read_is_gone() -> Result<()> {
 /// While a collection is copied, the target's documents are from different times and may violate a
 /// unique index. The index must therefore wait for the end of the copy.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_unique_index_built_meanwhile_comes_after_the_copy() -> Result<()> {
+async fn a_unique_index_built_during_the_copy_comes_after_it() -> Result<()> {
     let (server, copying) = reading(1).await?;
     {
         let mut model = server.model();
@@ -176,7 +176,7 @@ fn a_copy_stops_while_the_source_is_idle() -> Result<()> {
         stop.spawn(copying.stop());
         server.resume();
         let stopped = tokio::time::timeout(LIMIT, stop.join_next()).await?;
-        stopped.context("a task")??
+        stopped.context("the copy does not run")??
     });
     // Unlike dropping the runtime, this does not wait for a copy that never ends.
     runtime.shutdown_background();

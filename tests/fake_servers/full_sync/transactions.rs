@@ -1,4 +1,4 @@
-//! Transactions that are open at the start of a copy, or end while it reads.
+//! Transactions that are open at the start of a copy, or end while it runs.
 
 use anyhow::{Result, ensure};
 use bson::spec::BinarySubtype;
@@ -21,8 +21,8 @@ fn two_collections() -> Result<Model> {
     Ok(model)
 }
 
-/// Returns the operations of a transaction on a collection: an update, a delete, and an insert that
-/// it updates.
+/// Returns the operations of a transaction on a collection: an update, a delete, an insert, and an
+/// update of the inserted document.
 fn operations(model: &mut Model, name: &str) -> Result<Vec<Bson>> {
     let (ns, ui) = (format!("shop.{name}"), ui(model, "shop", name)?);
     let set = |id: i32| {
@@ -79,7 +79,7 @@ fn commit() -> Document {
 
 /// `shop.c` is read before the commit and `shop.d` after it; the entries of both come later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Result<()> {
+async fn a_transaction_prepared_before_the_copy_is_committed_during_it() -> Result<()> {
     let mut model = two_collections()?;
     let mut all = operations(&mut model, "c")?;
     all.extend(operations(&mut model, "d")?);
@@ -99,13 +99,13 @@ async fn a_transaction_prepared_before_the_copy_is_committed_beside_it() -> Resu
     let ids = go_on(&server, copying, 3).await?;
     for ord in 0..count {
         let id = EntryId { ts: at(3), ord };
-        ensure!(ids.contains(&id), "{id} did not come");
+        ensure!(ids.contains(&id), "{id} is missing");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_prepared_before_the_copy_and_aborted_beside_it_leaves_nothing() -> Result<()>
+async fn a_transaction_prepared_before_the_copy_and_aborted_during_it_leaves_nothing() -> Result<()>
 {
     let mut model = two_collections()?;
     let all = operations(&mut model, "c")?;
@@ -128,7 +128,7 @@ async fn a_transaction_prepared_before_the_copy_and_aborted_beside_it_leaves_not
 /// The first part of the transaction is in the oplog before the start of the copy, the last part
 /// after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -> Result<()> {
+async fn a_transaction_of_several_entries_spans_the_start_of_the_copy() -> Result<()> {
     let mut model = two_collections()?;
     let first = operations(&mut model, "c")?;
     log_part(
@@ -157,7 +157,7 @@ async fn a_transaction_of_several_entries_reaches_over_the_start_of_the_copy() -
 /// The position of a stream that ended inside a transaction counts some of its operations. The
 /// others must come before any document is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
+async fn a_copy_resumes_inside_a_transaction() -> Result<()> {
     let (server, copying) = begin(two_collections()?, 1).await?;
     let (stopped, ()) = tokio::join!(copying.stop(), async { server.resume() });
     let (begun, saved) = stopped?;
@@ -188,7 +188,7 @@ async fn a_copy_goes_on_inside_a_transaction() -> Result<()> {
     expect_equal(&server.model(), &replayed(&entries)?)
 }
 
-/// Resumes there, and runs to the end of copy and tail.
+/// Resumes at a saved position, and runs to the end of copy and tail.
 async fn from(server: &ModelServer, saved: Saved) -> Result<Vec<(EntryId, Vec<u8>)>> {
     let copying = Copying::start(&server.uri(), saved, 1).await?;
     let waited = wait("the copy", || {

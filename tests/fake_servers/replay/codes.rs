@@ -31,7 +31,7 @@ async fn a_write_that_is_refused_for_a_while_is_sent_again() -> Result<()> {
                 "update" => &[r#"{"_id":1,"a":2}"#],
                 _ => &[],
             };
-            assert_eq!(scene.held()?, expected, "{code} {command}");
+            assert_eq!(scene.documents()?, expected, "{code} {command}");
         }
     }
     Ok(())
@@ -48,10 +48,10 @@ async fn a_missing_collection_skips_a_delete_and_never_an_insert() -> Result<()>
         scene.server.refuse_next("update", code);
         scene.done(&[INSERT, replacement]).await?;
         let whole = [r#"{"_id":1,"a":1}"#, r#"{"_id":2,"b":1}"#];
-        assert_eq!(scene.held()?, whole, "{code}");
+        assert_eq!(scene.documents()?, whole, "{code}");
         scene.server.refuse_next("delete", code);
         scene.done(&[DELETE]).await?;
-        assert_eq!(scene.held()?, whole, "{code}: the delete was skipped");
+        assert_eq!(scene.documents()?, whole, "{code}: the delete was skipped");
     }
     Ok(())
 }
@@ -87,7 +87,7 @@ async fn a_command_that_fails_without_a_code_is_bisected() -> Result<()> {
     expect_bisection(NO_CODE, None).await
 }
 
-/// Lets whole commands fail, and checks that the refusal of one document is all that is left.
+/// Makes whole commands fail, and checks that finally only one document is refused.
 async fn expect_bisection(failure: i32, code: Option<i32>) -> Result<()> {
     let scene = scene().await?;
     let documents: Vec<String> = (0..8).map(|id| format!(r#"{{"_id":{id}}}"#)).collect();
@@ -102,7 +102,7 @@ async fn expect_bisection(failure: i32, code: Option<i32>) -> Result<()> {
     let (applied, refused) = scene.apply_all(&log).await?;
     assert_eq!((applied, refused.len()), (Applied::Done, 1));
     assert_eq!(refused[0].code, code);
-    assert_eq!(scene.held()?, documents[1..]);
+    assert_eq!(scene.documents()?, documents[1..]);
     Ok(())
 }
 
@@ -118,8 +118,8 @@ async fn validation_is_bypassed_again_after_another_refusal() -> Result<()> {
     let reason = scene.refused(&[INSERT]).await?;
     assert!(reason.contains("readWrite"), "{reason}");
     scene.done(&[INSERT]).await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"a":1}"#]);
-    // Refused with the bypass only: the validator then refuses the document.
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"a":1}"#]);
+    // Refused only with the bypass: the validator then refuses the document.
     scene.server.fail_next("insert", UNAUTHORIZED);
     let (_, refused) = scene.apply_all(&[("i", 2, r#"{"_id":2,"a":2}"#)]).await?;
     assert_eq!(refused.len(), 1);

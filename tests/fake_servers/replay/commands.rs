@@ -31,13 +31,15 @@ async fn create_exists_same_options() -> Result<()> {
     scene.done(&[CREATE]).await
 }
 
-/// A failover may undo a command that no majority has acknowledged. A note that it ran would then
-/// stay wrong.
+/// A failover may undo a command that no majority has acknowledged. A note that the command ran
+/// would then be wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
     const STEPPING_DOWN: i32 = 11602;
     let scene = Scene::new("count").await?;
-    scene.server.leave_unkept_next("create", STEPPING_DOWN);
+    scene
+        .server
+        .fail_write_concern_next("create", STEPPING_DOWN);
     scene.done(&[CREATE]).await?;
     let mut is_reported = false;
     for family in scene.metrics.registry.gather() {
@@ -50,15 +52,15 @@ async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
     Ok(())
 }
 
-/// Runs commands of a member. Its first command of that name is executed, and answered late with a
-/// write concern failure. Meanwhile another member runs the same command, and a collection of the
-/// name is filled again.
+/// Runs commands as one member. The server executes its first command of that name, but replies
+/// late and with a write concern error. Meanwhile another member runs the same commands, and a
+/// collection of the same name is filled again.
 async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &str)]) -> Result<()> {
     const STEPPING_DOWN: i32 = 11602;
     let slow = Scene::new("count").await?;
     let fast = Scene::on(Arc::clone(&slow.server), &["--unmatched", "count"]).await?;
     slow.on_target(before)?;
-    slow.server.leave_unkept_next(name, STEPPING_DOWN);
+    slow.server.fail_write_concern_next(name, STEPPING_DOWN);
     let subject = if name == "drop" { "c" } else { NS };
     slow.server.hold(name, subject);
     let meanwhile = async {
@@ -71,7 +73,7 @@ async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &st
     };
     let (applied, meanwhile) = tokio::join!(slow.done(log), meanwhile);
     meanwhile.and(applied)?;
-    assert_eq!(slow.held()?, [r#"{"_id":7}"#], "{name}");
+    assert_eq!(slow.documents()?, [r#"{"_id":7}"#], "{name}");
     Ok(())
 }
 
@@ -124,7 +126,7 @@ async fn create_exists_other_options() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn index_that_is_there_is_done() -> Result<()> {
+async fn index_that_exists_counts_as_created() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.done(&[CREATE, INDEX, INDEX]).await
 }
@@ -155,7 +157,8 @@ async fn index_name_other_key_86() -> Result<()> {
 
 /// One of two indexes exists, with a shorter expiry; the other one does not exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn index_that_differs_in_what_is_withheld_is_done_and_the_others_are_made() -> Result<()> {
+async fn index_that_differs_only_in_withheld_options_is_kept_and_missing_ones_are_created()
+-> Result<()> {
     let scene = Scene::new("count").await?;
     let there = r#"{"key":{"k":1},"name":"k_1","expireAfterSeconds":60,"unique":true}"#;
     scene.on_target(&format!(r#"{{"createIndexes":"c","indexes":[{there}]}}"#))?;

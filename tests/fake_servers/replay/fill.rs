@@ -78,7 +78,7 @@ async fn a_full_sync_into_a_collection_with_documents_follows_the_policy() -> Re
             continue;
         };
         filled?;
-        assert_eq!(scene.held()?, expected, "{policy}");
+        assert_eq!(scene.documents()?, expected, "{policy}");
     }
     Ok(())
 }
@@ -93,12 +93,13 @@ async fn an_empty_or_already_synced_collection_is_filled_under_every_policy() ->
         fill(&scene, 7, 0).await?;
         scene.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
         fill(&scene, 7, 10).await?;
-        assert_eq!(scene.held()?.len(), 2, "{policy}");
+        assert_eq!(scene.documents()?.len(), 2, "{policy}");
     }
     Ok(())
 }
 
-/// The member that fills the collection again has read the catalog before another one created it.
+/// The member that fills the collection again read the catalog before another member created the
+/// collection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_another_member_created_belongs_to_the_group() -> Result<()> {
     for policy in ["fail", "drop"] {
@@ -108,7 +109,7 @@ async fn a_collection_that_another_member_created_belongs_to_the_group() -> Resu
         fill(&one, 7, 0).await?;
         one.on_target(r#"{"insert":"c","documents":[{"_id":2}]}"#)?;
         fill(&other, 7, 10).await?;
-        assert_eq!(one.held()?.len(), 2, "{policy}");
+        assert_eq!(one.documents()?.len(), 2, "{policy}");
     }
     Ok(())
 }

@@ -20,11 +20,11 @@ async fn a_held_document_survives_a_failure_and_keeps_its_zeros() -> Result<()> 
     scene
         .done(&[("i", 1, r#"{"_id":1,"k":1}"#), ("i", 2, &waiting)])
         .await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"k":1}"#]);
-    // The first attempt to write the held document fails for another reason than the index.
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":1}"#]);
+    // The first attempt to write the held document fails for a reason other than the index.
     scene.server.fail_next("update", NOT_PRIMARY);
     scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
-    assert_eq!(scene.held()?, [waiting]);
+    assert_eq!(scene.documents()?, [waiting]);
     Ok(())
 }
 
@@ -55,7 +55,7 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
     // The partition returns, after writes that another member made meanwhile.
     scene.token = Token::default();
     scene.done(&[("i", 2, r#"{"_id":2,"k":5}"#)]).await?;
-    let found = scene.held()?;
+    let found = scene.documents()?;
     assert!(
         found.contains(&r#"{"_id":2,"k":5}"#.to_owned()),
         "{found:?}"
@@ -63,7 +63,7 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
     Ok(())
 }
 
-/// Three documents, of which each receives the next one's value: the target is ahead.
+/// Each of three documents receives the value of the next one, and the target is ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_document_is_taken_over_by_the_next_owner() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -76,7 +76,7 @@ async fn a_parked_document_is_taken_over_by_the_next_owner() -> Result<()> {
     // The second document was parked to free its value for the first, and waits for the value of
     // the third.
     let left = [r#"{"_id":1,"k":2,"x":1}"#, r#"{"_id":3,"k":3,"x":3}"#];
-    assert_eq!(scene.held()?, left);
+    assert_eq!(scene.documents()?, left);
     assert_eq!(scene.sink.held_since("t", 0), Some(1));
 
     // The owner is killed; the next one starts at the entry of the first held document.
@@ -93,7 +93,7 @@ async fn a_parked_document_is_taken_over_by_the_next_owner() -> Result<()> {
         r#"{"_id":3,"k":1,"x":3}"#,
         r#"{"_id":2,"k":3,"x":2}"#,
     ];
-    let mut found = scene.held()?;
+    let mut found = scene.documents()?;
     found.sort_unstable();
     let mut whole = whole.map(str::to_owned);
     whole.sort_unstable();

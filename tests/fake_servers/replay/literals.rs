@@ -7,7 +7,7 @@ use super::Scene;
 
 const ZERO: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
 
-/// Returns the fields of a document, each of which a replacement would change or refuse.
+/// Returns documents that a plain replacement would change, or that a target would refuse as one.
 fn documents() -> Vec<String> {
     let fields = [
         r#""1":ZERO"#,
@@ -25,18 +25,18 @@ fn documents() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn zeros_and_dollars_are_kept_however_the_document_comes() -> Result<()> {
+async fn empty_timestamps_and_dollar_names_are_kept_however_the_document_arrives() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {
         for document in documents() {
             let scene = Scene::of(Model::of(version), "stop").await?;
             // Inserted, inserted again, and written over another document.
             for _ in 0..2 {
                 scene.done(&[("i", 1, &document)]).await?;
-                assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
+                assert_eq!(scene.documents()?, [document.as_str()], "{version:?}");
             }
             scene.done(&[("i", 1, r#"{"_id":1,"a":1}"#)]).await?;
             scene.done(&[("u", 1, &document)]).await?;
-            assert_eq!(scene.held()?, [document.as_str()], "{version:?}");
+            assert_eq!(scene.documents()?, [document.as_str()], "{version:?}");
             // The update is in one batch with the writes before and after it.
             let diff = ("u", 1, r#"{"$v":2,"diff":{"i":{"k":1}}}"#);
             scene
@@ -45,7 +45,7 @@ async fn zeros_and_dollars_are_kept_however_the_document_comes() -> Result<()> {
             let changed = document
                 .replace("}}}", "}},\"k\":1}")
                 .replace("\"a\":1}}", "\"a\":1},\"k\":1}");
-            assert_eq!(scene.held()?, [changed.as_str()], "{version:?}");
+            assert_eq!(scene.documents()?, [changed.as_str()], "{version:?}");
         }
     }
     Ok(())

@@ -65,7 +65,7 @@ impl Scene {
         Scene::on(ModelServer::start(model)?, more).await
     }
 
-    /// Returns the same scene for a given target.
+    /// Returns a scene with the given target.
     async fn on(server: impl Into<Arc<ModelServer>>, more: &[&str]) -> Result<Scene> {
         let server = server.into();
         let uri = server.uri();
@@ -161,7 +161,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Applies a batch by the worker of another partition.
+    /// Applies a batch as the worker of another partition.
     async fn done_in(&self, partition: i32, log: &[(&str, i32, &str)]) -> Result<()> {
         assert_eq!(self.apply_in(partition, log).await?.0, Applied::Done);
         Ok(())
@@ -169,16 +169,16 @@ impl Scene {
 
     /// Returns the reason for which a batch is refused.
     async fn refused(&self, log: &[(&str, i32, &str)]) -> Result<String> {
-        let error = self.apply(log).await.err().context("it was applied")?;
+        let error = self.apply(log).await.err().context("a batch was applied")?;
         Ok(format!("{error:#}"))
     }
 
-    /// Resets the log: the next entry is the one after the given number.
+    /// Goes back in the log: the next entry is the one after the given number of entries.
     fn rewind(&self, entries: u32) {
         self.clock.store(entries, Ordering::Relaxed);
     }
 
-    /// Runs a command on the target itself.
+    /// Runs a command directly on the target.
     fn on_target(&self, command: &str) -> Result<()> {
         let mut bytes = Vec::new();
         parse_document(command.as_bytes(), &mut bytes)?;
@@ -188,7 +188,8 @@ impl Scene {
         Ok(())
     }
 
-    fn held(&self) -> Result<Vec<String>> {
+    /// Returns the documents of the collection.
+    fn documents(&self) -> Result<Vec<String>> {
         let state = self.server.model().state();
         let documents = state.get(NS).into_iter().flatten();
         let texts = documents.map(|document| {
@@ -201,8 +202,8 @@ impl Scene {
     }
 }
 
-/// Returns an operation by its letter. `b` is a command that all partitions wait for, of a
-/// collection that is written in order.
+/// Returns an entry of the given operation. The letter `b` stands for a command that all partitions
+/// wait for, of a collection that is written in order.
 fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
     if op == "b" {
         let command = entry(ts, "c", id, o)?;
@@ -251,7 +252,7 @@ async fn diffs_and_modifiers_of_one_document_are_applied_in_order() -> Result<()
         ])
         .await?;
     let one = r#"{"_id":1,"r":[1],"a":2,"o":{"x":3,"y":1}}"#;
-    assert_eq!(scene.held()?, [one, r#"{"_id":2,"k":2}"#]);
+    assert_eq!(scene.documents()?, [one, r#"{"_id":2,"k":2}"#]);
     assert_eq!(scene.metrics.rewritten_documents.get(), 1);
     Ok(())
 }
@@ -275,7 +276,7 @@ async fn refused_updates_are_redone_in_their_place() -> Result<()> {
         ])
         .await?;
     assert_eq!(
-        scene.held()?,
+        scene.documents()?,
         [r#"{"_id":1,"c":2,"a":{"b":0}}"#, r#"{"_id":2,"x":2}"#]
     );
     assert_eq!(scene.metrics.rewritten_documents.get(), 1);
@@ -291,7 +292,7 @@ async fn failed_reads_are_repeated_and_refused_ones_stop() -> Result<()> {
     scene
         .done(&[("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#)])
         .await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"b":1}"#]);
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"b":1}"#]);
     scene.server.fail_next("find", UNAUTHORIZED);
     let reason = scene
         .refused(&[("u", 1, r#"{"$v":2,"diff":{"i":{"c":1}}}"#)])
@@ -308,7 +309,8 @@ async fn failed_reads_are_repeated_and_refused_ones_stop() -> Result<()> {
 }
 
 #[tokio::test]
-async fn unchanged_documents_are_not_written_and_nothing_without_the_token() -> Result<()> {
+async fn unchanged_documents_are_not_written_and_nothing_is_written_without_the_token() -> Result<()>
+{
     let scene = Scene::new("count").await?;
     scene.done(&[("i", 1, r#"{"_id":1,"b":1}"#)]).await?;
     scene.server.fail_next("update", UNAUTHORIZED);
@@ -320,7 +322,7 @@ async fn unchanged_documents_are_not_written_and_nothing_without_the_token() -> 
         .apply(&[("u", 1, r#"{"$v":2,"diff":{"i":{"q":1}}}"#)])
         .await?;
     assert_eq!(applied, Applied::Abandoned);
-    assert_eq!(scene.held()?, [r#"{"_id":1,"b":1}"#]);
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"b":1}"#]);
     Ok(())
 }
 
@@ -333,12 +335,15 @@ async fn missing_documents_follow_the_policy() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene.done(&log).await?;
     assert_eq!(
-        (scene.held()?.len(), scene.metrics.unmatched_updates.get()),
+        (
+            scene.documents()?.len(),
+            scene.metrics.unmatched_updates.get()
+        ),
         (0, 2)
     );
     let scene = Scene::new("upsert").await?;
     scene.done(&log).await?;
-    assert_eq!(scene.held()?, [r#"{"_id":1,"b":2}"#]);
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"b":2}"#]);
     let scene = Scene::new("stop").await?;
     let reason = scene.refused(&log).await?;
     assert!(reason.contains("found no document"), "{reason}");
@@ -373,7 +378,10 @@ async fn updates_of_missing_documents_become_dead_letters() -> Result<()> {
         [unmatched(2), unmatched(4), unmatched(5)].into()
     );
     assert_eq!(found.len(), 3, "each update is reported once");
-    assert_eq!(scene.held()?, [r#"{"_id":3,"a":{"b":0},"r":[1],"n":1}"#]);
+    assert_eq!(
+        scene.documents()?,
+        [r#"{"_id":3,"a":{"b":0},"r":[1],"n":1}"#]
+    );
     assert_eq!(scene.metrics.unmatched_updates.get(), 3);
     Ok(())
 }

@@ -90,7 +90,7 @@ async fn an_option_that_may_have_a_meaning_is_left_out_only_on_request() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_the_target_cannot_convert_is_made_again() -> Result<()> {
+async fn an_index_that_the_target_cannot_convert_is_created_again() -> Result<()> {
     let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
     let unique = |scene: &Scene| format!("{:?}", scene.server.model().collections());
     scene.on_target(r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1"}]}"#)?;

@@ -72,7 +72,7 @@ async fn a_collection_with_a_collation_can_be_applied_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ttl_index_is_made_on_every_version_and_expires_nothing() -> Result<()> {
+async fn a_ttl_index_is_created_on_every_version_and_expires_nothing() -> Result<()> {
     for version in [Version::V4_4].into_iter().chain(FROM_5) {
         // If the target already has the index with its true expiry, the expiry is postponed.
         for there in [None, Some(3600)] {
@@ -90,7 +90,7 @@ async fn a_ttl_index_is_made_on_every_version_and_expires_nothing() -> Result<()
             }
             let described = scene.server.model().collections()["bugs_ttl"][0].clone();
             let indexes = described.get_array("indexes")?;
-            let index = indexes[1].as_document().context("an index")?;
+            let index = indexes[1].as_document().context("no index")?;
             ensure!(index.get_str("name")? == "at_1");
             let seconds = index.get("expireAfterSeconds").cloned();
             let expected = there.map(|_| bson::Bson::Int32(i32::MAX));

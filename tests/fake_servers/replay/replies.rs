@@ -80,7 +80,7 @@ async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
     Ok(())
 }
 
-/// The driver cannot decode such a reply.
+/// The driver cannot decode a reply with bytes that are not UTF-8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_whose_refusal_quotes_raw_bytes_ends_with_the_text_of_the_server() -> Result<()> {
     let index = r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","unique":true}"#;
@@ -109,19 +109,19 @@ async fn an_id_that_is_equal_under_the_collation_is_removed_first() -> Result<()
         let log = [insert(1, b"abc", b"old")];
         let (applied, refused) = scene.apply_entries(&log).await?;
         assert_eq!((applied, refused.len()), (Applied::Done, 0));
-        assert_eq!(scene.held()?, [r#"{"_id":"abc","k":"old"}"#]);
+        assert_eq!(scene.documents()?, [r#"{"_id":"abc","k":"old"}"#]);
         let log = [insert(3, b"ABC", b"new")];
         scene.on_target(r#"{"delete":"c","deletes":[{"q":{"_id":"abc"},"limit":1}]}"#)?;
         let (applied, _) = scene.apply_entries(&log).await?;
         assert_eq!(applied, Applied::Done);
-        assert_eq!(scene.held()?, [r#"{"_id":"ABC","k":"new"}"#]);
+        assert_eq!(scene.documents()?, [r#"{"_id":"ABC","k":"new"}"#]);
     }
     Ok(())
 }
 
-/// The same code for a field other than `_id` concerns the document.
+/// For a field other than `_id` the same code concerns only the document.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_immutable_field_of_another_kind_is_a_dead_letter() -> Result<()> {
+async fn an_immutable_field_other_than_id_is_a_dead_letter() -> Result<()> {
     const IMMUTABLE: i32 = 66;
     let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
     scene.done(&[("i", 1, r#"{"_id":1}"#)]).await?;
@@ -133,6 +133,6 @@ async fn an_immutable_field_of_another_kind_is_a_dead_letter() -> Result<()> {
         (refused[0].reason, refused[0].code),
         (Reason::Write, Some(IMMUTABLE))
     );
-    assert_eq!(scene.held()?, [r#"{"_id":1}"#]);
+    assert_eq!(scene.documents()?, [r#"{"_id":1}"#]);
     Ok(())
 }

@@ -78,7 +78,7 @@ async fn a_member_with_other_namespaces_stops_until_the_group_is_changed() -> Re
         ],
     ] {
         let refused = join(&target, "g", others).await?;
-        let error = refused.err().context("it joined")?;
+        let error = refused.err().context("the member joined")?;
         let text = error.text();
         ensure!(error.exit_code() == ExitCode::Usage, "{text}");
         for part in ["bank,shop", "--change-subscription", "full sync"] {
@@ -113,10 +113,10 @@ async fn a_note_that_another_member_inserts_at_the_same_time_is_not_a_failure() 
     Ok(())
 }
 
-/// The target has renamed the collection since: if the create ran again, its collection would be
-/// left over.
+/// The first group has since renamed the collection: if the create ran again, a collection would
+/// remain that the source does not have.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_group_does_not_apply_a_history_to_what_another_group_made_of_it() -> Result<()> {
+async fn a_new_group_does_not_replay_into_collections_of_another_group() -> Result<()> {
     let first = Scene::new("count").await?;
     let create = [("c", 0, r#"{"create":"c"}"#)];
     first.done(&create).await?;
@@ -141,7 +141,7 @@ async fn a_new_group_does_not_apply_a_history_to_what_another_group_made_of_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_runs_ends_when_the_namespaces_are_changed() -> Result<()> {
+async fn a_running_member_ends_when_the_namespaces_are_changed() -> Result<()> {
     let target = ModelServer::start(Model::default())?;
     let old = join(&target, "g", &["--include-namespaces=shop"]).await??;
     let other = join(&target, "h", &[]).await??;

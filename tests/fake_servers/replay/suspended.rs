@@ -71,7 +71,7 @@ async fn a_suspended_index_is_built_again_after_the_rewound_entries() -> Result<
 
     scene.rewind(0);
     one_by_one(&scene, &log).await?;
-    ensure!(scene.held()? == [r#"{"_id":3,"k":1}"#]);
+    ensure!(scene.documents()? == [r#"{"_id":3,"k":1}"#]);
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     ensure!(scene.sink.has_suspended("t", 0) && !scene.sink.has_suspended("t", 1));
     let suspended = suspended_indexes(scene.sink.client(), "g").await?;
@@ -112,7 +112,7 @@ async fn a_note_whose_index_was_never_dropped_is_harmless() -> Result<()> {
     ensure!(indexes(&scene).is_empty(), "{:?}", indexes(&scene));
     scene.sink.restore_suspended().await?;
     ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
-    ensure!(scene.held()? == [r#"{"_id":2,"k":1}"#]);
+    ensure!(scene.documents()? == [r#"{"_id":2,"k":1}"#]);
     Ok(())
 }
 
@@ -147,7 +147,7 @@ async fn held_documents_pass_a_command_that_ran_and_the_next_one_finds_the_index
     ensure!(released == Applied::Done && scene.sink.held_since("t", 0).is_none());
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     scene.done(&log[3..]).await?;
-    ensure!(scene.held()? == [r#"{"_id":2,"k":1}"#]);
+    ensure!(scene.documents()? == [r#"{"_id":2,"k":1}"#]);
     // The command has not run yet, so the target is no longer ahead.
     let hide = r#"{"collMod":"c","index":{"name":"k_1","hidden":true}}"#;
     scene.done(&[("b", 0, hide)]).await?;
@@ -212,9 +212,9 @@ async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Resu
             .done(&[("i", 1, &inserted), ("i", 2, r#"{"_id":2}"#)])
             .await?;
         ensure!(
-            scene.held()? == [r#"{"_id":2}"#],
+            scene.documents()? == [r#"{"_id":2}"#],
             "{code}: {:?}",
-            scene.held()?
+            scene.documents()?
         );
         ensure!(scene.sink.held_since("t", 0) == Some(0), "{code}");
         let correction = if code == 17261 {
@@ -224,7 +224,11 @@ async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Resu
         };
         scene.done(&[("u", 1, &correction)]).await?;
         ensure!(scene.sink.held_since("t", 0).is_none(), "{code}");
-        ensure!(scene.held()?.len() == 2, "{code}: {:?}", scene.held()?);
+        ensure!(
+            scene.documents()?.len() == 2,
+            "{code}: {:?}",
+            scene.documents()?
+        );
         // The same by an update of an existing document.
         let update = format!(r#"{{"$v":1,"$set":{{{bad}}}}}"#);
         scene.done(&[("u", 2, &update)]).await?;
@@ -252,23 +256,23 @@ async fn an_index_is_suspended_for_a_document_that_is_older_than_it() -> Result<
     scene.done(&log[..1]).await?;
     ensure!(
         scene.sink.held_since("t", 0).is_none(),
-        "it is written as it was"
+        "the document is held"
     );
     ensure!(indexes(&scene).is_empty());
     scene.done(&log[1..]).await?;
     scene.sink.restore_suspended().await?;
     ensure!(indexes(&scene) == ["place_2dsphere"]);
     ensure!(
-        scene.held()? == [format!(r#"{{"_id":1,"place":{HERE}}}"#)],
+        scene.documents()? == [format!(r#"{{"_id":1,"place":{HERE}}}"#)],
         "{:?}",
-        scene.held()?
+        scene.documents()?
     );
     Ok(())
 }
 
 /// The replay did not create the index, so the operator must decide about the refused document.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_of_the_targets_own_is_never_dropped() -> Result<()> {
+async fn an_index_that_the_replay_did_not_create_is_never_dropped() -> Result<()> {
     let scene = Scene::new("stop").await?;
     scene.on_target(
         r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
@@ -304,7 +308,7 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
         .map(|(id, o)| ("i", id, o.as_str()))
         .collect();
     scene.done(&inserts).await?;
-    ensure!(scene.sink.held_since("t", 0) == Some(0) && scene.held()?.is_empty());
+    ensure!(scene.sink.held_since("t", 0) == Some(0) && scene.documents()?.is_empty());
     let corrected = format!(r#"{{"$v":1,"$set":{{"place":{HERE}}}}}"#);
     let updates: Vec<_> = (0..DOCUMENTS)
         .map(|id| ("u", id, corrected.as_str()))
@@ -320,12 +324,12 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
         .map(|id| ("u", id, corrected.as_str()))
         .collect();
     scene.done(&updates).await?;
-    ensure!(scene.held()?.len() == usize::try_from(DOCUMENTS)?);
+    ensure!(scene.documents()?.len() == usize::try_from(DOCUMENTS)?);
     ensure!(scene.sink.held_since("t", 0).is_none());
     Ok(())
 }
 
-/// A document of another partition, or one that was written to since it was read, is not parked.
+/// A document that is held for another partition is not parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -346,14 +350,14 @@ async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
         r#"{"_id":2,"k":2}"#,
         r#"{"_id":3,"k":3}"#,
     ];
-    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
     // The document's own partition may park it.
     scene.sink.forget_held("t", 0);
     scene
         .done_in(1, &[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
         .await?;
     let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
     Ok(())
 }
 
@@ -389,7 +393,7 @@ async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()
 async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
     let scene = holding_two().await?;
     ensure!(scene.sink.held_since("t", 0) == Some(0));
-    // The note about the parked document is written between the two.
+    // The note about the parked document is written between its read and its removal.
     scene.server.hold("update", "held");
     let parking = async { scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await };
     let changing = async {
@@ -402,7 +406,7 @@ async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
     let (parked, done) = tokio::join!(parking, changing);
     parked.and(done)?;
     let left = [r#"{"_id":1,"k":1}"#, changed, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
     let state = scene.server.model().state();
     let notes = state.get(&format!("{CATALOG_DB}.held"));
     ensure!(notes.is_none_or(Vec::is_empty), "a note is left");
@@ -419,7 +423,7 @@ async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
         .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
         .await?;
     let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.held()? == left, "{:?}", scene.held()?);
+    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
     let state = scene.server.model().state();
     let notes = state.get(&format!("{CATALOG_DB}.held"));
     ensure!(notes.map_or(0, Vec::len) == 1, "the note is gone");

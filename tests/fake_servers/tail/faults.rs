@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 const ENTRIES: u64 = 2_000;
 
-/// Tails until all entries arrived or the tail ends, and checks that the entries arrive in order.
+/// Tails until all entries have arrived or the tail ends, and checks the order of the entries.
 async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
     let server = Server::start_failing(oplog, faults)?;
@@ -49,8 +49,8 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
             shutdown.trigger();
         }
     }
-    let ended = running.join_next().await.context("the tail")??;
-    ensure!(server.has_failed(), "a failure has not occurred");
+    let ended = running.join_next().await.context("no tail is running")??;
+    ensure!(server.has_failed(), "a requested failure has not occurred");
     ensure!(ended.is_err() || next == ENTRIES, "{next} entries");
     // The health state must show the failure, and then the recovery.
     let fails = fails.lock().map_err(|_| anyhow!("a panic"))?;
@@ -62,7 +62,7 @@ async fn tail(faults: &[(u64, Fault)]) -> Result<Result<(), ProducerError>> {
     Ok(ended)
 }
 
-/// Returns the fault once at the start, once in the middle, and twice at one place.
+/// Returns the fault once near the start, twice before one entry, and once before the last entry.
 fn faults(fault: Fault) -> Vec<(u64, Fault)> {
     [101, 500, 500, 1_999]
         .map(|number| (number, fault))
@@ -70,7 +70,7 @@ fn faults(fault: Fault) -> Vec<(u64, Fault)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_whose_cursor_is_gone_goes_on_after_the_last_entry() -> Result<()> {
+async fn a_tail_whose_cursor_is_gone_continues_after_the_last_entry() -> Result<()> {
     for code in [43, 175, 237, 314] {
         tail(&faults(Fault::Code(code))).await??;
     }
@@ -78,7 +78,7 @@ async fn a_tail_whose_cursor_is_gone_goes_on_after_the_last_entry() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_goes_on_over_elections_and_shutdowns() -> Result<()> {
+async fn a_tail_continues_after_elections_and_shutdowns() -> Result<()> {
     for code in [10107, 11600, 11602, 189, 91, 13435, 13436] {
         tail(&[(700, Fault::Code(code))]).await??;
     }
@@ -86,19 +86,19 @@ async fn a_tail_goes_on_over_elections_and_shutdowns() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_goes_on_after_an_operator_interrupted_it() -> Result<()> {
+async fn a_tail_continues_after_an_operator_interrupted_it() -> Result<()> {
     const INTERRUPTED: i32 = 11601;
     tail(&faults(Fault::Code(INTERRUPTED))).await??;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_goes_on_over_lost_connections() -> Result<()> {
+async fn a_tail_continues_after_lost_connections() -> Result<()> {
     tail(&faults(Fault::Hangup)).await?.map_err(Into::into)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_that_a_truncation_overtook_goes_on_while_its_position_is_there() -> Result<()> {
+async fn a_tail_overtaken_by_a_truncation_continues_while_its_position_exists() -> Result<()> {
     tail(&faults(Fault::Code(136))).await??;
     // The last entry that was fetched is the first one that remains.
     tail(&[(700, Fault::Truncated(136, 699))]).await??;
@@ -132,7 +132,7 @@ async fn the_oldest_entry_is_queried_again_after_a_truncation() -> Result<()> {
     ensure!(source.oldest().await? == oldest);
     // When the query keeps failing, another session tries again.
     server.fail_ends(&[136; 5]);
-    let error = source.oldest().await.err().context("it must fail")?;
+    let error = source.oldest().await.err().context("the query succeeded")?;
     ensure!(error.directive() == Directive::Retry, "{error}");
     ensure!(error.to_string().contains("on request"), "{error}");
     Ok(())

@@ -35,7 +35,11 @@ impl Running {
         if let Some(event) = self.events.recv().await {
             return Ok(event);
         }
-        let ended = self.task.join_next().await.context("the tail")??;
+        let ended = self
+            .task
+            .join_next()
+            .await
+            .context("no tail is running")??;
         ended?;
         anyhow::bail!("the tail ended")
     }
@@ -89,7 +93,7 @@ async fn a_position_that_a_new_member_does_not_have_is_read_from_the_primary() -
     let client = Client::with_uri_str(uri).await?;
     let tail = Tail::begin(Source::new(&client), start).await?;
     Running::start(tail).entries(ENTRIES - number - 1).await?;
-    // This member was synced after the tail began.
+    // The secondaries are synced again after the tail began.
     server.shorten_secondaries(0);
     let tail = Tail::begin(Source::new(&client), start).await?;
     server.shorten_secondaries(1_500);

@@ -52,10 +52,10 @@ async fn tail_from(first: u64, batch_size: u32) -> Result<Duration> {
     let mut next = first;
     loop {
         let began = Instant::now();
-        let batch = cursor.next().await.context("an open cursor")??;
+        let batch = cursor.next().await.context("the cursor is closed")??;
         let before = next;
         for entry in batch.doc_slices()? {
-            let entry = entry?.as_document().context("a document")?;
+            let entry = entry?.as_document().context("no document")?;
             assert_eq!(Some(entry.as_bytes()), server.oplog().entry(next));
             next += 1;
         }
@@ -89,7 +89,7 @@ async fn the_ends_and_the_majoritys_position_are_returned() -> Result<()> {
             .find_one(doc! {})
             .sort(doc! { "$natural": direction })
             .await?;
-        let found = found.context("an entry")?;
+        let found = found.context("no entry")?;
         assert_eq!(Some(found.as_bytes()), server.oplog().entry(number));
     }
     let client = oplog.client();
@@ -97,7 +97,7 @@ async fn the_ends_and_the_majoritys_position_are_returned() -> Result<()> {
         .database("admin")
         .run_command(doc! { "hello": 1 })
         .await?;
-    let newest = server.oplog().newest().context("an entry")?;
+    let newest = server.oplog().newest().context("no entry")?;
     let majority = hello
         .get_document("lastWrite")?
         .get_document("majorityOpTime")?;
@@ -157,7 +157,7 @@ async fn a_live_server_gives_no_entry_before_its_time() -> Result<()> {
     let oplog = oplog_of(&server).await?;
     let mut cursor = oplog.find(doc! {}).with_options(tail(100)).await?;
     for number in 0..server.oplog().len() {
-        let entry = cursor.next().await.context("an open cursor")??;
+        let entry = cursor.next().await.context("the cursor is closed")??;
         let wall = entry.get_datetime("wall")?.timestamp_millis();
         assert!(now()?.as_millis() >= u128::try_from(wall)?);
         assert_eq!(Some(entry.as_bytes()), server.oplog().entry(number));
@@ -186,7 +186,7 @@ async fn documents_come_by_ranges_of_their_ids() -> Result<()> {
         number += 1;
     }
     assert_eq!(number, 45_000);
-    // Entries that do not fit into a reply come with the next one.
+    // Documents that do not fit into a reply come with the next one.
     let command = doc! { "find": "orders", "batchSize": 30_000 };
     let reply = client.database("bench").run_command(command).await?;
     let cursor = reply.get_document("cursor")?;

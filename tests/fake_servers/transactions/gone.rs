@@ -31,7 +31,7 @@ fn ids(stream: &Stream) -> Result<Vec<i32>> {
 
 /// Returns the error that a stream ended with.
 fn failed(stream: Result<Stream>) -> Result<ProducerError> {
-    let error = stream.err().context("it must fail")?;
+    let error = stream.err().context("the stream did not fail")?;
     error.downcast::<ProducerError>()
 }
 
@@ -42,7 +42,7 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_skipped() -> Result<()>
     let server = made.serve_without(|seconds| seconds < 8)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
     ensure!(ids(&live)? == [3, 4, 5, 6], "{:?}", ids(&live));
-    // The large, the prepared and the small transaction; the aborted one never counts.
+    // The large, the prepared and the small transaction; the aborted one is not incomplete.
     let counts = live.counts;
     ensure!((counts.incomplete, counts.aborted, counts.committed) == (3, 1, 0));
     for end in &live.ends {
@@ -64,10 +64,10 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_skipped() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_left_the_oplog_in_normal_running_is_a_lost_position() -> Result<()> {
+async fn a_chain_that_left_the_oplog_during_normal_operation_is_a_lost_position() -> Result<()> {
     let made = history();
     let server = made.serve_without(|seconds| seconds < 8)?;
-    // Restarted at an entry, at a time, and inside the transaction itself.
+    // Restarts at an entry, at a time, and inside the transaction itself.
     let at = Begin::at(StartAt::At(Timestamp::new(9, 0)));
     for begin in [after(8, 0), at, after(15, 12_000)] {
         let error = failed(Stream::live(&server, begin).await)?;
@@ -132,7 +132,7 @@ async fn a_commit_of_what_was_not_prepared_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_that_another_history_put_in_its_place_is_a_lost_position() -> Result<()> {
+async fn a_part_replaced_by_another_history_is_a_lost_position() -> Result<()> {
     let mut made = Made::default();
     let other =
         doc! { "prevOpTime": { "ts": bson::Timestamp { time: 1, increment: 1 }, "t": TERM - 1 } };

@@ -13,7 +13,7 @@ pub(crate) struct Made {
     entries: Vec<(u32, Vec<u8>)>,
 }
 
-/// The fields between `o` and the end of a transaction's entry.
+/// The place of an entry in a transaction: its session and the entry before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) session: u8,
@@ -74,7 +74,7 @@ impl Made {
         self.command(seconds, o, part)
     }
 
-    /// Adds the same with the given fields around `o`.
+    /// Adds an `applyOps` of inserts with the given fields beside `o`.
     pub(crate) fn operations_with(
         &mut self,
         seconds: u32,
@@ -123,14 +123,14 @@ impl Part {
     }
 }
 
-/// Returns the part of a session's entry after the entry of that second.
+/// Returns the part of a session that follows the entry of the given second.
 pub(crate) fn part(session: u8, previous: u32) -> Part {
     Part { session, previous }
 }
 
-/// Returns a transaction in three entries that fills several chunks (7 to 15). Around it are a
-/// small one (2 to 18), a prepared one across its end (6 to 17), an aborted one, and single
-/// entries.
+/// Returns a transaction in three entries that fills several chunks (seconds 7 to 15). Around it
+/// are a small one (2 to 18), a prepared one across its end (6 to 17), an aborted one (4 to 9), and
+/// single entries.
 pub(crate) fn history() -> Made {
     let mut made = Made::default();
     let partial = || doc! { "partialTxn": true };

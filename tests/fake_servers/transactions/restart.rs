@@ -12,7 +12,7 @@ use crate::transactions::made::{TERM, history};
 
 /// Resumes from every end of a chunk and checks that exactly the rest follows. A dump is also
 /// resumed from the positions of a live source.
-async fn goes_on_from_every_end(oplog: &[u8]) -> Result<usize> {
+async fn continues_from_every_end(oplog: &[u8]) -> Result<usize> {
     let server = Server::start(Oplog::given(oplog)?)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
     let dump = Stream::dump(oplog, Begin::oldest()).await?;
@@ -34,21 +34,21 @@ async fn goes_on_from_every_end(oplog: &[u8]) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_inside_a_transaction_finds_exactly_the_rest() -> Result<()> {
-    let inside = goes_on_from_every_end(&history().bytes()).await?;
+    let inside = continues_from_every_end(&history().bytes()).await?;
     ensure!(inside >= 2, "{inside} chunks ended inside");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn golden_transactions_go_on_from_every_chunk() -> Result<()> {
+async fn golden_transactions_continue_from_every_chunk() -> Result<()> {
     for name in ["transactions", "transactions-prepared"] {
-        let inside = goes_on_from_every_end(&Scenario::new(name).oplog()?).await?;
+        let inside = continues_from_every_end(&Scenario::new(name).oplog()?).await?;
         ensure!(inside >= 5, "{name}: {inside} chunks ended inside");
     }
     Ok(())
 }
 
-/// The times of the commits, and of the single entries.
+/// The seconds of the first and the last entry of the history.
 const SECONDS: std::ops::RangeInclusive<u32> = 1..=19;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ async fn after(server: &Server, seconds: u32, term: i64) -> Result<Stream> {
 
 async fn lost(server: &Server, seconds: u32, term: i64) -> Result<PositionLost> {
     let error = after(server, seconds, term).await.err();
-    let error = error.context("it must fail")?.downcast::<ProducerError>()?;
+    let error = error.context("no failure")?.downcast::<ProducerError>()?;
     match error {
         ProducerError::PositionLost(lost) => Ok(*lost),
         other => Err(other.into()),

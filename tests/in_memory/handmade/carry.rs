@@ -107,7 +107,7 @@ impl Carried {
         };
         let header = String::from_utf8_lossy(chunk.bytes(&header.value));
         let Ok((_, id)) = EntryId::parse_header(&header) else {
-            bail!("{header} is no id");
+            bail!("{header} is not an id");
         };
         let value = chunk.bytes(&record.value).to_vec();
         let mut described = Vec::new();

@@ -15,7 +15,7 @@ pub(crate) struct Case {
     pub(crate) state: Option<Vec<u8>>,
 }
 
-/// Reads a file.
+/// Parses a file.
 pub(crate) fn read(text: &[u8]) -> Result<Vec<Case>> {
     let mut bytes = Vec::new();
     parse_document(text, &mut bytes)?;

@@ -69,7 +69,7 @@ fn through_json(id: EntryId, bytes: &[u8], mode: Mode) -> Result<(Vec<u8>, bool)
     let has_raw_entry = String::from_utf8_lossy(&arena).contains(r#","rawEntry":""#);
     let value = 0..arena.len();
     decode(Format::Json(mode), value, None, &mut arena, &mut found)?;
-    let decoded = found.first().context("an entry")?;
+    let decoded = found.first().context("no entry")?;
     Ok((decoded.document(&arena)?.as_bytes().to_vec(), has_raw_entry))
 }
 
@@ -87,7 +87,7 @@ fn names_that_occur_twice_are_replayed_exactly_from_json() -> Result<()> {
                 ensure!(has_raw_entry && entry == *bytes, "{id} in {mode:?}");
                 read = entry;
             }
-            // A server refuses some of the updates, which a sink then rewrites.
+            // Updates are left out: a server refuses some of them, which a sink then rewrites.
             let entry = Entry::parse(Document::new(&read)?)?;
             if entry.o2.is_none() {
                 model.replay(&Planner::new(1), &[(*id, read)])?;

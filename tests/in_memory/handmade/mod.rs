@@ -86,7 +86,7 @@ fn check(case: &Case) -> Result<()> {
 }
 
 /// Checks the documents of the model target after applying everything. Without commands it checks
-/// them again after applying everything twice; with commands the catalog would know that they ran.
+/// them again after applying everything twice; commands would need a catalog to be skipped then.
 fn check_state(carried: &Carried, expected: Document<'_>) -> Result<()> {
     let planner = Planner::new(1);
     let mut model = Model::default();

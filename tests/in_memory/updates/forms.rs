@@ -11,7 +11,7 @@ use oplog_relay_kit::model::Model;
 use oplog_relay_tests::schema::EventSchema;
 
 use crate::updates::histories::build;
-use crate::updates::{NS, held};
+use crate::updates::{NS, documents};
 
 /// Returns entries of the document with `_id` 1.
 fn entries(log: &[(&str, &str)]) -> Result<Vec<(EntryId, Vec<u8>)>> {
@@ -34,7 +34,7 @@ fn entries(log: &[(&str, &str)]) -> Result<Vec<(EntryId, Vec<u8>)>> {
 }
 
 /// Replays the entries one by one, then all at once again. Returns the documents after both, as
-/// canonical text.
+/// relaxed Extended JSON.
 fn replayed(log: &[(&str, &str)]) -> Result<[String; 2]> {
     let entries = entries(log)?;
     let mut model = Model::default();
@@ -44,7 +44,7 @@ fn replayed(log: &[(&str, &str)]) -> Result<[String; 2]> {
             model.replay(&Planner::new(2), entries)?;
         }
         let mut text = Vec::new();
-        for document in held(&model) {
+        for document in documents(&model) {
             let document = Document::new(&document)?;
             anyhow::ensure!(write_document(document, Mode::Relaxed, &mut text)?.is_exact());
         }
@@ -104,7 +104,7 @@ fn ferretdb_set_whole_document() -> Result<()> {
     leads(&log, r#"{"_id":1,"a":1}"#)
 }
 
-/// The key of both is the same, and the type that is stored last is the replacement's.
+/// Both `_id`s have the same key, and the stored type is that of the replacement.
 #[test]
 fn id_type_change_1_to_1_0() -> Result<()> {
     let log = [
@@ -116,7 +116,7 @@ fn id_type_change_1_to_1_0() -> Result<()> {
 }
 
 #[test]
-fn diffs_between_whole_states_start_from_those() -> Result<()> {
+fn a_diff_after_a_whole_state_applies_to_that_state() -> Result<()> {
     let log = [
         ("i", r#"{"_id":1,"o":{"x":1}}"#),
         ("u", r#"{"$v":2,"diff":{"so":{"i":{"y":1}}}}"#),

@@ -1,5 +1,5 @@
-//! A replay's updates have the same effect as a server's: random histories through the plan into
-//! the model target.
+//! The updates of a replay have the same effect as those of a server: random histories are planned
+//! and applied to the model target.
 
 mod forms;
 #[path = "../../../core/tests/histories/mod.rs"]
@@ -74,6 +74,8 @@ enum Step {
     Delete,
 }
 
+/// Returns a step. Modifiers occur only if all names are `plain`, because they address fields by
+/// path.
 fn step(plain: bool) -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => fields(plain).prop_map(Step::Diff),
@@ -83,7 +85,7 @@ fn step(plain: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Returns a diff between two states, or a diff of the kind that may be sent as a statement.
+/// Returns a diff between two states, or a flat diff, which may be sent as an update statement.
 fn any_diff() -> impl Strategy<Value = Option<Vec<u8>>> {
     let between = (fields(false), fields(false), any::<u64>())
         .prop_map(|(before, after, choices)| diff(&before, &after, &mut Choices(choices)));
@@ -91,7 +93,7 @@ fn any_diff() -> impl Strategy<Value = Option<Vec<u8>>> {
     prop_oneof![between, flat]
 }
 
-/// Returns the log of a few documents.
+/// Returns the oplog of a few documents, and the documents that exist at its end.
 fn log(steps: &[(i32, Step)], choices: u64) -> Result<(Entries, Vec<Vec<u8>>)> {
     let mut choices = Choices(choices);
     let mut states: [Option<Fields>; 3] = [None, None, None];
@@ -146,7 +148,7 @@ fn by_name(document: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Returns the documents of the model.
-fn held(model: &Model) -> Vec<Vec<u8>> {
+fn documents(model: &Model) -> Vec<Vec<u8>> {
     model.state().remove(NS).unwrap_or_default()
 }
 
@@ -169,11 +171,11 @@ proptest! {
         }
         let mut model = Model::default();
         replay(&mut model, &entries, batch).unwrap();
-        prop_assert_eq!(held(&model), vec![expected]);
+        prop_assert_eq!(documents(&model), vec![expected]);
     }
 
-    /// A log of inserts, diffs, replacements and deletes is applied. Then any tail of it is applied
-    /// again in other batches, and again from the point at which that ends.
+    /// A log of inserts, diffs, replacements and deletes is applied. Then a part of it, from any
+    /// entry on, is applied again in other batches, and then everything from the same entry on.
     #[test]
     fn a_log_of_diffs_applied_again_leads_to_the_same_bytes(
         steps in vec((0..3_i32, step(false)), 1..20),
@@ -184,7 +186,7 @@ proptest! {
         let (entries, expected) = log(&steps, choices).unwrap();
         let mut model = Model::default();
         replay(&mut model, &entries, batches[0]).unwrap();
-        prop_assert_eq!(&held(&model), &expected);
+        prop_assert_eq!(&documents(&model), &expected);
         prop_assert_eq!(model.unmatched, 0);
         let at = |cut: f64, list: &Entries| -> usize {
             let share = f64::from(u32::try_from(list.len()).unwrap()) * cut;
@@ -195,10 +197,11 @@ proptest! {
         let stop = at(cuts[1], &again);
         replay(&mut model, &again[..stop].to_vec(), batches[1]).unwrap();
         replay(&mut model, &again, batches[1]).unwrap();
-        prop_assert_eq!(&held(&model), &expected);
+        prop_assert_eq!(&documents(&model), &expected);
     }
 
-    /// The same with modifiers in the log, whose replay may change the order of fields.
+    /// A log that also contains modifiers is applied, and then again from any entry on. Fields
+    /// are compared without their order, which a replay of modifiers may change.
     #[test]
     fn a_mixed_log_applied_again_leads_to_the_same_fields(
         steps in vec((0..3_i32, step(true)), 1..20),
@@ -212,10 +215,10 @@ proptest! {
         let sorted = |documents: &[Vec<u8>]| -> Vec<Vec<u8>> {
             documents.iter().map(|document| by_name(document).unwrap()).collect()
         };
-        prop_assert_eq!(sorted(&held(&model)), sorted(&expected));
+        prop_assert_eq!(sorted(&documents(&model)), sorted(&expected));
         let again = entries[cut.min(entries.len())..].to_vec();
         replay(&mut model, &again, batches[1]).unwrap();
-        prop_assert_eq!(sorted(&held(&model)), sorted(&expected));
+        prop_assert_eq!(sorted(&documents(&model)), sorted(&expected));
     }
 
     /// Modifiers on any document have the effect that they have when a server applies its own
@@ -226,7 +229,7 @@ proptest! {
         before in fields(true),
         after in fields(true),
         choices in any::<u64>(),
-        pick in select(vec![1_usize, 2]),
+        batch in select(vec![1_usize, 2]),
     ) {
         let update = modifiers(&before, &after, &mut Choices(choices));
         let stored = document(&stored);
@@ -234,15 +237,15 @@ proptest! {
         let expected = apply_modifiers(Document::new(&stored).unwrap(), update_document).unwrap();
         let entries = vec![entry(1, 1, "i", &stored).unwrap(), entry(2, 1, "u", &update).unwrap()];
         let mut model = Model::default();
-        replay(&mut model, &entries, pick).unwrap();
-        let found = held(&model);
+        replay(&mut model, &entries, batch).unwrap();
+        let found = documents(&model);
         prop_assert_eq!(by_name(&found[0]).unwrap(), by_name(&expected).unwrap());
     }
 }
 
 /// `{$set: {"a.b": 0, c: 1}}` on a document whose `a` is no longer a document still sets `c`.
 #[test]
-fn an_update_of_which_one_path_fails_is_applied_otherwise() -> Result<()> {
+fn an_update_with_one_failing_path_still_sets_the_other_fields() -> Result<()> {
     let stored = build(|out| {
         out.int32("_id", 1).int32("a", 0).int32("c", 0);
     });
@@ -257,13 +260,13 @@ fn an_update_of_which_one_path_fails_is_applied_otherwise() -> Result<()> {
     let expected = build(|out| {
         out.int32("_id", 1).int32("a", 0).int32("c", 1);
     });
-    assert_eq!((held(&model), model.rewritten), (vec![expected], 1));
+    assert_eq!((documents(&model), model.rewritten), (vec![expected], 1));
     Ok(())
 }
 
 #[test]
 fn update_on_missing_document_skipped_and_counted() -> Result<()> {
-    let moves = build(|diff| {
+    let inserts = build(|diff| {
         diff.nested("i", kind::DOCUMENT, |fields| {
             fields.int32("a", 1);
         });
@@ -275,10 +278,10 @@ fn update_on_missing_document_skipped_and_counted() -> Result<()> {
     });
     let mut model = Model::default();
     let entries = vec![
-        entry(1, 1, "u", &diff_update(&moves)?)?,
+        entry(1, 1, "u", &diff_update(&inserts)?)?,
         entry(2, 2, "u", &diff_update(&sets)?)?,
     ];
     replay(&mut model, &entries, 2)?;
-    assert_eq!((held(&model).len(), model.unmatched), (0, 2));
+    assert_eq!((documents(&model).len(), model.unmatched), (0, 2));
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Copying {
     /// Those of the producer, unchanged.
     pub async fn start(uri: &str, saved: Saved, readers: usize) -> Result<Copying> {
         let origin = Origin::open(&config::Origin::Live(Secret::new(uri)), Some("rs0")).await?;
-        let client = origin.client().context("a live source")?;
+        let client = origin.client().context("the source is not live")?;
         let (metrics, shutdown) = (Arc::new(Metrics::new()?), Shutdown::manual());
         let filter = NamespaceFilter::default();
         let options = Options {
@@ -145,10 +145,11 @@ impl Copying {
         Ok(self.take())
     }
 
-    /// Waits for the error that ends it, and returns it with what [`Copying::stop`] returns.
+    /// Waits for the error that ends the full sync, and returns it with the produced entries and
+    /// the saved state.
     ///
     /// # Errors
-    /// It ended without an error.
+    /// The full sync ended without an error.
     pub async fn failure(mut self) -> Result<(ProducerError, Vec<(EntryId, Vec<u8>)>, Saved)> {
         let mut failure = None;
         while let Some(ended) = self.parts.join_next().await {
@@ -156,7 +157,7 @@ impl Copying {
         }
         let (entries, saved) = self.take();
         Ok((
-            failure.context("it ended without an error")?,
+            failure.context("the full sync ended without an error")?,
             entries,
             saved,
         ))

@@ -11,7 +11,7 @@ use crate::model::Model;
 
 /// The database of all collections.
 const DB: &str = "ddl";
-/// One round in this many does not drop its collection.
+/// Of the last rounds, one in this many does not drop its collection.
 const KEPT_EACH: u32 = 10;
 const PER_ROUND: u32 = 4;
 
@@ -78,7 +78,7 @@ impl Rounds {
     }
 
     /// Returns true if an initially empty target has the source's collections, and the catalog
-    /// notes show that every command ran.
+    /// notes show that every drop has run.
     #[must_use]
     pub fn are_applied(&self, target: &Model) -> bool {
         let mut state = target.state();
@@ -109,8 +109,8 @@ impl Rounds {
         (0..self.rounds).filter(move |round| rounds.is_kept(*round))
     }
 
-    /// Returns true for the last rounds, which keep their collections because no later round uses
-    /// the same name.
+    /// Returns true for the rounds that keep their collections: some of the last ones, whose names
+    /// no later round uses.
     fn is_kept(&self, round: u32) -> bool {
         round % KEPT_EACH == 7 && round + self.names >= self.rounds
     }

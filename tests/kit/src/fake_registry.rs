@@ -127,7 +127,7 @@ fn read_request(stream: impl Read) -> Result<String> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        ensure!(reader.read_line(&mut head)? > 0, "it ends early");
+        ensure!(reader.read_line(&mut head)? > 0, "the request ends early");
     }
     let length = head.lines().find_map(|line| {
         let line = line.to_ascii_lowercase();

@@ -20,37 +20,37 @@ pub fn metric(port: u16, name: &str) -> Option<f64> {
     lines.find(|(found, _)| *found == name)?.1.parse().ok()
 }
 
-/// The answer of a probe: `/livez` or `/readyz`.
+/// The response to a probe of `/livez` or `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// True if the status code is 200.
     pub passes: bool,
-    /// The reason, if it does not pass.
+    /// The body of the response: the reason, if the probe fails.
     pub text: String,
 }
 
-/// Asks a probe of a program on this host; `None` while the program does not answer.
+/// Probes a program on this host; returns `None` while the program does not answer.
 #[must_use]
 pub fn probe(port: u16, path: &str) -> Option<Probe> {
-    let answer = answer(port, path)?;
-    let (head, text) = answer.split_once("\r\n\r\n")?;
+    let response = response(port, path)?;
+    let (head, text) = response.split_once("\r\n\r\n")?;
     let passes = head.starts_with("HTTP/1.1 200");
     let text = text.to_owned();
     Some(Probe { passes, text })
 }
 
 fn get(port: u16, path: &str) -> Option<String> {
-    let answer = answer(port, path)?;
-    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let response = response(port, path)?;
+    let (_, body) = response.split_once("\r\n\r\n")?;
     Some(body.to_owned())
 }
 
-fn answer(port: u16, path: &str) -> Option<String> {
+fn response(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
+    let mut response = String::new();
+    stream.read_to_string(&mut response).ok()?;
+    Some(response)
 }

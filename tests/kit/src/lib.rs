@@ -6,8 +6,9 @@
 //! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that stores
 //!   data, as the source or the target of a test; both speak the wire protocol on a port;
 //!   [`fake_registry`] a stand-in for a schema registry
-//! - [`generated`], [`load`], [`ddl`] and [`stream`] make entries; [`copying`] runs full syncs in process
-//! - [`topic_reader`] reads topics back; [`http_status`] the HTTP endpoints of a program
+//! - [`generated`] a server of generated documents; [`load`] and [`ddl`] the writes of a source
+//! - [`stream`] reads a source with the producer's parts, without Kafka; [`copying`] a full sync
+//! - [`topic_reader`] reads topics back; [`http_status`] reads the HTTP endpoints of a program
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,4 +1,4 @@
-//! A source through the producer's own parts, up to the chunks that would be written to Kafka.
+//! Reads a source with the producer's own parts, up to the chunks that would be written to Kafka.
 
 use std::io::Write as _;
 
@@ -106,7 +106,7 @@ impl Stream {
     pub async fn dump(entries: &[u8], begin: Begin) -> Result<Stream> {
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(entries)?;
-        let path = file.path().to_str().context("a path")?;
+        let path = file.path().to_str().context("the path is not UTF-8")?;
         Stream::read(config::Origin::Dump(path.to_owned()), begin).await
     }
 

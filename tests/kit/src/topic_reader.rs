@@ -239,8 +239,7 @@ fn read_topic(
     Ok(())
 }
 
-/// Returns the start and the end of a partition, once no transaction is open in it; `None` before
-/// that.
+/// Waits until no transaction is open in a partition, and returns the partition's start and end.
 fn settled(
     (committed, all): (&BaseConsumer, &BaseConsumer),
     topic: &str,
@@ -265,7 +264,7 @@ fn record(message: &BorrowedMessage<'_>) -> Result<TopicRecord> {
         offset: message.offset(),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().unwrap_or_default().to_vec(),
-        timestamp: message.timestamp().to_millis().context("a timestamp")?,
+        timestamp: message.timestamp().to_millis().context("no timestamp")?,
         headers: headers
             .into_iter()
             .map(|header| {
@@ -285,7 +284,7 @@ fn decode(record: &TopicRecord, format: Format) -> Result<Vec<TopicEntry>> {
     let source = source_of(record, format)?;
     let mut entries = Vec::with_capacity(found.len());
     for decoded in found {
-        // A barrier is not an entry of the source, and a command may come without one.
+        // A barrier is not an entry of the source, and a command may have no barrier.
         if decoded.id.ord == BARRIER_ORD {
             continue;
         }
@@ -311,16 +310,16 @@ fn source_of(record: &TopicRecord, format: Format) -> Result<String> {
         Format::Avro(_) | Format::ReaderAvro(_) => {
             // Five bytes of the wire format, then the length of the first text: the source's name,
             // which is shorter than 64 bytes.
-            let length = usize::from(record.value.get(5).context("a length")? / 2);
-            let source = record.value.get(6..6 + length).context("a source")?;
+            let length = usize::from(record.value.get(5).context("no length")? / 2);
+            let source = record.value.get(6..6 + length).context("no source")?;
             return Ok(std::str::from_utf8(source)?.to_owned());
         }
         Format::Debezium(_) | Format::Snapshot(_) => bail!("{format} is for readers only"),
         Format::Json(_) | Format::ReaderJson(_) => {
             let mut event = Vec::new();
             parse_document(&record.value, &mut event)?;
-            let id = Document::new(&event)?.get("_id")?.context("an _id")?;
-            let source = id.document()?.get("source")?.context("a source")?;
+            let id = Document::new(&event)?.get("_id")?.context("no _id")?;
+            let source = id.document()?.get("source")?.context("no source")?;
             return Ok(source.str()?.to_owned());
         }
     };

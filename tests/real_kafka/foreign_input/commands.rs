@@ -277,7 +277,7 @@ fn every_command_of_a_transaction_runs_once() -> Result<()> {
 }
 
 #[test]
-fn a_late_command_is_refused_also_after_a_restart() -> Result<()> {
+fn a_late_command_is_refused_even_after_a_restart() -> Result<()> {
     let foreign = Foreign::new()?;
     let mut records = commands()?;
     let late = records.remove(2);

@@ -88,7 +88,7 @@ fn debeziums_envelope_is_emitted_from_a_change_event() -> Result<()> {
         "--envelope=debezium",
     ];
     let ended = foreign.run("emit", "converted", &flags)?.expect(0, &[])?;
-    let last = ended.stdout.lines().last().context("a line")?;
+    let last = ended.stdout.lines().last().context("no line")?;
     let line: Value = serde_json::from_str(last)?;
     ensure!(
         line["key"]["id"] == "3" && line["value"]["op"] == "d",

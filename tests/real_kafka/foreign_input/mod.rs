@@ -53,7 +53,7 @@ fn fixture(name: &str) -> Result<Vec<Written>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/foreign");
     let text = std::fs::read_to_string(folder.join(name))?;
     let records = text.lines().enumerate().map(|(index, line)| {
-        let (key, value) = line.split_once('\t').context("a key and a value")?;
+        let (key, value) = line.split_once('\t').context("no tab in the line")?;
         Ok(Written {
             key: Some(key.into()),
             value: (!value.is_empty()).then(|| value.into()),
@@ -174,7 +174,7 @@ impl Foreign {
         self.append(topic, partitions, records)
     }
 
-    /// Resets the group that is named as its topic to the beginning.
+    /// Resets the group, which has the name of its topic, to the beginning.
     fn rewind(&self, topic: &str) -> Result<()> {
         let place = ["--group", topic, "--topic", topic];
         let reset = ["--reset-offsets", "--execute", "--to-earliest"];

@@ -19,7 +19,7 @@ use crate::topics::{LIMIT, Topics};
 
 /// The largest permitted memory of a consumer, in MiB.
 pub(super) const MOST: u64 = 256;
-const MIB: usize = 1_000_000;
+const MB: usize = 1_000_000;
 const ZSTD: &str = "--kafka-option=compression.type=zstd";
 
 /// A dump of inserts into one partition, compressed one by one.
@@ -70,7 +70,7 @@ fn has_logged(member: &Program, part: &str) -> bool {
 fn highly_compressed_records_do_not_fill_the_memory() -> Result<()> {
     let mut dump = Dump::default();
     for _ in 0..500 {
-        dump.insert(200, MIB)?;
+        dump.insert(200, MB)?;
     }
     let topics = Topics::none("compressible")?;
     topics.produce(&dump.out, &[ZSTD])?;
@@ -115,7 +115,7 @@ fn fetches_shrink_when_later_records_compress_better() -> Result<()> {
     ensure!(!has_logged(&member, part));
 
     for _ in 0..compressible {
-        dump.insert(200, MIB)?;
+        dump.insert(200, MB)?;
     }
     topics.produce(&dump.out, &[ZSTD])?;
     wait_until("smaller fetches", LIMIT, || has_logged(&member, part))?;

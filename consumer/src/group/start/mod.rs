@@ -1,8 +1,8 @@
-//! The start offsets of a new group, which correspond to the same source second in all partitions. They
-//! are committed in one call before any member subscribes.
+//! The start offsets of a new group: the beginning of every partition, or the same source second in
+//! all of them. They are committed in one call before this member subscribes.
 //!
-//! If a group has committed offsets but not for a certain partition, the partition was created later, or
-//! its offset was lost: see [`first_offset`].
+//! If a group has committed offsets, but none for a certain partition, the partition was created
+//! later, or its offset was lost: see [`first_offset`].
 
 mod now;
 mod past;
@@ -47,7 +47,8 @@ pub struct Held {
     pub end: i64,
 }
 
-/// Retries a request until it succeeds, fails permanently, or its time limit is exceeded.
+/// Retries a request until it succeeds or fails permanently, its time limit is exceeded, or
+/// shutdown is requested.
 pub(crate) fn persist<T>(
     doing: &str,
     shutdown: &Shutdown,
@@ -130,7 +131,7 @@ pub(crate) fn written(
         .collect()
 }
 
-/// Returns the offsets of a list by partition. The client's own search scans the whole list each time.
+/// Returns the offsets of a list by partition. A search in the list itself scans the whole list.
 pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, Offset> {
     let named = list.elements().into_iter().map(|element| {
         let name = TopicPartition {
@@ -217,8 +218,8 @@ fn has_commits<C: ConsumerContext>(
 ) -> Result<bool, ConsumerError> {
     let committed = persist("reading committed offsets", shutdown, || {
         let requested = list(held.iter().map(|held| &held.name));
-        let answer = consumer.committed_offsets(requested, REQUEST);
-        answer.map_err(|error| refusal(consumer).unwrap_or(error))
+        let committed = consumer.committed_offsets(requested, REQUEST);
+        committed.map_err(|error| refusal(consumer).unwrap_or(error))
     })?;
     Ok(committed
         .elements()
@@ -226,8 +227,8 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// Returns the start offsets in the order of the partitions. If the start is within a second, the entry
-/// after which the partition starts is returned too.
+/// Returns the start offsets in the order of the partitions. If the start is within a second, the
+/// id after which the partition starts is returned too.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -358,11 +359,11 @@ pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64
     let TopicPartition { topic, partition } = name;
     let reason = match committed {
         Some(committed) => format!(
-            "group {group} has committed offset {committed}, but its log now begins at {low}: the \
-             records between were removed"
+            "group {group} has committed offset {committed}, but the log now begins at {low}: the \
+             records in between were removed"
         ),
         None => format!(
-            "group {group} has no committed offset, but its log begins at {low}: the group's \
+            "group {group} has no committed offset, but the log begins at {low}: the group's \
              offset expired, or records were removed before it read them"
         ),
     };

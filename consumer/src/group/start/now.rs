@@ -20,7 +20,7 @@ use super::{Held, REQUEST, at_seconds, held as held_now, persist};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 
-/// Returns the start offset of each partition, and the entry after which it starts.
+/// Returns the start offset of each partition, and the id after which it starts.
 pub(crate) fn cut<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -30,22 +30,25 @@ pub(crate) fn cut<C: ConsumerContext>(
     let positions = positions(consumer, config, shutdown)?;
     // The ends are read after the positions.
     let ends = held_now(consumer, &config.input, shutdown)?;
-    let end = |of: &Held| {
-        let now = ends.iter().find(|end| end.name == of.name);
-        now.map_or(of.end, |end| end.end)
+    let end = |partition: &Held| {
+        let now = ends.iter().find(|end| end.name == partition.name);
+        now.map_or(partition.end, |end| end.end)
     };
-    let after = |of: &Held| positions.get(&of.name.topic).copied();
+    let after = |partition: &Held| positions.get(&partition.name.topic).copied();
     let seconds = held
         .iter()
-        .map(|of| after(of).map(|id| i64::from(id.ts.seconds)));
+        .map(|partition| after(partition).map(|id| i64::from(id.ts.seconds)));
     let found = at_seconds(consumer, seconds, held, shutdown)?;
     let cut = held.iter().zip(found);
     Ok(cut
-        .map(|(of, found)| (found.unwrap_or_else(|| end(of)), after(of)))
+        .map(|(partition, found)| {
+            let offset = found.unwrap_or_else(|| end(partition));
+            (offset, after(partition))
+        })
         .collect())
 }
 
-/// Returns the last entry that the producer of each topic has saved as complete.
+/// Returns, for each topic, an id that follows all entries that its producer has saved as complete.
 fn positions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -80,15 +83,16 @@ fn positions<C: ConsumerContext>(
     Ok(found)
 }
 
-/// Returns the end of all entries that are complete at a saved position. If the position is inside a
-/// transaction, the part before it is applied again, which is harmless.
+/// Returns an id that follows all entries that are complete at a saved position. If the position is
+/// inside a transaction, the group reads the whole transaction, so that it misses no operation.
 fn position(record: &[u8]) -> Option<EntryId> {
     let record: PositionRecord = serde_json::from_slice(record).ok()?;
     record.done().ok().map(end_of)
 }
 
-/// Returns an id that follows those of all entries with this timestamp.
+/// Returns an id that follows the ids of all entries with this timestamp.
 const fn end_of(ts: Timestamp) -> EntryId {
+    // No operation has an ordinal this large, and `BARRIER_ORD` itself identifies barriers.
     let ord = BARRIER_ORD - 1;
     EntryId { ts, ord }
 }

@@ -8,7 +8,7 @@ use crate::error::ConsumerError;
 /// What the destination shows about earlier runs of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
-    /// The destination has no record of earlier runs, for example standard output.
+    /// The destination cannot show earlier runs, for example standard output.
     Unknown,
     /// The group has not written to the destination.
     Nothing,

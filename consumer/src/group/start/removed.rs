@@ -26,17 +26,18 @@ pub(crate) struct Remainder {
     name: TopicPartition,
     /// The first offset that still exists.
     low: i64,
-    /// The source second of the first record that still exists; `None` if the partition has no records.
+    /// The source second of the first record that still exists; `None` if the partition has no
+    /// records left.
     second: Option<i64>,
 }
 
 impl Remainder {
-    /// Returns true if records from a source second on are missing; `None` stands for all records.
-    pub(crate) fn misses(&self, asked: Option<i64>) -> bool {
-        match (asked, self.second) {
+    /// Returns true if records from a source second on are missing; `None` means all records.
+    pub(crate) fn misses(&self, requested: Option<i64>) -> bool {
+        match (requested, self.second) {
             (None, _) => true,
             // Earlier records of the same second may be among the removed ones.
-            (Some(asked), Some(first)) => first >= asked,
+            (Some(requested), Some(first)) => first >= requested,
             // The time of the removed records is not known.
             (Some(_), None) => false,
         }
@@ -92,7 +93,7 @@ pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
     tracing::warn!(
         group,
         "Kafka no longer has all records from --start on: {}. Because of --allow-missing-records, \
-         all partitions begin at {}; what was written before is not replayed",
+         all partitions begin at {}; earlier entries are not replayed",
         describe(missing),
         shown(second)
     );
@@ -219,8 +220,8 @@ mod tests {
     fn records_are_missing_up_to_the_second_of_the_first_remaining_record() {
         let left = remainder(0, Some(100));
         let table = [(None, true), (Some(99), true), (Some(100), true)];
-        for (asked, missing) in table.into_iter().chain([(Some(101), false)]) {
-            assert_eq!(left.misses(asked), missing, "{asked:?}");
+        for (requested, missing) in table.into_iter().chain([(Some(101), false)]) {
+            assert_eq!(left.misses(requested), missing, "{requested:?}");
         }
         let empty = remainder(1, None);
         assert!(empty.misses(None) && !empty.misses(Some(1)));

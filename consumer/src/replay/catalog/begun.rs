@@ -1,5 +1,5 @@
 //! Records that a group has committed offsets. Kafka deletes the committed offsets of a group some
-//! time after its last member has left, and the record shows that they existed.
+//! time after its last member has left; the note shows that they existed.
 
 use bson::doc;
 

@@ -54,7 +54,8 @@ impl Source {
         }
     }
 
-    /// Returns the incarnations for an entry; `None` if commands of its time are no longer held.
+    /// Returns the incarnations for an entry, or `None` if not all commands since its time are
+    /// held. Prunes the commands first if that is due.
     fn look_up(&mut self, id: EntryId, now: Instant) -> Option<Arc<Incarnations>> {
         let oldest = self.oldest.map_or(id, |oldest| oldest.min(id));
         self.oldest = Some(oldest);
@@ -222,7 +223,7 @@ impl Catalog {
         self.read(Some(Reach { source, id })).await
     }
 
-    /// Reads the catalog, back to the given entry if there is one. The caller holds `read_lock`.
+    /// Reads the catalog, back to the given entry if one is given. The caller holds `read_lock`.
     async fn read(&self, reaching: Option<Reach<'_>>) -> mongodb::error::Result<()> {
         let mut begins = self.held.held_from();
         let mut reach = |source: String, id: EntryId| {
@@ -299,7 +300,7 @@ mod tests {
         assert!(source.look_up(at(95), later).is_some());
         assert_eq!(held(&source), 122);
         assert!(source.look_up(at(40), later).is_some());
-        // No entry that old was looked up since then.
+        // Simulates an interval in which no entry that old was looked up.
         let last = later + PRUNED_EVERY;
         source.oldest = Some(at(95));
         assert!(source.look_up(at(101), last).is_some());

@@ -9,14 +9,14 @@
 //! ```
 //!
 //! `offset` is that of the command's record in its topic. Documents that mongo-kafka copied have no
-//! time, so it tells whether they are from before the command.
+//! time; their offsets show whether they were written before the command.
 //!
 //! `withheld` lists each `expireAfterSeconds`, of an index or of the collection, that is not set on
-//! the target. An item without `seconds` means that the source removed the expiry.
+//! the target. An item without `seconds` means that the source removed the expiry or the index.
 //!
-//! `limiting` names the indexes that the command created and that can refuse a document. Such an
-//! index may have to be dropped when entries from before the command are applied again. Earlier
-//! versions recorded only unique indexes, as `unique`.
+//! `limiting` names the indexes that the command created or made unique, and that can refuse a
+//! document. Such an index may have to be dropped when entries from before the command are applied
+//! again. Earlier versions recorded only unique indexes, as `unique`.
 //!
 //! One document per group stores its namespaces: `{_id: "<group>/subscription", group, include:
 //! [pattern], exclude: [pattern]}`.
@@ -26,12 +26,12 @@
 //! group, they expired or were deleted.
 //!
 //! A rename is recorded before it runs. Its note contains whether the collection existed on the
-//! target (`existed`) and the collection's UUID there (`life`). If the collection is missing or has
-//! another UUID after a crash, the rename has run. All other commands may run twice.
+//! target (`existed`) and the collection's UUID there (`life`). After a crash, the rename has run
+//! if the collection is missing, or if the new name has the collection with this UUID. All other
+//! commands may run twice.
 //!
-//! A note is kept for as long as its command may be read again, which is indefinitely if the
-//! retention of the topics is unlimited. A member holds only a part of the notes in memory: see
-//! `held`.
+//! The note of a command is never removed, because the command may be read again at any time. A
+//! member holds only a part of the notes in memory: see `held`.
 
 mod begun;
 mod held;
@@ -62,19 +62,19 @@ pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
 
-/// A command that is about to run or that ran.
+/// The note of a command that is about to run or has run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
     /// The command and its effect on names.
     pub ran: Ran,
-    /// True if the collection existed before the command.
+    /// For a rename, true if the collection existed on the target before it.
     pub existed: bool,
-    /// The collection's UUID on the target, if the command renames it and the target supports UUIDs
-    /// in commands.
+    /// For a rename, the collection's UUID on the target, if the target reports one.
     pub target_uuid: Option<Uuid>,
     /// Changes of `expireAfterSeconds` that are withheld from the target.
     pub withheld: Vec<Withheld>,
-    /// Names of the indexes that the command creates and that can refuse a document.
+    /// Names of the indexes that the command creates or makes unique, and that can refuse a
+    /// document.
     pub limiting: Vec<String>,
 }
 
@@ -91,8 +91,7 @@ impl Note {
         }
     }
 
-    /// Creates the note of a command that counts as done without running, and that has no effect on
-    /// names.
+    /// Creates the note of an entry that counts as done and has no effect on names.
     #[must_use]
     pub const fn passed_over(id: EntryId, ns: String, ui: Option<CollectionUuid>) -> Self {
         let change = Change::Other;
@@ -142,7 +141,7 @@ impl Catalog {
         self.held.incarnations(source)
     }
 
-    /// Returns true if any command of the group ran.
+    /// Returns true if any command of the group has run.
     fn has_commands(&self) -> bool {
         !self.held.is_empty()
     }
@@ -162,7 +161,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Returns the driver's error.
-    pub async fn maker_of(
+    pub async fn creator_of(
         &self,
         ns: &str,
         index: &str,
@@ -184,7 +183,7 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Returns the number of commands, ends and names that this member holds.
+    /// Returns the number of commands and names that this member holds in memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.count()
@@ -214,7 +213,7 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Returns another group that ran a command on this target, if one exists.
+    /// Returns another group that has run this command on this target, if one exists.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -265,7 +264,7 @@ impl Catalog {
         noted.as_ref().map(read).ok_or(error)
     }
 
-    /// Records that a command ran.
+    /// Records that a command has run.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -423,8 +422,8 @@ fn read(note: &Document) -> Option<(String, Ran)> {
     Some((note.get_str("source").ok()?.to_owned(), ran))
 }
 
-/// Reads the changes of `expireAfterSeconds` that a note's command withheld; `None` if a newer version
-/// wrote the note.
+/// Reads the changes of `expireAfterSeconds` that a command withheld; `None` if a newer version
+/// wrote them in a form that this version does not know.
 fn read_withheld(note: &Document) -> Option<Vec<Withheld>> {
     let Some(list) = note.get("withheld") else {
         return Some(Vec::new());

@@ -1,5 +1,6 @@
-//! The namespaces of a group, which must be the same for all of its members. A member that excludes
-//! a collection would skip its commands and writes, and commit their offsets.
+//! The namespaces of a group, which must be the same for all of its members. If only one member
+//! excluded a collection, it would skip the collection's commands and writes, and commit their
+//! offsets.
 
 use std::collections::BTreeSet;
 

@@ -8,7 +8,7 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::commands::refused_options::{Fallback, without};
-use crate::replay::commands::{Driver, Execution, refused_by_target, unwritable};
+use crate::replay::commands::{DriverResult, Execution, refused_by_target, unwritable};
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
@@ -17,7 +17,7 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// The outcome of one attempt to run a command.
+/// The outcome of an attempt to run a command.
 pub(crate) enum Attempt {
     Done,
     Abandoned,
@@ -26,7 +26,8 @@ pub(crate) enum Attempt {
 }
 
 impl MongoSink {
-    /// Runs a command, or `otherwise` if the target refuses it.
+    /// Runs a command, or `otherwise` if the target refuses it. If the target refuses both because
+    /// of an option that may be left out, they are tried again without the option.
     pub(crate) async fn run_accepted(
         &self,
         command: &[u8],
@@ -57,7 +58,8 @@ impl MongoSink {
         }
     }
 
-    /// Runs a command until the target accepts or refuses it.
+    /// Runs a command, and retries it after transient errors until the target accepts or refuses
+    /// it.
     pub(crate) async fn attempt(
         &self,
         command: &[u8],
@@ -118,7 +120,7 @@ impl MongoSink {
         db: &str,
         command: &[u8],
         ran: &Ran,
-    ) -> Result<Driver<WriteReply>, ConsumerError> {
+    ) -> Result<DriverResult<WriteReply>, ConsumerError> {
         let command = with_majority(command)
             .ok()
             .and_then(|command| RawDocumentBuf::from_bytes(command).ok());

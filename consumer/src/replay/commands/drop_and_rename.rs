@@ -2,11 +2,11 @@
 //!
 //! The member that runs a command may be suspended between its last check and the command. It then
 //! sends the command long after another member has run it, when the name may belong to a later
-//! collection. A command is also sent again if its reply was lost. Therefore the collection's UUID on
-//! the target is sent with `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0), and
-//! the server refuses with code 361 if the name belongs to another collection. Only the name is sent
-//! to older targets, for views, which have no UUID, and for time series on servers that list them as
-//! views.
+//! collection. A command is also sent again if its reply was lost. Therefore the collection's UUID
+//! on the target is sent with `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0),
+//! and the server refuses with code 361 if the name belongs to another collection. Only the name is
+//! sent to older targets, for views, which have no UUID, for buckets collections, and for time
+//! series that are views over their buckets.
 
 use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::namespace::Namespace;
@@ -15,7 +15,7 @@ use oplog_relay_runtime::mongo::error_code;
 use oplog_relay_runtime::retry::Backoff;
 
 use crate::error::ConsumerError;
-use crate::replay::capabilities::{MISMATCH, NAMED_BY};
+use crate::replay::capabilities::{COLLECTION_UUID, MISMATCH};
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::attempt::Attempt;
 use crate::replay::commands::{Execution, Running, refused_by_target, unwritable};
@@ -25,14 +25,14 @@ use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// Number of checks and attempts before a command fails.
+/// Number of attempts, each with a new lookup of the collection's UUID, before a command fails.
 const ATTEMPTS: u32 = 20;
 
 /// The object that has a name on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NameHolder {
     Nothing,
-    /// A view, or a collection on a target without UUIDs.
+    /// A view or time series, or a collection on a target without UUIDs.
     WithoutUuid,
     Collection(Uuid),
 }
@@ -158,6 +158,8 @@ impl MongoSink {
                 return Ok(done_with(token));
             }
             if holder == NameHolder::Nothing {
+                // The target does not have the collection to rename. What remains of the command is
+                // that it drops the collection with the new name.
                 return self.drop_collection(target, running, token).await;
             }
             if uuid.is_some() && holder.uuid() != uuid {
@@ -194,8 +196,8 @@ impl MongoSink {
     }
 
     fn with_uuid(&self, mut command: Document, uuid: Option<Uuid>) -> Document {
-        if let Some(uuid) = uuid.filter(|_| self.target.takes_uuids) {
-            command.insert(NAMED_BY, uuid);
+        if let Some(uuid) = uuid.filter(|_| self.target.accepts_uuids) {
+            command.insert(COLLECTION_UUID, uuid);
         }
         command
     }

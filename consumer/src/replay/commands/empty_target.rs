@@ -39,8 +39,8 @@ impl MongoSink {
             .await
     }
 
-    /// Checks the collection that a full sync's `create` is about to create. It is called once,
-    /// before the command is recorded. If the collection has documents that this group did not write,
+    /// Checks the collection that a full sync's `create` is about to create, before the command is
+    /// recorded. If the collection has documents that this group did not write,
     /// `--if-target-not-empty` determines whether it is dropped, kept, or a reason to stop. This group
     /// writes documents only after the command, so it wrote them only if the catalog has the
     /// collection.

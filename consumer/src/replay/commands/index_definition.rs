@@ -11,17 +11,18 @@ use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
 use crate::replay::plan::command::{PUT_OFF, done};
 use crate::replay::sink::MongoSink;
 
-/// Fields of an index that its server adds, or that do not change its definition.
+/// Fields of an index that are not compared: a server adds them, they do not change the definition,
+/// or the replay withholds them.
 const IGNORED_FIELDS: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
 
 /// Fields of an index that are flags: a number counts as a boolean.
 const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
 
 impl MongoSink {
-    /// Returns the indexes of a command that are missing on the target. Existing indexes must be
-    /// the same, except for what a replay withholds: `expireAfterSeconds`, which is deferred, and
-    /// `unique`, if the index was created as non-unique because its collection is partitioned by
-    /// `_id`.
+    /// Returns the command with only those of its indexes that are missing on the target; `None` if
+    /// none or all of them are missing. Existing indexes must be the same, except for what a replay
+    /// withholds: `expireAfterSeconds`, which is postponed here, and `unique`, if the index was
+    /// created as non-unique because its collection is partitioned by `_id`.
     ///
     /// # Errors
     /// Returns an error if an index with the same name or key has another definition.

@@ -1,4 +1,4 @@
-//! Runs commands on the target, each once, and records them in the catalog.
+//! Runs the commands that have not run on the target yet, and records them in the catalog.
 
 pub(crate) mod attempt;
 pub(crate) mod drop_and_rename;
@@ -32,7 +32,7 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
 
-type Driver<T> = mongodb::error::Result<T>;
+type DriverResult<T> = mongodb::error::Result<T>;
 
 /// The circumstances of a command that does not name a collection.
 const NO_COLLECTION_NAMED: Circumstances<'static> = Circumstances {
@@ -61,14 +61,14 @@ pub(crate) struct Execution<'e> {
 }
 
 impl MongoSink {
-    /// Runs an operation, and retries it while the target cannot be reached.
+    /// Runs an operation, and retries it after transient errors until the program ends.
     pub(crate) async fn persist<T, F>(
         &self,
         doing: &str,
         ask: impl Fn() -> F,
     ) -> Result<T, ConsumerError>
     where
-        F: Future<Output = Driver<T>>,
+        F: Future<Output = DriverResult<T>>,
     {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
@@ -124,8 +124,8 @@ impl MongoSink {
         self.check_first_command(source, id).await?;
         let named = scope.ns();
         let incarnations = self.incarnations_at(source, id).await?;
-        // A `create` is resolved without its UUID: the name may still belong to another collection,
-        // whose drop or rename follows in the oplog.
+        // The UUID is ignored: when a `create` runs, the name may still belong to another
+        // collection, whose drop or rename follows in the oplog.
         let ns = match incarnations.resolve(&named, Moment::Time(id), None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
@@ -153,7 +153,8 @@ impl MongoSink {
         {
             return Ok(Applied::Abandoned);
         }
-        // A command that drops or renames a collection cannot be skipped: see `dead_letter`.
+        // A command that drops, renames or empties a collection cannot be skipped: see
+        // `dead_letter`.
         let leaves_out = matches!(note.ran.change, Change::Other | Change::Created);
         let is_dead_lettered = leaves_out && self.is_dead_lettered(Reason::Command);
         let fills = entry.snapshot.is_some();
@@ -287,7 +288,7 @@ fn report_non_unique(ran: &Ran) {
     );
 }
 
-/// Logs the options of old servers that a command is run without.
+/// Logs the options of old servers that were left out of a command or replaced.
 fn report_left_out(translated: &Translated, ns: &str, id: EntryId) {
     if translated.left_out.is_empty() {
         return;
@@ -332,6 +333,7 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
     }
     let entry = &located.entry;
     if entry.operation != Operation::Command {
+        // The entry is a write to `system.views`.
         return match entry.operation {
             Operation::Delete => Change::Dropped,
             _ => Change::Other,
@@ -349,7 +351,8 @@ pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> Con
     ConsumerError::CommandRefused(format!(
         "the command of entry {} for {} was refused by the target: {}: {}. If the cause is an option \
          that the target does not support and that may be omitted, start with --refused-options \
-         leave-out; --dead-letter command skips the whole command",
+         leave-out; --dead-letter command skips the whole command, unless it drops, renames or \
+         empties a collection",
         ran.id,
         ran.ns,
         error_text(error),

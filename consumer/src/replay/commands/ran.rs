@@ -1,4 +1,4 @@
-//! The commands that have run, and the incarnations of collections that they result in, from the catalog.
+//! The commands that have run, and the resulting incarnations of collections, from the catalog.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::replay::catalog::{Incarnations, Note};
 use crate::replay::sink::MongoSink;
 
 impl MongoSink {
-    /// Returns the current names of a source's collections on the target.
+    /// Returns the part of a source's incarnations that is held in memory.
     #[must_use]
     pub fn incarnations(&self, source: &str) -> Arc<Incarnations> {
         self.catalog.incarnations(source)
@@ -18,7 +18,7 @@ impl MongoSink {
     /// Returns the incarnations of a source's collections, valid for an entry and all later ones.
     ///
     /// # Errors
-    /// Returns an error if the target refuses to return commands older than those that are held.
+    /// Returns an error if the target refuses to return commands that are not held in memory.
     pub async fn incarnations_at(
         &self,
         source: &str,
@@ -54,7 +54,7 @@ impl MongoSink {
         Ok(self.incarnations(source))
     }
 
-    /// Returns true if any member of the group ran the command.
+    /// Returns true if any member of the group has run the command.
     ///
     /// # Errors
     /// Returns an error if the target refuses the query.
@@ -66,8 +66,7 @@ impl MongoSink {
             .persist("reading the catalog", || self.catalog.learn(source, id))
             .await?;
         if ran {
-            // Another member ran it, so cached assumptions about the order of entries no longer
-            // hold.
+            // Another member ran it, so the cached order requirements may no longer be valid.
             self.forget_order();
         }
         Ok(ran)

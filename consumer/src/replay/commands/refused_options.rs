@@ -1,10 +1,10 @@
 //! Command options that the target does not support: options of newer servers on an older target, and
 //! options that old servers accepted without a check.
 //!
-//! An option that affects neither the documents nor which writes are refused is left out, with a
-//! warning. An index is converted between unique and non-unique by dropping it and building it again.
-//! Any other option stops the replay, or is left out if the operator has set
-//! `--refused-options leave-out`.
+//! An option that has no effect on the documents is left out, with a warning. An index is converted
+//! between unique and non-unique by dropping it and building it again. Any other option stops the
+//! replay, or is left out with `--refused-options leave-out`, unless it defines the index or the
+//! collection.
 
 use mongodb::bson::{Bson, Document};
 use mongodb::error::ErrorKind;
@@ -47,7 +47,7 @@ const ESSENTIAL: [&str; 12] = [
 /// How to continue with a command that the target refused.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fallback {
-    /// The command cannot continue.
+    /// There is no fallback: the command has failed.
     None,
     /// The command has nothing left to do.
     Done,
@@ -56,10 +56,11 @@ pub(crate) enum Fallback {
 }
 
 impl MongoSink {
-    /// Returns how to continue with a command that has an option that the target refuses.
+    /// Returns how to continue with a command that has an option that the target refuses. If the
+    /// option converts an index, the index is rebuilt here.
     ///
     /// # Errors
-    /// Returns an error if the target refuses the alternative.
+    /// Returns an error if the target refuses to rebuild the index.
     pub(crate) async fn fallback_for(
         &self,
         db: &str,

@@ -1,5 +1,6 @@
-//! Applies a change of the routing table to the target. A collection whose entries are spread over all
-//! partitions from then on loses the features that depend on their order.
+//! Applies a change of the routing table to the target. If the entries of a collection are spread
+//! over all partitions from then on, its unique indexes become non-unique, because they depend on
+//! the order of the entries.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;

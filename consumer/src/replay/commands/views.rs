@@ -5,8 +5,9 @@
 //! checks the type of the existing object, and drops only its own type.
 //!
 //! A change of granularity is two entries: first the view over the buckets gets another span, then
-//! a `collMod` changes the buckets. The target's own `collMod` does both. If the source fails between
-//! the two, the view and the buckets differ permanently; no command can reproduce that state.
+//! a `collMod` changes the buckets. The target's own `collMod` does both. If the source fails
+//! between the two, the view and the buckets differ permanently. No `collMod` can reproduce that
+//! state, so the view's span is set by `applyOps`.
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};

@@ -14,9 +14,9 @@ use crate::replay::deferred::suspended_indexes::note::SuspendedIndex;
 
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
-/// Maximum number of bytes of held documents.
-pub(crate) const MOST_BYTES: usize = 64 << 20;
-/// Advice for documents that are still held at a barrier.
+/// Maximum number of bytes of all held documents.
+pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
+/// Possible causes, with advice, for documents that are held for long or that stop the replay.
 pub const UNRESOLVED: &str = "another document on the target has the same value in a unique index, \
     or the index does not accept a value of the document. If entries are being replayed again after \
     a reset, drop that index on the target until the replay has caught up; otherwise the target has \
@@ -31,15 +31,16 @@ pub(crate) struct HeldDocument {
     pub(crate) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(crate) since: EntryId,
-    /// The position of the record with that entry, once it is known.
+    /// The position of the record with that entry; `None` until the batch of the entry is done.
     pub(crate) position: Option<RecordPosition>,
     /// The `_id` of the note with the stored form, if it was parked. The next owner of the partition
     /// then holds that form.
     pub(crate) parked_note: Option<String>,
     /// Number of bytes of the parked stored form.
     pub(crate) parked_bytes: usize,
-    /// The server's error code and the start of its text, from the first refusal.
+    /// The server's error code.
     pub(crate) code: i32,
+    /// The start of the server's error text.
     pub(crate) text: String,
 }
 

@@ -8,9 +8,9 @@
 //!
 //! An index that is newer than the document it refuses is suspended
 //! ([`crate::replay::deferred::suspended_indexes`]). When the partition reaches a command that has
-//! already run, unique indexes that the replay created are suspended too, because the command proves
-//! that the target is ahead. When it reaches a command that has not run, a document that is still held
-//! stops the replay or becomes a dead letter.
+//! already run, unique indexes that the replay created are suspended too, because the command
+//! proves that the target is ahead. A document that is still held at a command, or at the end of
+//! the replay, stops the replay or becomes a dead letter.
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
 //! the stored forms, which are both out of date, is parked ([`crate::replay::deferred::parked`]).
@@ -30,7 +30,7 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::held_document::{HeldDocument, Key, MOST_BYTES, UNRESOLVED, read};
+use crate::replay::deferred::held_document::{HeldDocument, Key, MAX_HELD_BYTES, UNRESOLVED, read};
 use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
@@ -43,7 +43,7 @@ use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
 
 /// Maximum number of characters kept of a server's error text, which may quote the document.
-const MOST_TEXT: usize = 300;
+const MAX_TEXT_CHARS: usize = 300;
 
 /// The outcome of writing a held document.
 enum Tried {
@@ -77,7 +77,8 @@ impl MongoSink {
         })
     }
 
-    /// Discards the documents held for a partition that was revoked. Its next owner reads them again.
+    /// Discards the documents held and the indexes suspended for a partition that was revoked. Its
+    /// next owner reads the entries and the notes again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
         self.held().retain(|_, held| !held.is_of(topic, partition));
         self.forget_suspended(topic, partition);
@@ -102,6 +103,7 @@ impl MongoSink {
             Action::Insert(document) | Action::Replace(document) | Action::Rewritten(document) => {
                 document.as_bytes().to_vec()
             }
+            // An index cannot refuse a delete.
             Action::Delete => return Ok(()),
             Action::Modify(_)
             | Action::Fields(_)
@@ -139,21 +141,22 @@ impl MongoSink {
                 parked_note,
                 parked_bytes,
                 code: error.code,
-                text: error.text.chars().take(MOST_TEXT).collect(),
+                text: error.text.chars().take(MAX_TEXT_CHARS).collect(),
             },
         );
         Ok(())
     }
 
     /// Fails if too many bytes are held. The check runs within a batch, because a small update may
-    /// cause a large document to be held.
+    /// cause a large document to be held. It computes the total only after documents of that many
+    /// bytes were added, because the total is summed over all held documents.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self
             .deferred
             .held_since_check
             .fetch_add(more, Ordering::Relaxed)
             + more;
-        if since <= MOST_BYTES {
+        if since <= MAX_HELD_BYTES {
             return Ok(());
         }
         self.deferred.held_since_check.store(0, Ordering::Relaxed);
@@ -175,13 +178,16 @@ impl MongoSink {
         let held = self.held();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
-            Some(((ns, _), last)) if bytes > MOST_BYTES => Err(ConsumerError::Refused(format!(
-                "{} documents are held because indexes of the target refuse them, the last one in {ns} \
-                 (entry {}, code {}): {UNRESOLVED}",
-                held.len(),
-                last.id,
-                last.code
-            ))),
+            Some(((ns, _), last)) if bytes > MAX_HELD_BYTES => {
+                Err(ConsumerError::Refused(format!(
+                    "{} documents are held because indexes of the target refuse them, and need more \
+                     than {} MiB. The last one is in {ns} (entry {}, code {}): {UNRESOLVED}",
+                    held.len(),
+                    MAX_HELD_BYTES >> 20,
+                    last.id,
+                    last.code
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -205,7 +211,9 @@ impl MongoSink {
         self.first_document(db, command).await
     }
 
-    /// Applies the writes that concern held documents to their held state. Returns the other writes.
+    /// Applies the writes that concern held documents to their held state, and returns the other
+    /// writes. A delete releases the held document and is returned too, because the target may have
+    /// its stored form.
     pub(crate) async fn without_held<'a>(
         &self,
         ns: &str,

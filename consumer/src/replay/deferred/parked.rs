@@ -3,7 +3,7 @@
 //! next owner of their partition takes them over.
 //!
 //! Only the stored form of a document that this partition holds is parked. It is removed only if it
-//! has not changed since it was read, so that a write of another partition is not lost.
+//! has not changed since it was read, so that a concurrent write is not lost.
 
 use std::future::IntoFuture;
 
@@ -19,7 +19,7 @@ use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::{HeldDocument, MOST_BYTES, key, read as read_document};
+use crate::replay::deferred::{HeldDocument, MAX_HELD_BYTES, key, read as read_document};
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::note::write_note;
 use crate::replay::sink::MongoSink;
@@ -31,7 +31,7 @@ use crate::worker::batch::Batch;
 const COLLECTION: &str = "held";
 /// Maximum number of bytes of a document and its `_id` in the filter of the removal. A server
 /// accepts documents of up to 16 MiB, and the note contains the document and its position.
-const MOST_COMPARED: usize = 15 << 20;
+const MAX_COMPARED_BYTES: usize = 15 << 20;
 
 impl MongoSink {
     /// Parks the stored form of the document that has these values, if the batch's partition holds
@@ -55,8 +55,8 @@ impl MongoSink {
             return Ok(false);
         };
         // The next owner of the partition would hold the parked form as well.
-        if self.held_bytes() + blocking.len() > MOST_BYTES
-            || blocking.len() + document_id.value.len() > MOST_COMPARED
+        if self.held_bytes() + blocking.len() > MAX_HELD_BYTES
+            || blocking.len() + document_id.value.len() > MAX_COMPARED_BYTES
         {
             return Ok(false);
         }
@@ -136,8 +136,9 @@ impl MongoSink {
         let reply = reply.map_err(|error| unreadable(&error))?;
         match reply.errors.first() {
             Some(error) => Err(ConsumerError::Refused(format!(
-                "a document of {ns} has a value of a unique index that another document needs, but \
-                 the target refused to delete it temporarily (code {}): {}",
+                "a document of {ns} has a value of a unique index that another document needs. It \
+                 had to be deleted until the other document is written, but the target refused \
+                 that (code {}): {}",
                 error.code, error.text
             ))),
             None => Ok(reply.n > 0),
@@ -176,7 +177,7 @@ impl MongoSink {
         Ok(note_id)
     }
 
-    /// Deletes the note of a parked document after its held form was written or deleted.
+    /// Deletes the note of a parked document that is no longer needed.
     pub(crate) async fn delete_parked_note(&self, name: Option<&str>) -> Result<(), ConsumerError> {
         let Some(name) = name else { return Ok(()) };
         let notes = self.parked_notes();
@@ -191,7 +192,7 @@ impl MongoSink {
     /// suspended.
     ///
     /// # Errors
-    /// Returns an error if the target refuses the query.
+    /// Returns an error if the target refuses a query, or if a note cannot be read.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         self.recall_suspended(topic, partition).await?;
         let name = TopicPartition {
@@ -226,10 +227,9 @@ impl MongoSink {
 
 /// Returns a `delete` of this document that deletes nothing if the document has changed.
 ///
-/// The whole document is compared, and values are compared as the collection does. A field that
-/// another client has added or moved counts as a change. An integer that became an equal double
-/// does not, nor does a string that became another one that is equal under the collection's
-/// collation.
+/// The whole document is compared. A field that another client has added or moved counts as a
+/// change. An integer that became an equal double does not, nor does a string that became one that
+/// is equal under the collection's collation.
 fn removal(
     collection: &str,
     stored: document::Document<'_>,

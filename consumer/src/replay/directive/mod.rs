@@ -14,23 +14,24 @@ pub use table::table;
 /// The reaction to a write that the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
-    /// Send the write again after a back-off, without a limit: the error is transient.
+    /// The error is transient: the write is sent again after a back-off, without a limit.
     Retry,
-    /// The document exists: replace it.
+    /// A document has the key. If it has the same `_id`, it is replaced; if the key is in another
+    /// unique index, the new document is held or refused.
     Replace,
-    /// An index of the target refuses the document in its current state: hold it, apply its later
-    /// entries to the held document, and try to write that again.
+    /// An index of the target refuses the document in its current state: the document is held, its
+    /// later entries are applied to it, and its write is retried.
     Hold,
-    /// The update cannot be applied to the stored document: read the document, change it as a
-    /// server does when it applies its own oplog, and replace it. The update is never applied in
+    /// The update cannot be applied to the stored document: the document is read, changed as a
+    /// server does when it applies its own oplog, and replaced. The update is never applied in
     /// part.
     Rewrite,
-    /// The document or collection to change does not exist. A write that creates its document is
-    /// sent again instead: see [`directive_for`].
+    /// An update or a delete has nothing left to do. A write that creates its document is sent
+    /// again instead: see [`directive_for`].
     Skip,
-    /// The target refuses this one document: stop, or make it a dead letter.
+    /// The target refuses this one document: the replay stops, or the entry becomes a dead letter.
     Refuse,
-    /// The code may concern every write: stop and report it.
+    /// The code may concern every write: the replay stops.
     Stop,
 }
 
@@ -66,10 +67,11 @@ pub const IMMUTABLE_FIELD: i32 = 66;
 /// The reason for a code that is not in the table.
 const UNKNOWN: &str = "the code may concern more than one document, so no write is skipped; correct \
                        the cause that the target reports, then restart";
-/// The reason for a command that the target refuses with any code.
+/// The reason for a refused command if its code has no reason of its own (see [`command_reason`]).
 const COMMAND: &str = "the target does not accept the command";
 
-/// The table of codes that are not transient, and of a write concern error (100) that may be.
+/// The table of the codes that are not transient, and of `UnsatisfiableWriteConcern` (100), which a
+/// replay retries because members may return.
 pub const RULES: &[Rule] = &[
     rule(
         26,
@@ -261,8 +263,8 @@ pub const RULES: &[Rule] = &[
     rule(
         121,
         Directive::Refuse,
-        "a validator on the target refuses the document, and the user may not bypass validation: \
-         grant bypassDocumentValidation, or drop the validator",
+        "a validator on the target refuses the document, and the user is not allowed to bypass \
+         validation: grant bypassDocumentValidation, or drop the validator",
     ),
     rule(
         357,

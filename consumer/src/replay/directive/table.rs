@@ -39,7 +39,10 @@ impl Directive {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Retry => "the write is sent again after a back-off, until it succeeds",
-            Self::Replace => "the document of the insert replaces the existing one",
+            Self::Replace => {
+                "the document of the insert replaces the one with the same _id; if the key is in \
+                 another unique index, the document is held or refused"
+            }
             Self::Hold => {
                 "the document is held, and its later entries are applied to it, until the index \
                  accepts it; if it is still held at a command or at the end, it is refused"

@@ -24,20 +24,22 @@
 //! updates in that step are rewrites. Inserts, replacements and deletes of the document precede them,
 //! and are sent in commands as usual.
 //!
-//! In some collections the documents depend on each other (unique indexes, capped collections).
-//! Their writes are neither folded nor reordered.
+//! In some collections the documents depend on each other (for example if they have a unique index
+//! or are capped). Their writes are neither folded nor reordered.
 //!
 //! A server replaces a zero timestamp in a top-level field of an inserted or replaced document with
 //! its own time. Such a write is followed by a `$set` of the field. If the field's name cannot be
-//! used as a path, or if a top-level name begins with a dollar sign, the document is sent as
-//! `[{$replaceWith: {$literal: <document>}}]`, which MongoDB 5.0 and later store byte for byte.
+//! used as a path, the document is sent as `[{$replaceWith: {$literal: <document>}}]` instead,
+//! which MongoDB 5.0 and later store byte for byte. A replacement by a document with a top-level
+//! name that begins with a dollar sign has the same form.
 //!
 //! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An upsert
 //! (`b`) is sent as an upsert. Update operators that are not idempotent are sent only with
 //! `--unrepeatable apply`. Such a write is a step of its own.
 //!
-//! A replacement is sent with upsert, because the entry holds the whole document. An update is not:
-//! it would create a document of only the fields that it sets.
+//! A replacement is sent with upsert, because the entry holds the whole document. An update is sent
+//! with upsert only with `--unmatched upsert`: it would create a document of only the fields that
+//! it sets.
 
 pub mod command;
 mod diff;
@@ -70,7 +72,7 @@ const ENTRIES_PER_LANE: usize = 64;
 pub struct Plan<'a> {
     /// The steps; each starts after the previous one is done.
     pub steps: Vec<Step<'a>>,
-    /// Number of entries that a later one superseded.
+    /// Number of writes that a later one superseded.
     pub folded: u64,
 }
 
@@ -95,7 +97,8 @@ pub struct Command<'a> {
 /// Bulks that are sent one after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Lane<'a> {
-    /// The inserts, deletes, updates and rewrites of one collection, then those of the next.
+    /// The inserts, deletes, updates and rewrites of one collection, then those of the next. The
+    /// bulks of a collection whose writes keep their order are in the order of its entries.
     pub bulks: Vec<Bulk<'a>>,
 }
 
@@ -128,7 +131,7 @@ pub struct Bulk<'a> {
 pub struct Write<'a> {
     /// The entry of the write.
     pub id: EntryId,
-    /// The document's `_id`, as the target stores it.
+    /// The document's `_id`, as the entry has it. The stored one may have another numeric type.
     pub document_id: Element<'a>,
     /// The change of the document.
     pub action: Action<'a>,
@@ -259,7 +262,8 @@ impl Planner {
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(mut action) = self.action_of(located).map_err(fault)? {
                 let zeros = zeros_of(&action).map_err(|error| fault(error.into()))?;
-                // Such a document cannot be inserted; an upsert with a literal has the same effect.
+                // No `$set` can restore all zero timestamps after an insert of this document, so it
+                // is sent as an upsert with a literal.
                 if let (ZeroTimestamps::Hidden, Action::Insert(document)) = (zeros, action) {
                     action = Action::Replace(document);
                 }
@@ -337,7 +341,7 @@ impl Planner {
     }
 }
 
-/// A write of a collection.
+/// A write with its collection.
 struct PlannedWrite<'a> {
     ns: &'a str,
     write: Write<'a>,
@@ -345,7 +349,7 @@ struct PlannedWrite<'a> {
     identity: Range<usize>,
 }
 
-/// The writes between two commands.
+/// The writes of one step.
 #[derive(Default)]
 struct Segment<'a> {
     writes: Vec<PlannedWrite<'a>>,

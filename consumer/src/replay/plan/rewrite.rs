@@ -1,4 +1,5 @@
-//! Rewrites: documents that are read, changed and replaced.
+//! The changes that a rewrite makes to a document after reading it, and the treatment of zero
+//! timestamps.
 
 use oplog_relay_core::diff::{Diff, DiffError, apply_modifiers};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
@@ -58,9 +59,9 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
     }
 }
 
-/// Returns the fields that a `$set` can restore after an insert or a replacement. A server replaces
-/// a zero timestamp in a top-level field with its own time, except in a `$set`. A `$set` can address
-/// only fields whose names are valid paths; for the others see `needs_literal`.
+/// Returns the zero timestamps that a `$set` can restore after an insert or a replacement. A server
+/// replaces a zero timestamp in a top-level field with its own time, except in a `$set`. A `$set`
+/// can address only fields whose names are valid paths; for the others see `needs_literal`.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.

@@ -7,7 +7,7 @@ use crate::replay::plan::{Action, BulkKind, PlanFault, Write};
 
 /// The operators that servers write into their oplogs.
 const OPERATORS: [&str; 2] = ["$set", "$unset"];
-/// Number of bytes of a statement in addition to its `_id` and document.
+/// Maximum number of bytes of a statement in addition to its `_id` and document.
 const STATEMENT_OVERHEAD: usize = 128;
 
 /// Options of every command.
@@ -150,8 +150,8 @@ fn write_statement(
                 statement.boolean("upsert", true);
             }
         }
-        // Servers refuse this form, which is that of the oplog, from clients, so that a diff is never
-        // applied in part.
+        // This is the form of the oplog, which servers refuse from clients. A diff that is sent by
+        // mistake is therefore refused, and never applied in part.
         Action::Diff(diff) => statement.nested("u", kind::DOCUMENT, |update| {
             update.int32("$v", 2).document("diff", diff);
         }),

@@ -17,27 +17,29 @@ use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-/// Time limit of a command on the server. It is shorter than the group's session timeout, so that the
-/// server does not execute a write after its member was removed from the group.
+/// Time limit of a command on the server. It is shorter than the default session timeout of a group
+/// (45 s), so that the server does not execute a write after its member was removed from the group.
 const MAX_TIME_MS: i64 = 30_000;
 
-/// The step after an attempt.
+/// The step after an attempt to send writes.
 #[derive(Debug)]
 pub(crate) enum Next<'a> {
-    /// Continue with these writes at once.
+    /// These writes are sent at once.
     Go(Vec<Write<'a>>),
-    /// Continue with these writes at once, and apply those to held documents to the held state.
+    /// These writes are sent at once, except those to held documents, which are applied to the held
+    /// state.
     GoBesideHeld(Vec<Write<'a>>),
-    /// Send these writes again after a pause.
+    /// These writes are sent again after a pause.
     Pause(Vec<Write<'a>>),
-    /// Send the two halves one after the other.
+    /// The two halves of the writes are sent one after the other.
     Halve,
-    /// Stop: the partition was revoked.
+    /// Nothing more is sent, because the partition was revoked.
     Abandon,
 }
 
 impl MongoSink {
-    /// Sends a bulk in as many commands as the limits require.
+    /// Sends a bulk in as many commands as the limits require. Writes to held documents are applied
+    /// to the held state instead.
     pub(crate) async fn send_bulk(
         &self,
         bulk: &Bulk<'_>,
@@ -169,7 +171,7 @@ impl MongoSink {
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
-        let _permit = self.target.limits.turn(kind).await;
+        let _permit = self.target.limits.permit(kind).await;
         let database = self.target.client.database(db);
         let reply = in_time(ANSWER, database.run_raw_command(command)).await;
         let unreadable = |error: &dyn std::fmt::Display| {

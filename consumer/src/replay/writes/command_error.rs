@@ -19,14 +19,15 @@ const TIME_LIMIT: i32 = 50;
 /// Number of failures of one command after which it is bisected, to find the write that causes
 /// them.
 const FAILURES_BEFORE_BISECTION: u32 = 3;
-/// Number of failures of a single write, while the server replies to other commands, after which the
-/// write is refused.
+/// Number of failures of a single write without an error code, while the server replies to other
+/// commands, after which the write is refused.
 const FAILURES_BEFORE_REFUSAL: u32 = 8;
 
 impl MongoSink {
-    /// Handles a command's failure. `failures` counts the failures while the target replied to other
-    /// commands. A command with an error that is not transient is bisected until one write is left,
-    /// which is then handled as if it had been refused individually.
+    /// Handles a command's failure. `failures` counts the failures while the target replied to
+    /// other commands. An error with the directive `Stop` ends the program. After any other error
+    /// that is not transient, the command is bisected until one write is left, which is then
+    /// handled as if it had been refused individually.
     pub(crate) async fn after_error<'a>(
         &self,
         bulk: &Bulk<'a>,
@@ -63,7 +64,13 @@ impl MongoSink {
                 Box::pin(self.after_reply(bulk, reply, token)).await
             }
             None => {
-                let text = repeated_failure(bulk.ns, write, error);
+                let text = format!(
+                    "the write of entry {} for the document of {} with _id {} failed: {}",
+                    write.id,
+                    bulk.ns,
+                    document_id(write),
+                    error_text(error)
+                );
                 self.refuse(bulk.ns, write, Reason::Write, None, text)?;
                 Ok(Next::Go(Vec::new()))
             }

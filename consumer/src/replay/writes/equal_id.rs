@@ -1,9 +1,9 @@
 //! Documents whose `_id`s differ but are equal under the collation of their collection.
 //!
-//! When entries are applied again, the target may have "ABC" while an entry inserts "abc": the source
-//! deleted one before it inserted the other. The replacement then matches the other document and is
-//! refused, because it would change its `_id`. The other document is removed. If it is still valid, a
-//! later entry inserts it again.
+//! When entries are applied again, the target may have "ABC" while an entry inserts "abc": the
+//! source deleted one before it inserted the other. The replacement then matches the stored
+//! document and is refused, because it would change the document's `_id`. The stored document is
+//! removed. If the source has it in the end, a later entry inserts it again.
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;

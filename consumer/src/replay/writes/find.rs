@@ -84,8 +84,8 @@ pub(crate) fn find_command<'e>(
             projection.int32("_id", 1);
         });
     }
-    // One more than the number of documents, so that the first batch exhausts the cursor unless it
-    // is full.
+    // One more than the number of documents, so that the first batch exhausts the cursor unless the
+    // reply reaches its maximum size.
     command.int32("batchSize", count.saturating_add(1));
     command.nested("readConcern", kind::DOCUMENT, |concern| {
         concern.str(

@@ -25,7 +25,7 @@ pub(crate) struct Limits {
     updates: Option<UpdateLimit>,
 }
 
-/// The limit of the `update` commands that a target runs at a time.
+/// The limit of the `update` commands that a target runs concurrently.
 #[derive(Debug)]
 struct UpdateLimit {
     /// Maximum number of statements in a command.
@@ -81,8 +81,8 @@ impl Limits {
         writes.split_at(count.max(1).min(writes.len()))
     }
 
-    /// Waits for the permit to send a command of this kind, if the target needs one.
-    pub(crate) async fn turn(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
+    /// Waits for the permit to send a command of this kind; `None` if their number is not limited.
+    pub(crate) async fn permit(&self, kind: BulkKind) -> Option<SemaphorePermit<'_>> {
         match &self.updates {
             // The semaphore is never closed.
             Some(limit) if kind == BulkKind::Update => limit.permits.acquire().await.ok(),
@@ -149,16 +149,16 @@ mod tests {
         let limits = Limits::of(&Hello::default(), true);
         let mut permits = Vec::new();
         for _ in 0..FERRETDB_UPDATES {
-            permits.push(limits.turn(BulkKind::Update).await);
+            permits.push(limits.permit(BulkKind::Update).await);
         }
-        assert!(limits.turn(BulkKind::Insert).await.is_none());
+        assert!(limits.permit(BulkKind::Insert).await.is_none());
         let waits = std::time::Duration::from_millis(10);
         assert!(
-            tokio::time::timeout(waits, limits.turn(BulkKind::Update))
+            tokio::time::timeout(waits, limits.permit(BulkKind::Update))
                 .await
                 .is_err()
         );
         permits.clear();
-        assert!(limits.turn(BulkKind::Update).await.is_some());
+        assert!(limits.permit(BulkKind::Update).await.is_some());
     }
 }

@@ -185,7 +185,8 @@ impl MongoSink {
         self.refuse(ns, write, Reason::Write, Some(error.code), text)
     }
 
-    /// Counts the executed updates that found no document.
+    /// Counts the executed updates that found no document. They become dead letters if the operator
+    /// has configured that.
     async fn count_executed(
         &self,
         ns: &str,
@@ -230,8 +231,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Returns true if the writes are acknowledged by a majority. Otherwise a failover may roll
-    /// them back, so they must be sent again.
+    /// Returns true if a majority has acknowledged the writes. Otherwise a failover may roll them
+    /// back, so they must be sent again. A permanent write concern error is returned as an error.
     pub(crate) fn is_acknowledged(&self, reply: &WriteReply) -> Result<bool, ConsumerError> {
         let Some(ConcernError { code, text }) = &reply.concern else {
             return Ok(true);

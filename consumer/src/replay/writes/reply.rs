@@ -113,8 +113,8 @@ impl WriteError {
     }
 }
 
-/// Returns true if the key has the values of the document, which are neither in hexadecimal form nor
-/// sort keys.
+/// Returns true if the key has the values of the document, and neither their hexadecimal form nor
+/// their sort keys.
 fn is_of_documents(error: Document<'_>, text: &str) -> Result<bool, Malformed> {
     let encoded = error.get("hexEncoded")?.is_some() || error.get("collation")?.is_some();
     Ok(!encoded && !text.contains(COLLATION))

@@ -9,7 +9,7 @@ use crate::worker::assignment::Token;
 /// Maximum number of concurrent lookups of all partitions. Each holds a reply of up to 16 MB.
 pub(crate) const LOOKUPS_AT_ONCE: usize = 4;
 /// Maximum number of concurrent bulks of rewrites. Even a small diff requires reading a document that
-/// may be large, and a reply has up to 16 MB.
+/// may be large, and each bulk holds a reply of up to 16 MB.
 pub(crate) const BULKS_AT_ONCE: usize = 4;
 
 /// Interval at which a waiting worker checks that it still owns the partition.
@@ -17,14 +17,14 @@ const TOKEN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The permits that the workers of all partitions share.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct Permits {
     /// Permits for bulks of rewrites.
     pub(crate) rewrites: Semaphore,
     /// Permits for lookups of documents that are inserted again.
     pub(crate) lookups: Semaphore,
 }
 
-impl Default for Turns {
+impl Default for Permits {
     fn default() -> Self {
         Self {
             rewrites: Semaphore::new(BULKS_AT_ONCE),

@@ -85,7 +85,7 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command)?;
         let replacements = writes.iter().filter_map(replacement);
         let wanted: HashSet<&'a [u8]> = replacements.map(Document::as_bytes).collect();
-        let Some(_permit) = acquire(&self.turns.lookups, token).await else {
+        let Some(_permit) = acquire(&self.permits.lookups, token).await else {
             // The write that follows detects that the partition was revoked.
             return Ok(HashSet::new());
         };

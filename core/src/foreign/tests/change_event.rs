@@ -124,7 +124,7 @@ fn an_ambiguous_path_beside_a_truncated_array_is_an_error() {
 }
 
 #[test]
-fn a_replay_prefers_the_whole_document() {
+fn the_rules_select_the_whole_document_or_the_changes() {
     let whole = doc! { "_id": 1, "x": 3 };
     let more = doc! { "updateDescription": { "updatedFields": { "x": 2 } }, "fullDocument": whole.clone() };
     let event = change("update", more);
@@ -234,7 +234,7 @@ fn simplified_json_needs_consent() {
 }
 
 #[test]
-fn the_key_of_a_topic_with_several_partitions_is_the_documents() {
+fn a_topic_with_several_partitions_needs_the_id_as_the_key() {
     let strict = Rules {
         checks_keys: true,
         ..JSON

@@ -14,7 +14,7 @@ fn insert(increment: u32) -> Document {
     doc! { "ts": timestamp(7, increment), "t": 1_i64, "v": 2, "op": "i", "ns": "s.a", "o": { "_id": 1, "x": 2.5 } }
 }
 
-/// A frame of these entries, which declares `count` of them.
+/// Returns a frame of these entries, which declares `count` entries.
 fn frame(entries: &[Vec<u8>], count: usize, compress: u32) -> Vec<u8> {
     let sum = entries.iter().take(count).fold(0, |sum, entry| {
         let mut crc = flate2::Crc::new();
@@ -126,7 +126,7 @@ fn gos_own_json_is_read_with_consent() {
 }
 
 #[test]
-fn what_has_no_type_in_gos_json_is_refused() {
+fn a_value_without_a_type_in_gos_json_is_refused() {
     let text = br#"{"ts":{"T":7,"I":1},"v":2,"op":"i","ns":"s.a","o":[{"Key":"_id","Value":{}}]}"#;
     let error = entries_of(JSON, None, text).unwrap_err();
     assert!(text_of(&error).contains("minKey"), "{error}");

@@ -2,9 +2,9 @@
 //! in the registry as four bytes (big-endian), and the record in Avro's binary encoding (Avro
 //! specification 1.11, "Binary encoding").
 //!
-//! The fields are those of the JSON change event ([`super::json`]) without the lookup; documents
-//! are strings of Extended JSON. The schemas are in `schemas/`. The id of a schema may differ
-//! between registries, so the partition of a record does not depend on it.
+//! The fields are those of the JSON change event ([`super::json`]), except for those of a lookup.
+//! Documents are strings of Extended JSON. The schemas are in `schemas/`. The id of a schema may
+//! differ between registries, so the partition of a record does not depend on it.
 
 mod read;
 mod write;

@@ -59,7 +59,7 @@ pub(in crate::format) fn decode(
 /// The place of `rawEntry` in a record.
 struct RawEntry {
     length: usize,
-    /// Number of bytes after it.
+    /// The number of bytes after it.
     after: usize,
 }
 
@@ -69,7 +69,8 @@ struct AvroReader<'b> {
 
 impl<'b> AvroReader<'b> {
     /// Reads all fields in the order of the schema. Appends them as a BSON document with the fields
-    /// of the JSON event, in which the strings of Extended JSON are parsed.
+    /// of the JSON event, in which the strings of Extended JSON are parsed. Returns the place of
+    /// `rawEntry`.
     fn event(mut self, out: &mut Vec<u8>) -> Result<Option<RawEntry>, FormatError> {
         let mut event = DocumentBuilder::start(out);
         self.identity(&mut event)?;

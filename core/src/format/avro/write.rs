@@ -14,7 +14,7 @@ use crate::position::EntryId;
 
 use super::{WIRE_HEADER, WIRE_MAGIC};
 
-/// Number of bytes that the length of most texts takes: of those with 64 to 8191 bytes.
+/// The number of bytes that Avro needs for the length of a text of 64 to 8191 bytes, as most are.
 const USUAL_LENGTH_BYTES: usize = 2;
 /// The index of the type after `null` in a union, in Avro's encoding.
 const PRESENT: u8 = 2;
@@ -113,7 +113,7 @@ fn length(bytes: usize) -> Varint {
 struct AvroWriter<'o> {
     mode: Mode,
     out: &'o mut Vec<u8>,
-    /// True if the texts restore every byte of the entry.
+    /// True if the entry needs no `rawEntry`, because canonical texts would restore every byte.
     is_exact: bool,
 }
 
@@ -266,7 +266,7 @@ impl<'o> AvroWriter<'o> {
         Ok(())
     }
 
-    /// Writes a text whose length is known only after it was written.
+    /// Writes a text whose length is known only after it has been written.
     fn text<T, E>(
         &mut self,
         write: impl FnOnce(Mode, &mut Vec<u8>) -> Result<T, E>,

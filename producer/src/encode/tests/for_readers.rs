@@ -83,7 +83,7 @@ fn topics_for_readers_have_neither_commands_nor_barriers_nor_collections_of_the_
 }
 
 #[test]
-fn the_routes_of_a_reader_follow_a_drop() {
+fn a_drop_ends_a_route_in_a_format_for_readers() {
     let mut encoder = encoder(DEBEZIUM);
     encode(&mut encoder, &[entry(1, "i", "shop.a", 1)]).unwrap();
     let chunk = encode(&mut encoder, &[command(2, "drop")]).unwrap();

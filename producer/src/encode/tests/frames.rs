@@ -16,8 +16,8 @@ fn large(seconds: u32, ns: &str, bytes: usize) -> Vec<u8> {
     out
 }
 
-/// Returns the largest number of bytes of the buffers while each of several collections had a frame of
-/// a megabyte, one after the other.
+/// Returns the largest number of bytes of the buffers while several collections have a frame of a
+/// megabyte each, one after the other.
 fn kept_after(collections: u32) -> usize {
     let mut encoder = encoder(Format::Raw);
     let mut most = 0;
@@ -37,7 +37,7 @@ fn buffers_of_frames_are_bounded_however_many_collections_had_a_large_one() {
     assert!(kept <= 3 * FRAMES_BYTES, "{kept}");
 }
 
-/// Also when too much is kept, the buffers that are filled again and again stay.
+/// Buffers that are filled repeatedly stay even if too much is kept.
 #[test]
 fn buffers_that_each_chunk_fills_stay() {
     let mut encoder = encoder(Format::Raw);

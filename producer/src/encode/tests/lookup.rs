@@ -130,7 +130,7 @@ fn the_documents_of_many_updates_are_asked_for_at_once() {
     for seconds in 1..=2500_u32 {
         let id = seconds.cast_signed();
         entries.push(update(seconds, "s.a", id));
-        // It needs no other document.
+        // Another update of the same document, 2500 entries later.
         entries.push(at(seconds + 10_000, operation("s.a", id)));
     }
     entries.sort_by_key(|entry| {
@@ -278,7 +278,7 @@ fn debezium_has_the_time_of_the_lookup_in_a_header_beside_those_for_routers() {
 }
 
 #[test]
-fn a_format_with_lookups_has_no_document_for_what_only_replays_need() {
+fn documents_of_collections_that_only_replays_need_are_not_looked_up() {
     let (mut encoder, asked) = looking_up(Format::Json(Mode::Relaxed), Documents::of(0..5));
     let entries = [update(1, "s.system.js", 1), update(2, "s.a", 1)];
     let found = records(&encode(&mut encoder, &entries).unwrap());

@@ -162,7 +162,7 @@ fn command(seconds: u32, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn commands_without_a_barrier_go_as_they_stand_to_partition_0() {
+fn commands_without_a_barrier_are_sent_unchanged_to_partition_0() {
     let mut encoder = encoder(Format::Bson);
     let bytes = command(1, "startIndexBuild");
     let chunk = encode(&mut encoder, std::slice::from_ref(&bytes)).unwrap();
@@ -224,12 +224,12 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
         let entries = found
             .iter()
             .map(|decoded| Entry::parse(decoded.document(&arena).unwrap()).unwrap());
-        let told: Vec<Barrier> = entries
+        let barriers: Vec<Barrier> = entries
             .map(|entry| Barrier::read(&entry).unwrap().unwrap())
             .collect();
-        assert!(told.iter().all(|barrier| barrier.leader_offset == 7));
+        assert!(barriers.iter().all(|barrier| barrier.leader_offset == 7));
         assert_eq!(
-            told[4].partitions,
+            barriers[4].partitions,
             [("cdc.shop.a".to_owned(), vec![7, 8, 9, 10])]
         );
         let ords: Vec<u32> = found.iter().map(|decoded| decoded.id.ord).collect();
@@ -237,11 +237,12 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
     }
 }
 
-/// The publisher takes its delivery for the end of the Kafka transaction before.
+/// The delivery of this record proves to the publisher that the previous Kafka transaction is
+/// complete.
 #[test]
 fn a_barrier_has_a_record_ahead_of_it_even_if_the_command_changes_nothing() {
     let mut encoder = encoder(Format::Bson);
-    // A create without a UUID is saved; a drop of an unknown collection changes nothing.
+    // A `create` without a UUID would be saved; a `drop` of an unknown collection changes nothing.
     let created = encode(&mut encoder, &[command(1, "drop")]).unwrap();
     let changed = encode(&mut encoder, &[command(2, "drop")]).unwrap();
     assert!(changed.barrier.is_some());
@@ -258,7 +259,7 @@ fn a_barrier_has_a_record_ahead_of_it_even_if_the_command_changes_nothing() {
 }
 
 #[test]
-fn time_that_goes_backwards_stops() {
+fn a_time_that_goes_backwards_stops_the_stream() {
     let mut encoder = encoder(Format::Bson);
     let error = encode(
         &mut encoder,
@@ -268,7 +269,7 @@ fn time_that_goes_backwards_stops() {
 }
 
 #[test]
-fn a_damaged_document_stops_and_what_came_before_it_counts() {
+fn a_damaged_document_stops_the_stream_after_the_entries_before_it() {
     let mut encoder = encoder(Format::Bson);
     let mut chunk = Chunk::default();
     let batch = Batch::Bytes([entry(1, "i", "a.b", 1), vec![9, 0, 0, 0, 0xee]].concat());
@@ -362,16 +363,16 @@ fn other_rules_begin_behind_a_barrier_that_is_saved_with_them() {
     let change = chunks.iter().find(|chunk| chunk.barrier.is_some()).unwrap();
     let bytes = change.bytes(&change.barrier.as_ref().unwrap().entry);
     let noop = Entry::parse(Document::new(bytes).unwrap()).unwrap();
-    let told = RoutingChange::read(&noop).unwrap().unwrap();
+    let read = RoutingChange::read(&noop).unwrap().unwrap();
     let spread = SpreadCollection {
         ns: "shop.a".to_owned(),
         ui: None,
     };
-    assert_eq!(told.spread, [spread]);
+    assert_eq!(read.spread, [spread]);
 }
 
 #[test]
-fn a_change_of_the_format_alone_needs_no_barrier_and_counts_as_one() {
+fn a_change_of_the_format_alone_has_no_barrier_but_a_new_version() {
     let mut state = State::default();
     let first = encode(&mut encoder(Format::Bson), &[entry(1, "i", "shop.a", 1)]);
     saved_by(&first.unwrap(), &mut state);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Returns a command in `shop.$cmd` whose first field has a text or, if that is empty, a number.
+/// Returns a command in `shop.$cmd` whose first field is `of` or, if that is empty, a number.
 fn shop(seconds: u32, name: &str, of: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);
@@ -35,7 +35,7 @@ fn chunks(encoder: &mut Encoder, entries: &[Vec<u8>]) -> Vec<Chunk> {
     chunks
 }
 
-/// Returns identity and collection of each command with barriers.
+/// Returns the identity and the collection of each `drop` with barriers.
 fn drops(chunks: &[Chunk]) -> Vec<(String, String)> {
     let barriers = chunks
         .iter()
@@ -114,7 +114,7 @@ fn a_session_that_begins_between_two_drops_sends_those_that_are_left() {
 }
 
 #[test]
-fn an_unknown_operation_stops_only_where_something_is_carried() {
+fn an_unknown_operation_stops_the_stream_only_in_a_streamed_namespace() {
     let filter = NamespaceFilter::new([], ["shop.secret"]).unwrap();
     let router = Router::new("cdc", filter, State::default());
     let topics = Topics::Nowhere {
@@ -146,7 +146,7 @@ fn an_unknown_operation_stops_only_where_something_is_carried() {
 }
 
 #[test]
-fn damage_inside_an_entry_is_told_with_its_time_and_namespace() {
+fn damage_inside_an_entry_is_reported_with_its_time_and_namespace() {
     let mut deep = Vec::new();
     DocumentBuilder::start(&mut deep).finish();
     for _ in 0..600 {

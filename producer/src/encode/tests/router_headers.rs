@@ -1,7 +1,7 @@
 use super::*;
 use crate::encode::barrier::BarrierTopic;
 
-/// Returns the headers of a record for routers as `name=value`.
+/// Returns the headers for routers of a record as `name=value`.
 fn shown(chunk: &Chunk, record: &EncodedRecord) -> Vec<String> {
     let headers = &chunk.router_headers[record.router_headers.clone()];
     let shown = headers.iter().map(|header| {
@@ -66,7 +66,7 @@ fn cloud_events_have_the_attributes_of_their_kafka_binding() {
 }
 
 #[test]
-fn a_tombstone_has_not_the_identity_of_its_delete() {
+fn a_tombstone_does_not_have_the_identity_of_its_delete() {
     let debezium = Format::Debezium(oplog_relay_core::format::debezium::Debezium {
         mode: Mode::Relaxed,
         with_schema: false,

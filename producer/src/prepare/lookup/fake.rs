@@ -13,11 +13,11 @@ use crate::error::ProducerError;
 /// The time and the number of documents of each request.
 pub(crate) type Asked = Arc<Mutex<Vec<(Timestamp, usize)>>>;
 
-/// A source with a collection, which notes what it was asked for.
+/// A source with one collection, which records the requests that it receives.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     pub(crate) by_id: BTreeMap<i32, Doc>,
-    /// Number of documents that a reply has room for.
+    /// Maximum number of documents in a reply.
     pub(crate) room: Option<usize>,
     pub(crate) asked: Asked,
 }

@@ -4,7 +4,7 @@
 //! The encoder looks ahead in the entries that it has received and asks for the documents of many
 //! updates at once. All these entries were in the oplog before the read, and the read waits until
 //! the server has them, so the documents contain their changes. A `window` holds the documents. It
-//! is valid for entries up to the last one of these.
+//! is valid for entries up to the last of those.
 
 mod request;
 mod window;
@@ -31,7 +31,7 @@ const WANTED_BYTES: usize = 8 << 20;
 pub trait CurrentDocuments: fmt::Debug + Send {
     /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies
     /// to the requests in order. If the replies become too large, those to the last requests are
-    /// left out, but never the first one.
+    /// left out, but never the reply to the first one.
     ///
     /// # Errors
     /// [`ProducerError::Source`]; [`ProducerError::Usage`] if a privilege is missing;
@@ -51,7 +51,7 @@ pub struct Reply {
     pub at: Option<Timestamp>,
 }
 
-/// The lookup of documents, with those that were read for the entries that follow.
+/// Looks up documents, and holds those that were read ahead for the following entries.
 #[derive(Debug)]
 pub struct Lookup {
     source: Box<dyn CurrentDocuments>,
@@ -111,6 +111,7 @@ impl Lookup {
         let damaged = |error| ProducerError::damaged(entry, &error);
         self.current = self.window.find(entry).map_err(damaged)?;
         if self.current.is_none() {
+            // A window is valid up to one time, so a later entry needs a new one.
             if entry.ts > self.window.through() || self.window.is_full() {
                 self.window.clear(entry.ts);
             }
@@ -128,7 +129,7 @@ impl Lookup {
     }
 
     /// Clears the current document, because the next entry has none.
-    pub fn leave(&mut self) {
+    pub fn clear_current(&mut self) {
         self.current = None;
     }
 

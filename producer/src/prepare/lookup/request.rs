@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Returns the number of documents.
+    /// Returns the number of `_id`s in the filter.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count

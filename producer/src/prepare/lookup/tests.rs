@@ -56,7 +56,7 @@ fn documents_are_asked_for_once_and_found_by_an_equal_id() {
     assert_eq!(*asked.lock().unwrap(), [(Timestamp::new(4, 1), 3)]);
     let at = lookup.current().unwrap().at;
     assert_eq!(at, Some(Timestamp::new(4, 7)));
-    lookup.leave();
+    lookup.clear_current();
     assert!(lookup.current().is_none());
 }
 
@@ -83,7 +83,7 @@ fn a_document_for_which_a_reply_had_no_room_is_not_gone() {
     };
     let asked = Arc::clone(&source.asked);
     let mut lookup = Lookup::new(Box::new(source));
-    // The first one that is needed is the last one of the index.
+    // The document that is needed first is the last one in the order of the index.
     let entries = [4, 2, 0].map(|id| update(1, "s.a", id));
     ask(&mut lookup, &entries, 1);
     for (entry, id) in entries.iter().zip([4, 2, 0]) {
@@ -100,7 +100,7 @@ fn a_document_for_which_a_reply_had_no_room_is_not_gone() {
 }
 
 #[test]
-fn collections_of_the_same_ids_are_told_apart() {
+fn collections_with_the_same_ids_are_distinguished() {
     let mut lookup = Lookup::new(Box::new(Documents::of(0..5)));
     let mut wanted = lookup.wanted();
     let entries = [update(1, "s.a", 1), update(1, "s.b", 1)];

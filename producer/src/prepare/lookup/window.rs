@@ -1,4 +1,4 @@
-//! The documents that were looked up. They are kept until their entries are encoded.
+//! The documents that were looked up. They are held until the documents of later entries are read.
 
 use std::ops::Range;
 
@@ -18,9 +18,9 @@ const KEPT_BYTES: usize = 4 << 20;
 /// A document that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The bytes of the document in the window; `None` if it is gone.
+    /// The place of the document in the window's bytes; `None` if it is gone.
     pub(super) document: Option<Range<usize>>,
-    /// The time at which it was read.
+    /// The time of the read, if the server reports it.
     pub(super) at: Option<Timestamp>,
 }
 
@@ -71,7 +71,7 @@ impl Window {
     }
 
     /// Adds the reply to a request, and returns its number of documents. A document that is missing
-    /// in the reply is gone, unless the reply had no room for all documents.
+    /// from the reply is gone, unless the reply had no room for all documents.
     pub(super) fn take(&mut self, request: &Request, reply: &Reply) -> Result<usize, Malformed> {
         let (start, mut count) = (self.bytes.len(), 0);
         self.bytes.extend_from_slice(&reply.documents);
@@ -108,7 +108,7 @@ pub(super) fn write_document_key(
 ) -> Result<(), Malformed> {
     out.extend_from_slice(&entry.ui.map_or([0; 16], |ui| ui.0));
     out.extend_from_slice(entry.ns.as_bytes());
-    // A namespace has no byte 0.
+    // A namespace contains no zero byte, so it cannot be confused with the identity.
     out.push(0);
     write_id_identity(id, out)
 }

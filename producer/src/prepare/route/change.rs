@@ -1,4 +1,4 @@
-//! New routing rules for a table of routes that is in use, as requested by `--change-routing`.
+//! New rules for a routing table that is in use, as requested by `--change-routing`.
 
 use std::collections::BTreeSet;
 

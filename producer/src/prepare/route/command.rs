@@ -1,4 +1,4 @@
-//! Routes of commands, and their changes to the table of routes.
+//! Routes of commands, and their changes to the routing table.
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{
@@ -15,12 +15,12 @@ use oplog_relay_core::topic::{collection_topic, command_topic};
 use super::{Decision, NewRoute, Router, Target};
 use crate::error::ProducerError;
 
-/// A change of the saved table.
+/// A change of the saved routing table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteChange {
     /// The key in the table: UUID or namespace.
     pub name: String,
-    /// The new route; `None` if the collection is gone.
+    /// The new route; `None` if the route ends.
     pub record: Option<RouteRecord>,
 }
 
@@ -29,14 +29,15 @@ pub struct RouteChange {
 pub struct CommandRoute {
     /// The topics of the command, each once. The command itself is sent to the first one.
     pub topics: Vec<String>,
-    /// The name of the collection, if the command is sent as a drop because it renames the collection to
-    /// a namespace that is not streamed.
+    /// The name of the collection, if the command is sent as a drop because it renames the
+    /// collection to a namespace that is not streamed.
     pub as_drop_of: Option<String>,
-    /// Changes of the table of routes.
+    /// Changes of the routing table.
     pub changes: Vec<RouteChange>,
     /// True if later writes of the collection all go to one partition.
     pub ordered: bool,
-    /// True if later writes of the collection do not wait for the command.
+    /// True if later writes of the collection do not wait for the command, except in the leader's
+    /// partition.
     pub passable: bool,
 }
 
@@ -46,13 +47,13 @@ impl Router {
         let damaged = |error: EntryError| ProducerError::damaged(entry, &error);
         let treatment = treatment(entry).map_err(damaged)?;
         if treatment.is_none() && is_internal(entry.ns) && self.filter.passes(entry.ns) {
-            // An unknown command is sent even if it concerns an internal database, because its effect is
-            // unknown.
+            // An unknown command on an internal database is sent too, unless the filter excludes
+            // it, because its effect is unknown.
             return Ok(self.without_barrier(entry, None));
         }
         let Some(scope) = scope(entry).map_err(damaged)? else {
-            // An unknown command is always sent. A known one of a whole database must not affect
-            // collections that a filter excludes.
+            // An unknown command that names no collection is always sent. A known one affects the
+            // whole database, so it is sent only if no filter excludes a collection.
             let all = self.filter == NamespaceFilter::default() && !is_internal(entry.ns);
             return Ok(match treatment {
                 Some(_) if !all => Decision::Known(Target::Dropped),
@@ -87,7 +88,7 @@ impl Router {
         }
     }
 
-    /// Returns the topics of the collections that a command names.
+    /// Returns the topics of the collections that a command names, if it is sent to them.
     pub(crate) fn topics_of_command(&self, entry: &Entry<'_>) -> Vec<String> {
         let is_sent = |treatment| {
             matches!(
@@ -119,8 +120,8 @@ impl Router {
         !is_internal(ns) && self.filter.passes(ns)
     }
 
-    /// Returns the decision for a command that does not wait for barriers: it goes to partition 0 of the
-    /// collection's topic, or of the database's command topic.
+    /// Returns the decision for a command that does not wait for barriers: it goes to partition 0
+    /// of the collection's topic, or of the database's command topic.
     fn without_barrier(&self, entry: &Entry<'_>, scope: Option<&Scope<'_>>) -> Decision {
         let topic = match scope {
             Some(scope) => collection_topic(&self.prefix, scope.db, scope.collection),
@@ -219,7 +220,8 @@ impl Router {
         {
             return Ok(Order::Collection);
         }
-        // A collection that the command creates or drops has no earlier properties to query.
+        // The properties of a new collection are in its `create`, and those of a collection that
+        // ends no longer matter.
         let needs_no_query = leaves_stream || matches!(entry.command()?.name, b"create" | b"drop");
         if needs_no_query || self.saved.routes.contains_key(&name) {
             return Ok(self.order_of(&name));
@@ -227,8 +229,10 @@ impl Router {
         self.learn_order(entry, &scope.to_ns().unwrap_or(ns))
     }
 
-    /// Returns the changes of a command to the table: the name of a renamed collection, the order of
-    /// one whose documents now depend on each other, the removal of one that is dropped.
+    /// Returns the changes that a command makes to the routing table: a drop ends a route; a rename
+    /// changes its name and topic, and ends the route of a collection that it replaces; a command
+    /// that makes documents depend on each other changes the order; a `create` without a UUID adds
+    /// a route.
     fn changes(
         &self,
         entry: &Entry<'_>,
@@ -249,8 +253,8 @@ impl Router {
         let replaced = replaced_by_rename(entry)?.map(|ui| ui.to_string());
         let replaced = replaced.filter(|name| *name != old && has_route(name));
         let ns = scope.to_ns().unwrap_or_else(|| scope.ns());
-        // A `dropDatabase` of a server up to 3.4 does not name the collections, so their routes must be
-        // known.
+        // A `dropDatabase` of a server up to 3.4 does not name the collections, so the routes of
+        // all of them must be known, including those of empty ones.
         let is_new = entry.ui.is_none()
             && entry.command()?.name == b"create"
             && !self.saved.routes.contains_key(&old);
@@ -274,8 +278,9 @@ impl Router {
         Ok([new].into_iter().chain(renamed).chain(replaced).collect())
     }
 
-    /// Forgets a collection that is not streamed and that this command drops or renames: no later entry
-    /// has its UUID, and the filter is applied again to a later collection of the same name.
+    /// Forgets the excluded collection that this command drops or, as a rename, replaces: no later
+    /// entry has its UUID. Also forgets the namespace of the command, so that the filter is applied
+    /// again to a later collection of that name.
     fn forget_excluded(&mut self, entry: &Entry<'_>, scope: &Scope<'_>) -> Result<(), EntryError> {
         let is_renamed = scope.to.is_some();
         if !is_renamed && entry.command()?.name != b"drop" {
@@ -290,7 +295,8 @@ impl Router {
         Ok(())
     }
 
-    /// Applies the changes of a command that was encoded.
+    /// Applies changes to the routing table. The target of a changed route is determined again at
+    /// the next entry of its collection.
     pub fn apply(&mut self, changes: Vec<RouteChange>) {
         for RouteChange { name, record } in changes {
             self.last = None;

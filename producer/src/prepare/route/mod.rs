@@ -1,6 +1,6 @@
-//! Routes of entries to topics. The table of routes is saved state of the source: a collection keeps
-//! its route even if the rules would now choose another one, until a command changes it behind a
-//! barrier.
+//! Routes of entries to topics. The routing table is part of the source's saved state: a collection
+//! keeps its route even if the rules would now choose another one, until a command changes it
+//! behind a barrier.
 
 mod change;
 mod command;
@@ -22,13 +22,14 @@ pub use change::Rerouted;
 pub use command::{CommandRoute, RouteChange};
 pub use order::{Collections, check_rule};
 
-/// Version of the rules in this file.
+/// Version of the rules in this module.
 pub const RULES: u32 = 1;
 
 /// The destination of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// The filter drops the entry. Only its position is saved.
+    /// The entry is not sent, and only its position is saved: it is a noop, internal to the server,
+    /// or excluded by the filter.
     Dropped,
     /// The partition of a topic that is determined by the key.
     Keyed {
@@ -74,6 +75,7 @@ pub struct Router {
     by_ns: FxHashMap<String, Target>,
     /// Targets of commands that do not wait for barriers.
     by_topic: FxHashMap<String, Target>,
+    /// The last collection and its target, because consecutive entries are often of one collection.
     last: Option<(CollectionUuid, Target)>,
 }
 
@@ -94,13 +96,13 @@ impl Router {
         }
     }
 
-    /// Returns the saved state, which [`Router::add`] keeps up to date.
+    /// Returns the saved state, which [`Router::add`] and [`Router::apply`] keep up to date.
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.saved
     }
 
-    /// Returns the saved state, to which claims of topics are added.
+    /// Returns the saved state, whose records of topics the caller keeps up to date.
     pub const fn state_mut(&mut self) -> &mut State {
         &mut self.saved
     }
@@ -108,8 +110,9 @@ impl Router {
     /// Decides the route of an entry.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a command without a name; the error of a live source that is
-    /// queried about a collection.
+    /// [`ProducerError::Undecodable`] for a damaged command, and for a rename from a namespace that
+    /// is not streamed to one that is; the error of a live source that is queried about a
+    /// collection.
     #[inline]
     pub fn decide(&mut self, entry: &Entry<'_>) -> Result<Decision, ProducerError> {
         match entry.operation {
@@ -126,8 +129,8 @@ impl Router {
         self.decide_new(entry)
     }
 
-    /// Returns true if a namespace is not streamed, because it is internal to the server or excluded by
-    /// the filter.
+    /// Returns true if a namespace is not streamed, because it is internal to the server or
+    /// excluded by the filter.
     #[must_use]
     pub fn leaves_out(&self, ns: &str) -> bool {
         !self.passes(ns)
@@ -172,8 +175,8 @@ impl Router {
         }))
     }
 
-    /// Returns the topics that an entry will need: for a write, if its collection has no route yet; for
-    /// a command, always.
+    /// Returns the topics that an entry will need: for a write, the topic of its collection if that
+    /// has no route yet; for a command, the topics of its collections if it is sent to them.
     #[must_use]
     pub fn topics_ahead(&self, entry: &Entry<'_>) -> Vec<String> {
         if entry.operation == Operation::Noop {
@@ -195,8 +198,8 @@ impl Router {
         vec![collection_topic(&self.prefix, db, collection)]
     }
 
-    /// Adds a route whose topic exists now. Returns true if the route has to be saved, because the table
-    /// did not contain it. The route of a command is not saved, but determined each time.
+    /// Adds a route whose topic exists now. Returns true if the route has to be saved, because the
+    /// table did not contain it. The route of a command is never saved: the command determines it.
     pub fn add(&mut self, entry: &Entry<'_>, new: &NewRoute, target: Target) -> bool {
         if entry.operation == Operation::Command {
             self.by_topic.insert(new.record.topic.clone(), target);

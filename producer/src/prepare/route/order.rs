@@ -12,7 +12,7 @@ use crate::error::ProducerError;
 
 /// The current properties of a source's collections.
 pub trait Collections: fmt::Debug + Send {
-    /// Returns true if the documents of a collection depend on each other, and false if the
+    /// Returns true if the documents of a collection depend on each other; false also if the
     /// collection no longer exists. If `ui` is given, the collection is found under any current
     /// name.
     ///
@@ -30,7 +30,7 @@ impl Router {
         self
     }
 
-    /// Sets another rule for the order of collections.
+    /// Sets the rule for the order of collections.
     ///
     /// # Errors
     /// [`ProducerError::Usage`] if a saved route was made by another rule.
@@ -68,14 +68,14 @@ pub(crate) fn query_order(
     tracing::info!(
         ns,
         "all documents of the collection go to one partition: they depend on each other (a unique \
-         index, capped, or a collation)"
+         index, a capped collection, or a collation)"
     );
     Ok(Order::Collection)
 }
 
 /// Checks that the saved routes were made by this rule. The rule is part of the saved table: under
-/// another rule, the later entries of a document would go to another partition and lose their order with
-/// the earlier ones.
+/// another rule, the later entries of a document would go to another partition and lose their order
+/// relative to the earlier ones.
 ///
 /// # Errors
 /// [`ProducerError::Usage`] if a saved route was made by another rule.

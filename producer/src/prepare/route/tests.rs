@@ -150,7 +150,7 @@ fn unknown_commands_on_internal_databases_are_sent_too() {
     let fly = entry("c", "config.$cmd", None, &[("fly", "a")]);
     let decision = decide(&mut router(&[]), &fly);
     assert!(matches!(decision, Decision::Unknown(new) if new.record.topic == "cdc.config.-cmd"));
-    // A filter excludes them, and they count as filtered.
+    // The command of an excluded database counts as filtered.
     let decision = decide(&mut router(&["shop"]), &fly);
     assert!(matches!(decision, Decision::Known(Target::Dropped)));
 }
@@ -225,7 +225,7 @@ fn an_index_that_can_refuse_documents_waits_for_earlier_writes_and_does_not_dela
         bytes.finish();
         out
     };
-    // The order of the collection is known.
+    // Under this rule no command changes the order of a collection.
     let mut router = router(&[]).ordered(OrderRule::Id).unwrap();
     let sphere = command_route(&mut router, &create_index("place", Some("2dsphere")));
     assert!(sphere.passable && !sphere.ordered && sphere.changes.is_empty());
@@ -469,7 +469,8 @@ fn out_round(to: &str, round: u32) -> [Vec<u8>; 3] {
     ]
 }
 
-/// Routes entries as the encoder does. Its saved records go into `saved`, as from the state topic.
+/// Routes entries as the encoder does. The records that it would save are applied to `saved`, as if
+/// they were read from the state topic.
 fn take(router: &mut Router, entries: &[Vec<u8>], saved: &mut State) {
     let mut save = |name: &str, record: Option<&RouteRecord>| {
         let value = record.map(|record| serde_json::to_vec(record).unwrap());

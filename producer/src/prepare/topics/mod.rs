@@ -29,11 +29,11 @@ pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
 
 /// Maximum time until every partition of a new topic has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time to wait for the creator of a topic to commit its claim: more than the longest Kafka transaction
-/// of a source that catches up.
+/// Time to wait for the creator of a topic to commit its claim: more than the longest Kafka
+/// transaction of a source that is catching up with the default transaction timeout.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
-/// Maximum number of partitions that are created in one request: a controller accepts 10,000 (Kafka
-/// 4.1).
+/// Maximum number of partitions of several topics that are created in one request: a controller
+/// accepts 10,000 (Kafka 4.1).
 const REQUEST_PARTITIONS: u32 = 1000;
 /// Tolerance for entries that are ahead of the brokers' clocks.
 pub(crate) const CLOCK_MARGIN_MS: i64 = 60_000;
@@ -112,7 +112,8 @@ impl Topics {
     }
 
     /// Creates data topics that will be needed soon, many in one request: creating them one by one
-    /// takes longer than sending their records. [`Topics::ensure`] then finds them as existing topics.
+    /// takes longer than sending their records. [`Topics::ensure`] then uses the settings read
+    /// here.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
@@ -136,7 +137,7 @@ impl Topics {
         format: Format,
     ) -> Result<TopicRecord, ProducerError> {
         if let Some(saved) = saved {
-            // The session checked its settings at the start.
+            // The session checked the settings of this topic at its start.
             check_format(name, saved, format)?;
             return Ok(saved.clone());
         }
@@ -147,7 +148,8 @@ impl Topics {
     }
 }
 
-/// Checks that no topic would lose its barriers, or have its documents under other keys.
+/// Checks that in this format no topic would lose its barriers, change its keys, or switch between
+/// changes and latest states.
 ///
 /// # Errors
 /// [`ProducerError::Usage`].
@@ -157,8 +159,8 @@ pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError
         None => Ok(()),
         Some((name, saved)) => Err(ProducerError::Usage(format!(
             "topic {name} contains {}, but --format is {format}: at least one of them is for readers \
-             only, and a topic cannot lose its barriers, change its keys, or change between the changes \
-             and the latest state of documents. Start under another --topic-prefix",
+             only, and a topic cannot lose its barriers, change its keys, or switch between changes \
+             and latest states of documents. Start under another --topic-prefix",
             saved.format
         ))),
     }
@@ -207,9 +209,9 @@ pub struct Cluster {
     pub others: OtherSources,
     /// Time of the oldest entry that may be sent.
     pub oldest: Timestamp,
-    /// Topics of the prefix at the start of the session.
+    /// Data topics of the prefix at the start of the session.
     pub existing: BTreeMap<String, TopicSettings>,
-    /// Topics that were created or read ahead of their first entry.
+    /// Topics that were created, or whose settings were read, ahead of their first entry.
     pub prepared: BTreeMap<String, TopicSettings>,
     /// The registry of the topics' schemas, if the format has schemas.
     pub registry: Option<Arc<SchemaRegistry>>,
@@ -217,7 +219,7 @@ pub struct Cluster {
     pub shutdown: Shutdown,
 }
 
-/// Returns the data topics of a prefix.
+/// Returns those of the named topics that are data topics of a prefix, with their settings.
 ///
 /// # Errors
 /// [`ProducerError::Kafka`].
@@ -233,10 +235,10 @@ pub async fn existing<'n>(
     Ok(admin.describe_topics(&names).await?)
 }
 
-/// Returns the largest record batch that a topic and the client accept, in bytes.
+/// Returns the size of the largest record batch that both a topic and the client accept, in bytes.
 #[must_use]
 pub fn limit(settings: &TopicSettings) -> usize {
-    // Brokers that do not report the setting are older than it.
+    // If the broker does not report the setting, only the client's limit is known.
     let limit = settings.max_message_bytes.unwrap_or(i64::MAX);
     usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
 }
@@ -330,7 +332,8 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Checks the limit of a topic. The client's batch size was chosen at the start of the session.
+    /// Checks that a topic is not limited to smaller batches than the client sends, whose batch
+    /// size was chosen at the start of the session.
     fn check_limit(&self, name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
         let limit = limit(settings);
         if limit >= self.max_bytes(name) {
@@ -361,8 +364,9 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Reads the claims again for a topic that this source did not create. A topic that appeared after
-    /// the start of the session may belong to another source, whose claim is committed a little later.
+    /// Reads the claims again for a topic that this source did not create. A topic that appeared
+    /// after the start of the session may belong to another source, which commits its claim a
+    /// little later.
     async fn check_found(&self, name: &str, has_appeared: bool) -> Result<(), ProducerError> {
         let begun = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -394,7 +398,7 @@ fn deleted(name: &str) -> ProducerError {
     ))
 }
 
-/// Creates a topic and waits until it can be written.
+/// Creates a topic and waits until every partition has a leader.
 ///
 /// # Errors
 /// [`ProducerError::Kafka`] and [`ProducerError::Refused`].
@@ -489,7 +493,8 @@ fn check_settings(
     {
         return refuse(format!(
             "has retention.ms={retention}, but the oldest entry to be sent is {age} ms old: Kafka \
-             would delete it on arrival. Set retention.ms=-1 and limit by retention.bytes"
+             would delete it soon after arrival. Set retention.ms=-1, and limit the topic with \
+             retention.bytes"
         ));
     }
     Ok(())
@@ -533,7 +538,7 @@ mod tests {
         let latest = Format::Snapshot(Mode::Relaxed);
         let with = |policy: Option<&str>| TopicSettings {
             cleanup_policy: policy.map(str::to_owned),
-            // It does not apply to such a topic.
+            // Retention does not apply to a topic that is only compacted.
             retention_ms: Some(7_200_000),
             ..settings()
         };

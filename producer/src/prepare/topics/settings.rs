@@ -11,11 +11,11 @@ use crate::publish::MAX_RECORD_BYTES;
 const OWNED: &[(&str, &str)] = &[
     (
         "cleanup.policy",
-        "it follows from --topic-mode, and another one would delete records that are needed",
+        "it follows from --topic-mode, and another policy would delete records that are needed",
     ),
     (
         "message.timestamp.type",
-        "record timestamps are the times of the source, which resets of offsets by time need",
+        "record timestamps are the times of the source, by which offsets can be reset",
     ),
 ];
 /// Limits that managed clusters allow for one batch if they do not allow [`MAX_RECORD_BYTES`].
@@ -89,7 +89,8 @@ pub fn internal_settings() -> Vec<WantedSetting> {
     ]
 }
 
-/// Allows any timestamp. Brokers before Kafka 3.6 do not know the setting and accept any timestamp.
+/// Returns the setting that allows timestamps of any time after the broker's clock. Brokers before
+/// Kafka 3.6 do not know the setting and accept such timestamps.
 fn any_time_ahead() -> WantedSetting {
     WantedSetting::preferred("message.timestamp.after.max.ms", [i64::MAX])
 }
@@ -97,7 +98,7 @@ fn any_time_ahead() -> WantedSetting {
 /// Parses `name=value` of `--topic-config`.
 ///
 /// # Errors
-/// Fails if the text has no `=`, or if the program owns the setting.
+/// Fails if the text has no name or no `=`, or if the program owns the setting.
 pub fn parse_topic_setting(text: &str) -> Result<TopicSetting, String> {
     let (name, value) = text
         .split_once('=')

@@ -4,7 +4,7 @@
 //! MongoDB logs a transaction as one `applyOps`, or as a chain of them linked by `prevOpTime`; it takes
 //! effect at its commit point, the last `applyOps` or a `commitTransaction`. There it is split: each
 //! operation becomes an entry with the commit's `ts`, `t`, `wall`, `lsid` and `txnNumber`. Entries
-//! before the commit point, and aborts, only move the position.
+//! before the commit point, and aborts, only advance the position.
 //!
 //! | file | contents |
 //! | --- | --- |
@@ -15,20 +15,22 @@
 //!
 //! # Ordinals and places
 //!
-//! `ord` counts the operations of all entries of a chain from 0, before any filter and including `n`
-//! operations, which never become records. So (source, ts, ord) is unique, and a restart finds the same
-//! numbers with any filter. Operations of transactions and of chains, whose parts take effect together,
-//! get `txn {index, count}`. Those of a single `applyOps` (vectored inserts, deletes by TTL, one that a
-//! user ran) do not, but have their ordinals too.
+//! `ord` counts the operations of all entries of a chain from 0, before any filter and including
+//! `n` operations, which never become records. So (source, ts, ord) is unique, and a restart finds
+//! the same numbers with any filter. Operations of transactions and of chains, whose parts take
+//! effect together, get `txn {index, count}`. Operations of any other `applyOps` (vectored inserts,
+//! deletes by TTL, a user's `applyOps` command) have ordinals but no `txn`.
 //!
 //! # The start of a chain
 //!
-//! Going back from a commit point, a step is taken only to an entry with `partialTxn` or, from a
-//! `commitTransaction`, to one with `prepare`: `prevOpTime` links the statements of retryable writes
-//! too. A missing entry of the chain ends the stream with a lost position, with two exceptions. A stream
-//! that started with the oldest entry of the oplog skips a transaction with earlier entries as a whole,
-//! with a warning and a count. And an `applyOps` without the number of operations of its chain is a
-//! separate chain, because a server writes the number into the last entry of a chain of several.
+//! A chain is followed back from its commit point, only to entries with `partialTxn` and, from a
+//! `commitTransaction`, to one with `prepare`, because `prevOpTime` also links the statements of
+//! retryable writes. A missing entry of the chain ends the stream with a lost position, with two
+//! exceptions. A stream that started with the oldest entry of the oplog skips a transaction with
+//! earlier entries as a whole, with a warning and a count. An `applyOps` without the number of
+//! operations of its chain counts as a chain of its own if the missing entry is from before such a
+//! start or, in a dump, was not stored as a part, because a server writes the number into the last
+//! entry of a chain of several.
 
 mod operation;
 pub(crate) mod oplog_history;
@@ -53,7 +55,7 @@ pub use shape::{Commit, Shape};
 pub enum Parts {
     /// The oplog, from which they are read again.
     Live(Walk),
-    /// A local store, because a dump is read once.
+    /// A local store, because a dump is read only once.
     Kept(Kept),
 }
 
@@ -67,7 +69,7 @@ impl Parts {
 
     /// Returns true if an entry that was not found is certainly not a part of the transaction whose
     /// commit names it. The store of a dump contains every part since the start of the stream. In
-    /// the oplog, only an entry from before that start is ruled out.
+    /// the oplog, only an entry from before `begin`, the start of the stream, is ruled out.
     fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
         match self {
             Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
@@ -116,11 +118,12 @@ pub struct Chain {
 #[derive(Debug)]
 pub struct Transactions {
     parts: Parts,
+    /// Time of the first entry, if the stream started with the oldest available entry.
     begin: Option<Timestamp>,
-    /// Time of the first entry of the oldest transaction that was open at the saved position, until a
-    /// dump has been read again from there.
+    /// Time of the first entry of the oldest transaction that was open at the saved position, until
+    /// the first entry of the dump is read again.
     unread: Option<Timestamp>,
-    /// True if the next entry is the first of a stream that starts with the oldest one.
+    /// True if the next entry is the first of a stream that starts with the oldest available entry.
     from_oldest: bool,
     shutdown: Shutdown,
 }
@@ -196,7 +199,8 @@ impl Transactions {
         })
     }
 
-    /// Processes an entry from before the start, of which only open transactions matter.
+    /// Processes an entry from before the start. It matters only if it belongs to a transaction
+    /// that is still open at the start.
     ///
     /// # Errors
     /// The errors of [`Transactions::see`].
@@ -211,7 +215,8 @@ impl Transactions {
     /// before the stream.
     ///
     /// # Errors
-    /// [`ProducerError::PositionLost`] if an entry is gone; the error of a live source.
+    /// [`ProducerError::PositionLost`] if an entry is gone; [`ProducerError::Undecodable`] if the
+    /// chain is inconsistent; [`ProducerError::Interrupted`]; the error of a live source.
     pub fn chain(
         &mut self,
         entry: &Entry<'_>,
@@ -223,6 +228,7 @@ impl Transactions {
         };
         let (mut next, mut last) = (commit.previous, entry.ts);
         while let Some(at) = next {
+            // Otherwise a circular chain would be followed indefinitely.
             if at.ts >= last {
                 return Err(broken(
                     entry,
@@ -288,14 +294,14 @@ impl Transactions {
         found.ok_or_else(|| lost(entry, at))
     }
 
-    /// Forgets a chain that is complete.
+    /// Forgets the entries of a chain.
     pub fn forget(&mut self, chain: &Chain) {
         for at in &chain.parts {
             self.parts.forget(*at);
         }
     }
 
-    /// Forgets a chain that ends without records.
+    /// Forgets a chain that produces no records, from its last entry back.
     fn forget_from(&mut self, mut next: Option<OpTime>) {
         while let Some(at) = next {
             let known = self.parts.known(at);

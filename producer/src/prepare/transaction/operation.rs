@@ -23,6 +23,7 @@ impl<'a> Operations<'a> {
         })
     }
 
+    /// Opens the array of a nested `applyOps`. Returns false for any other operation.
     fn enter(&mut self, operation: Document<'a>) -> Result<bool, Malformed> {
         let op = operation.get("op")?.map(Element::string_bytes);
         if op.transpose()? != Some(b"c") {
@@ -69,10 +70,10 @@ fn apply_ops(o: Document<'_>) -> Result<Option<Document<'_>>, Malformed> {
     }
 }
 
-/// Writes the entry of an operation: time, term and session of the commit, the fields of the operation,
-/// and its place in the transaction. `b`, `fromMigrate` and `isTimeseries` are kept if an operation has
-/// them. A replacement without `_id`, as users may write it, gets the `_id` of `o2`, with which the
-/// server stored it.
+/// Writes the entry of an operation: time, term and session of the commit, the fields of the
+/// operation, and its place in the transaction. `b`, `fromMigrate` and `isTimeseries` are kept if
+/// an operation has them. A replacement without `_id`, which a user's `applyOps` may contain, gets
+/// the `_id` of `o2`, with which the server stored the document.
 ///
 /// # Errors
 /// Fails if the operation is damaged.
@@ -133,7 +134,7 @@ pub fn build(
     Ok(())
 }
 
-/// Returns the `_id` that is missing in a replacement; `None` for every other operation.
+/// Returns the `_id` that is missing from a replacement; `None` for every other operation.
 fn replaced_id(operation: Document<'_>) -> Result<Option<Element<'_>>, Malformed> {
     let op = operation.get("op")?.map(Element::string_bytes);
     let (Some(b"u"), Some(o), Some(o2)) =

@@ -49,7 +49,7 @@ impl Walk {
         self.seen.get(&at.ts).copied().filter(|link| link.at == at)
     }
 
-    /// Returns the link of an entry, remembered or read from the server. `None` if the entry is gone.
+    /// Returns the link of an entry, remembered or read from the server; `None` if it is gone.
     ///
     /// # Errors
     /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog should contain it.
@@ -60,7 +60,7 @@ impl Walk {
         self.runtime.block_on(self.oplog.link(at))
     }
 
-    /// Reads an entry from the server. `None` if it is gone.
+    /// Reads an entry from the server; returns `None` if it is gone.
     ///
     /// # Errors
     /// The errors of [`Walk::link`].

@@ -18,14 +18,14 @@ pub struct Commit {
     pub previous: Option<OpTime>,
     /// True for a `commitTransaction`: the operations are in the prepared entry and those before it.
     pub prepared: bool,
-    /// True for a transaction or a chain, whose operations have a place in it.
+    /// True for a transaction or a chain, so that its operations get `txn`.
     pub transaction: bool,
     /// Number of operations of the chain, if it has several entries and this is the last of them.
     pub count: Option<u32>,
 }
 
 impl Commit {
-    /// Returns true if only its `prevOpTime` suggests that other entries belong to it.
+    /// Returns true if nothing but `prevOpTime` suggests that other entries belong to this commit.
     #[must_use]
     pub const fn stands_alone(&self) -> bool {
         !self.prepared && self.count.is_none()
@@ -41,7 +41,7 @@ pub enum Shape {
     Part(Link),
     /// The point at which operations take effect.
     Commit(Commit),
-    /// An abort, with the entry before it.
+    /// An abort, with the optime of the last entry of the transaction.
     Abort(Option<OpTime>),
 }
 
@@ -54,8 +54,7 @@ impl Shape {
     /// stands alone.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a command without a name, a field of the wrong type, or an
-    /// end of a transaction that names no entry.
+    /// [`ProducerError::Undecodable`] for a command without a name, or a field of the wrong type.
     pub fn of(entry: &Entry<'_>) -> Result<Self, ProducerError> {
         let name = entry.command()?.name;
         let damaged = |error: Malformed| broken(entry, &error.to_string());

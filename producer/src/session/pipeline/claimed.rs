@@ -18,7 +18,7 @@ pub struct OtherClaims {
     pub runtime: Handle,
 }
 
-/// The claims that the open transaction makes, and where those of other sources are read.
+/// The claims that the open transaction makes, and the reader of those of other sources.
 #[derive(Debug, Default)]
 pub(super) struct ClaimCheck {
     /// Topics that the open transaction claims.
@@ -45,9 +45,10 @@ impl PublishLoop<'_> {
         self
     }
 
-    /// Stops after a commit if another source has claimed one of the topics that were claimed with it.
-    /// Both committed at about the same time, and at least the later one finds the other claim here. It
-    /// withdraws its own claims, so that the other source can continue after a restart.
+    /// Stops after a commit if another source has claimed one of the topics that the commit claims.
+    /// Both sources committed at about the same time, and at least the later one finds the other's
+    /// claim here. It withdraws its own contested claims, so that the other source can continue
+    /// after a restart.
     pub(crate) fn check_claims(&mut self, position: Position) -> Result<(), ProducerError> {
         let claimed = std::mem::take(&mut self.claims.claimed);
         let Some(others) = self.claims.others.as_ref().filter(|_| !claimed.is_empty()) else {

@@ -9,7 +9,7 @@ use crate::error::ProducerError;
 const QUEUE_CHUNKS: usize = 2;
 /// Number of bytes in chunks that the publisher has not returned, beyond which the encoder waits.
 /// Chunks of usual sizes are far below it. A document of 16 MB can become 100 MB of JSON, and several
-/// of them at a time would exceed the memory limit of the program.
+/// of them at once would take too much memory.
 const QUEUE_BYTES: usize = 48 << 20;
 
 /// The encoder's end of the queues.
@@ -58,8 +58,8 @@ pub fn queues() -> (Handover, Intake) {
 }
 
 impl Handover {
-    /// Hands a full chunk to the publisher and leaves an empty one in its place. Waits while too many
-    /// bytes are in flight.
+    /// Hands a full chunk to the publisher and leaves an empty one in its place. Waits while the
+    /// queue is full, and then while more than `QUEUE_BYTES` bytes have not been returned.
     ///
     /// # Errors
     /// [`ProducerError::Ended`] if the publisher has ended.

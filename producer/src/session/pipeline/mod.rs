@@ -1,5 +1,5 @@
-//! The pipeline of source, encoder and publisher. Each runs in its own thread; short queues connect
-//! them.
+//! The pipeline of source, encoder and publisher, connected by short queues. The source is a task
+//! of the runtime; the encoder and the publisher block, so each has its own thread.
 
 mod claimed;
 mod handover;
@@ -71,6 +71,7 @@ pub fn encode(
             }
         };
         if outcome.is_err() {
+            // The entries before the error are still published.
             encoder.complete(&mut chunk);
         }
         let handed = hand_on(&mut chunk);
@@ -111,6 +112,7 @@ impl Until {
             Self::End => false,
             Self::Reached(ts) => match position {
                 Some(position) => position.ts > ts || (position.ts == ts && position.ord == 0),
+                // Time 0 means at once, so no position is needed.
                 None => ts == Timestamp::default(),
             },
         }
@@ -182,7 +184,8 @@ impl<'p> PublishLoop<'p> {
         self
     }
 
-    /// Publishes until done or the queue is closed, then commits the open transaction.
+    /// Publishes until everything requested is committed, or until the queue is closed; then the
+    /// open transaction is committed. An error aborts it.
     ///
     /// # Errors
     /// The errors of [`Publisher::send`] and [`Publisher::commit`].
@@ -240,7 +243,8 @@ impl<'p> PublishLoop<'p> {
         if self.publisher.in_transaction() {
             self.schedule.sent(Instant::now());
         }
-        // Nothing follows the end of a dump, and its signal stays.
+        // The end stays in force: entries of the tail may still follow a full sync that ends the
+        // stream.
         if self.signal != Signal::Finished {
             self.signal = chunk.signal;
         }
@@ -284,7 +288,7 @@ impl<'p> PublishLoop<'p> {
         let is_caught_up = self.signal.is_caught_up();
         self.metrics
             .committed(position, self.progress.wall(), is_caught_up, took);
-        // The program is ready only after a commit, because a transaction that Kafka refuses fails
+        // Sending does not make the program ready, because a transaction that Kafka refuses fails
         // in each session.
         self.set_ready();
         self.check_claims(position)

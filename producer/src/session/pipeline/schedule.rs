@@ -1,9 +1,10 @@
 //! Decides when a Kafka transaction is committed. The caller passes the current time, so the
 //! decision is a pure function.
 //!
-//! When the stream is caught up, records are committed as soon as the source has nothing more, but
-//! at most once per [`COMMIT_GAP`]. While the stream is catching up, a transaction stays open
-//! longer, because a commit costs the broker time for each partition that the transaction writes to.
+//! When the stream is caught up, records are committed as soon as the source has no further
+//! entries, but at most once per [`COMMIT_GAP`]. While the stream is catching up, a transaction
+//! stays open longer, because a commit costs the broker time for each partition that the
+//! transaction writes to.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ pub(super) enum TransactionState {
 /// The circumstances, other than the time, that a commit depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
-    /// True if the source has nothing more at the moment.
+    /// True if the source has no further entries at the moment.
     pub(super) is_idle: bool,
     /// True if the requested end is reached, or if the source has ended.
     pub(super) is_at_end: bool,
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_transaction_is_committed_when_the_source_has_nothing_more() {
+    fn an_open_transaction_is_committed_when_the_source_has_no_further_entries() {
         let (mut schedule, begin) = (Schedule::new(), Instant::now());
         let idle = Circumstances {
             is_idle: true,

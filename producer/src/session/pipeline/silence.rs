@@ -1,8 +1,8 @@
 //! Detection of stages before the publisher that no longer respond.
 //!
-//! A live source that has nothing new reports that every second, and the encoder passes it on. If a
-//! read of the source or a query of the encoder gets no response, no event arrives, although the
-//! publisher's loop runs.
+//! A live source without new entries reports that every second, and the encoder passes the report
+//! on. If a read of the source or a request of the encoder gets no response, no event arrives,
+//! although the publisher's loop runs.
 
 use std::time::{Duration, Instant};
 
@@ -32,24 +32,24 @@ impl Silence {
     pub(crate) fn end(&mut self, metrics: &Metrics) {
         self.last_event = Instant::now();
         if std::mem::take(&mut self.is_reported) {
-            metrics.source_fails(false);
+            metrics.set_source_failing(false);
         }
     }
 
-    /// Checks the time since the last event. After the limit the program is not ready and its lag is
-    /// unknown.
+    /// Checks the time since the last event. After the limit the program is not ready and does not
+    /// count as caught up.
     pub(crate) fn check(&mut self, metrics: &Metrics, health: &Health) {
         let since = self.last_event.elapsed();
         if since < self.limit || std::mem::replace(&mut self.is_reported, true) {
             return;
         }
         let reason = format!(
-            "no event from the source for {} s, not even a report that it has nothing new: a read \
-             of the source gets no answer",
+            "no event from the source for {} s, not even a report that it has no new entries: a \
+             read of the source, or a request of the encoder, gets no answer",
             since.as_secs()
         );
         tracing::warn!("{reason}");
-        metrics.source_fails(true);
+        metrics.set_source_failing(true);
         health.set_ready(false, &reason);
     }
 }

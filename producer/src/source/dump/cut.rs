@@ -63,8 +63,8 @@ impl Cut {
         Ok(part)
     }
 
-    /// Warns if entries of an open transaction are missing. It may never have been committed, so they
-    /// matter only if a commit names them.
+    /// Warns if entries of an open transaction are missing. The transaction may never have been
+    /// committed, so they matter only if a commit names them.
     fn check_open(&self, first: Timestamp) {
         if let (StartAt::After(_), Some(open)) = (self.start, self.open)
             && first > open

@@ -1,7 +1,7 @@
 //! The entries of all segments of a dump, in the order of the oplog.
 //!
 //! Segments that were dumped at different times, or from different members, may overlap. Their
-//! common entries are identical to the byte, and only one copy is used. After a failover an older
+//! common entries are identical byte for byte, and only one copy is used. After a failover an older
 //! segment may also contain entries that were rolled back: entries of a lower term at and after the
 //! point where the histories diverge. A segment that contains this point and continues in a higher
 //! term proves this, and the entries are skipped. Without such a proof it is unknown which entries
@@ -50,7 +50,7 @@ pub(super) struct Taken {
     pub(super) is_command: bool,
 }
 
-/// Reads segments concurrently as far as they overlap.
+/// The merge of all segments. Only segments that overlap are open at the same time.
 pub(super) struct Merge<'d> {
     waiting: VecDeque<Waiting<'d>>,
     open: Vec<Cursor>,
@@ -63,7 +63,7 @@ pub(super) struct Merge<'d> {
     failed: Option<ProducerError>,
 }
 
-/// The next entry of an open segment.
+/// An open segment and its next entry.
 struct Cursor {
     /// Number of the segment.
     number: usize,
@@ -190,6 +190,7 @@ impl<'d> Merge<'d> {
             |other: &&Cursor| other.number != own.number && !shared_with.contains(&other.number);
         for other in self.open.iter().filter(is_without) {
             let shares = own.has_begun && other.has_begun;
+            // The other segment continues in a higher term here, without this entry.
             if other.next.at.term > own.next.at.term && other.has_begun {
                 proven = true;
                 continue;
@@ -198,10 +199,12 @@ impl<'d> Merge<'d> {
                 other.next.at.term > own.next.at.term && other.next.at.ts <= own.next.at.ts;
             let is_older_behind =
                 other.next.at.term < own.next.at.term && other.next.at.term != NO_TERM && !shares;
+            // One of the two starts here, so the point where they diverge is unknown.
             if is_newer_at_once || is_older_behind {
                 return Err(diverged(own, other));
             }
         }
+        // The segment that reached the highest term may have ended already.
         let is_behind = own.next.at.term < self.newest.term && own.number != self.newest_in;
         if is_behind && !proven && own.first >= self.newest.ts {
             return Err(ProducerError::Usage(format!(
@@ -276,7 +279,7 @@ impl Cursor {
     }
 }
 
-/// Returns the error for two segments that diverge before the point where both are readable.
+/// Returns the error for two segments that diverge before the first entry of one of them.
 fn diverged(own: &Cursor, other: &Cursor) -> ProducerError {
     ProducerError::Usage(format!(
         "the segments {} and {} have different histories at {} (terms {} and {}), and no segment \

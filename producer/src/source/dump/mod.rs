@@ -27,7 +27,7 @@ use cut::{Cut, Part};
 use merge::{Merge, Waiting};
 use segment::{Segment, SegmentReader, cannot_read};
 
-/// Size of a batch in bytes; a larger document is a separate batch.
+/// Size in bytes at which a batch is sent. Its last document may extend beyond this size.
 const BATCH_BYTES: usize = 4 << 20;
 /// File name suffixes of segments.
 const SEGMENTS: [&str; 2] = [".bson", ".bson.gz"];
@@ -41,12 +41,12 @@ pub struct Dump {
 #[derive(Debug)]
 struct DumpSegment {
     segment: Segment,
-    /// Time of its first entry, if it was read.
+    /// Time of its first entry, if that was read.
     first: Option<Timestamp>,
 }
 
 impl Dump {
-    /// Finds the segments of a path, `-` for standard input.
+    /// Finds the segments of a path; `-` is standard input.
     ///
     /// # Errors
     /// [`ProducerError::Dump`] if a file cannot be read, [`ProducerError::Usage`] if no segment exists
@@ -100,7 +100,8 @@ impl Dump {
         })
     }
 
-    /// Returns the time of the first entry; `None` for standard input, which can be read only once.
+    /// Returns the time of the first entry; `None` for standard input, which can be read only once,
+    /// and for a file that cannot be read.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
         let DumpSegment { segment, first } = self.segments.first()?;

@@ -23,7 +23,7 @@ const FIRST_NAME: usize = 32;
 #[derive(Debug)]
 pub(super) enum Segment {
     File(PathBuf),
-    /// Standard input, which can be read once; true after that.
+    /// Standard input, which can be read only once; true after it was opened.
     StandardInput(AtomicBool),
 }
 
@@ -142,8 +142,8 @@ impl SegmentReader {
 }
 
 /// Returns true if the input is gzip. A BSON document of certain lengths starts with the same bytes, so
-/// the following ones are examined too: in BSON the type and the name of the first field, in gzip the
-/// time of the compressed file.
+/// later ones are examined too: in BSON the name of the first field, in gzip the time of the
+/// compressed file.
 fn is_gzip(start: &[u8]) -> bool {
     let first_field = start.get(5..).unwrap_or_default();
     let name = first_field.iter().take(FIRST_NAME);

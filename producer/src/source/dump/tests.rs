@@ -228,7 +228,7 @@ fn segments_whose_branch_point_is_unknown_are_refused() {
     for (old, new) in [
         (&[(1, 1), (2, 1), (3, 1)][..], &[(2, 2), (3, 2)][..]),
         (&[(1, 1), (2, 1), (4, 1)], &[(3, 2), (5, 2)]),
-        // The replica set was initialized again in between.
+        // The replica set was initiated again in between.
         (&[(1, 5), (2, 5)], &[(3, 1), (4, 1)]),
     ] {
         let folder = segments(&[("old.bson", old), ("new.bson", new)]);

@@ -8,10 +8,10 @@ use oplog_relay_runtime::mongo::{READ, in_time};
 
 use super::copies::Copy;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::{Seam, contents_of};
+use crate::source::full_sync::interleave::{Interleaving, contents_of};
 use crate::source::{Batch, Copied, SourceEvent, Work};
 
-impl Seam {
+impl Interleaving {
     /// Reads each capped collection completely and in natural order, while the tail waits.
     pub(super) async fn read_capped(&mut self) -> Result<(), ProducerError> {
         let wanted = |copy: &Copy| {
@@ -73,7 +73,8 @@ impl Seam {
                 ui: copy.ui,
                 captured_at: now_ms(),
                 work: batch.map_or(Work::Nothing, Work::Documents),
-                // Saved only at its end: after a restart it is read from the start again.
+                // The copy is saved only at its end: after a restart the whole collection is read
+                // again.
                 saves: ended.then(|| copy.save()).into_iter().collect(),
                 holds_indexes: None,
             };

@@ -18,7 +18,7 @@ const FIRST_READ: u32 = 500;
 /// Maximum number of documents of a read.
 const MOST_DOCUMENTS: u64 = 50_000;
 
-/// A collection or view that is not copied completely.
+/// A copy of a collection or view that is not complete.
 #[derive(Debug, Clone)]
 pub struct Copy {
     /// Its key in the state topic: UUID or namespace.
@@ -40,7 +40,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Creates the copy of a collection that starts at the saved position.
+    /// Creates the copy of a collection of which nothing is sent yet. Its name counts as the one at
+    /// the tail's position.
     #[must_use]
     pub fn planned(listed: &Listed, size: CollectionSize) -> Self {
         let CollectionSize { documents, bytes } = size;
@@ -116,7 +117,7 @@ impl Copy {
         }
     }
 
-    /// Deletes all of its saved records.
+    /// Returns the deletions of all of its saved records.
     #[must_use]
     pub fn close(&self) -> Vec<Save> {
         let ranges = self.ranges.keys().map(|number| Save {
@@ -137,6 +138,7 @@ fn save(key: String, record: &impl Serialize) -> Save {
     Save { key, value }
 }
 
+/// Returns the number of documents that have about [`READ_BYTES`].
 fn limit(documents: u64, bytes: u64) -> u32 {
     if documents == 0 || bytes == 0 {
         return FIRST_READ;

@@ -67,7 +67,7 @@ impl Estimate {
         })
     }
 
-    /// Returns the minimum duration; `None` if the source does not report its size.
+    /// Returns the minimum duration; `None` if the size or the rate is unknown.
     fn takes(self) -> Option<Gap> {
         let seconds = self.bytes.div_ceil(self.rate?.max(1));
         (self.bytes > 0).then(|| Gap {

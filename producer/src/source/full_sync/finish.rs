@@ -9,14 +9,14 @@ use oplog_relay_core::state::CopyKind;
 use super::copies::Copy;
 use super::reader::Listed;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::Seam;
+use crate::source::full_sync::interleave::Interleaving;
 use crate::source::{Copied, SourceEvent, Work};
 use oplog_relay_runtime::clock::now_ms;
 
 /// A collection at the source with its indexes; `None` if it does not exist.
 type Seen = Option<(Listed, Vec<Typed>)>;
 
-impl Seam {
+impl Interleaving {
     /// Ends the copies whose documents have all been read. The tail must first pass the time of their
     /// last read. Their indexes are listed before and after that, and sent if both lists are equal. A
     /// copy whose collection or indexes changed in between is retried in the next turn.
@@ -103,7 +103,7 @@ impl Seam {
     }
 }
 
-/// Returns the last step of a copy.
+/// Returns the records of the last step of a copy.
 fn last_work(copy: &Copy, listed: &Listed, indexes: Vec<Typed>) -> bson::error::Result<Work> {
     let name = Namespace::split(&listed.ns).collection;
     if copy.record.kind == CopyKind::View {

@@ -21,7 +21,7 @@ use crate::error::ProducerError;
 use crate::source::oplog::position_of;
 use crate::source::{Batch, Copied, Save, SourceEvent, Work};
 
-/// Maximum duration of a turn of the tail while it has more entries.
+/// Maximum duration of a turn of the tail while it has further entries.
 const TAIL_TURN: Duration = Duration::from_secs(3);
 /// Maximum duration of a turn of reads while the tail waits.
 const READ_TURN: Duration = Duration::from_secs(1);
@@ -31,21 +31,21 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RANGE_BYTES: u64 = 64 << 20;
 /// Maximum number of ranges of a collection.
 const MOST_RANGES: u64 = 256;
-/// A collection with fewer documents per reader is not split.
+/// Minimum number of documents per range if a collection is split only to occupy all readers.
 const RANGE_DOCUMENTS: u64 = 1_000;
 /// Number of samples per range.
 const SAMPLES: u32 = 20;
 
 /// The interleaving of the tail and the reads of a full sync.
 #[derive(Debug)]
-pub struct Seam {
+pub struct Interleaving {
     pub(crate) sync: FullSync,
     tail: Receiver<SourceEvent>,
     /// The tail's event that arrived during a read.
     next: Option<SourceEvent>,
     events: Sender<SourceEvent>,
     pub(crate) shutdown: Shutdown,
-    /// True if the tail has nothing more.
+    /// True if the tail has no further entries.
     is_idle: bool,
     /// The earliest time of the next read that the rate limit allows.
     next_read: Instant,
@@ -74,7 +74,7 @@ struct Found {
     name: Option<String>,
 }
 
-impl Seam {
+impl Interleaving {
     /// Interleaves the tail's events and those of a full sync into `events`.
     #[must_use]
     pub fn new(
@@ -120,7 +120,7 @@ impl Seam {
             }
             self.check_requests().await?;
             self.tail_turn(None).await?;
-            self.name().await?;
+            self.determine_names().await?;
             self.create().await?;
             self.read_capped().await?;
             self.read_turn().await?;
@@ -139,8 +139,8 @@ impl Seam {
             let saves = self.sync.copies.iter().map(Copy::save).collect();
             self.send_saves(saves).await?;
             self.send(SourceEvent::Idle).await?;
-            // Topics are created only after that: existing topics without a saved position count as
-            // foreign.
+            // Topics are created only after this is committed: with data topics but no saved
+            // position, the next start would be refused.
             while self.sync.metrics.position().is_none() {
                 if self.events.is_closed() || self.shutdown.triggered() {
                     return Err(ProducerError::Interrupted);
@@ -187,8 +187,8 @@ impl Seam {
         Ok(())
     }
 
-    /// Passes on the events of the tail until it has nothing more, for a limited time; with a goal,
-    /// until the goal is reached.
+    /// Passes on the events of the tail until it has no further entries, for a limited time; with a
+    /// goal, until the goal is reached.
     pub(crate) async fn tail_turn(&mut self, goal: Option<Timestamp>) -> Result<(), ProducerError> {
         let end = tokio::time::Instant::now() + TAIL_TURN;
         loop {

@@ -2,33 +2,36 @@
 //!
 //! # Interleaving
 //!
-//! Everything that goes to Kafka passes through one [`Seam`]: it interleaves the batches of the tail
-//! and the reads of the collections into one order. They take turns: while reads are open, no entry of
-//! the tail is passed on. So a document that was read after the position L was reached is sent before
-//! any entry later than L, and no document can overwrite a newer entry. Between the turns the tail
-//! continues: a full sync may take longer than any oplog window as long as the tail keeps up.
+//! Everything that goes to Kafka passes through one [`Interleaving`], which puts the batches of the
+//! tail and the reads of the collections into one order. They take turns: while reads are open, no
+//! entry of the tail is passed on. So a document that was read after the tail had reached the
+//! position L is sent before any entry later than L, and no document can overwrite a newer entry.
+//! Between the turns of the reads the tail continues, so a full sync may take longer than any oplog
+//! window as long as the tail keeps up.
 //!
 //! # Names
 //!
 //! A collection is read by its name and identified by its UUID. The name that counts is the one at the
 //! position of the tail. A start position is read between two equal lists of collections. Later, a
-//! name is known if the source reported it both before and after the tail passed one point. After each
-//! read the collection is looked up again: if it was renamed, the read is discarded and the tail passes
-//! the rename first; if it is gone, its ranges are closed, because the tail contains the drop.
+//! name is known if the source reports the same one before and after the tail has caught up. After
+//! each read the collection is looked up again: if it was renamed, the read is discarded and the
+//! tail passes the rename first; if it is gone, its ranges are closed, because the tail contains
+//! the drop.
 //!
 //! # Order
 //!
 //! All collections are created (at the start position, before the tail), then read, the largest
 //! first, in ranges of `_id` by several readers. Each read is one query of some megabytes, so no
-//! cursor can be lost. Indexes follow the documents: when a collection is read, the tail moves past
-//! that time, and the indexes that the source reports both before and after it are sent. Until then,
-//! the index builds in the tail are skipped for this collection. Views come last. A capped
+//! cursor can be lost. Indexes follow the documents: when a collection has been read, its indexes
+//! are listed before and after the tail has caught up, and are sent if both lists are equal. Until
+//! then, the index builds in the tail are skipped for this collection. Views come last. A capped
 //! collection is read in natural order by one cursor in one turn; a time series as its buckets.
 //!
 //! # Saved state
 //!
 //! The plan is saved before anything else is sent; the last `_id` of a range is saved with the record
-//! of its document. A restart reads only the ranges that are still open.
+//! of its document. A restart reads only the ranges that are still open, and a capped collection
+//! that is not complete from its beginning.
 
 mod capped;
 mod copies;
@@ -53,13 +56,13 @@ use crate::saved::checkpoint::Requests;
 use crate::source::oplog::{Oplog, newest_of_majority};
 use crate::telemetry::metrics::Metrics;
 
-pub use crate::source::full_sync::interleave::Seam;
+pub use crate::source::full_sync::interleave::Interleaving;
 pub use copies::{Copies, Copy, parse_filter};
 pub use reader::{Listed, SourceReader};
 
 use estimate::Estimate;
 
-/// Pause between two lists of collections that change while the start is determined.
+/// Pause before the start is determined again, if the collections have changed meanwhile.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Maximum number of attempts to determine the start.
 const ATTEMPTS: u32 = 50;
@@ -101,7 +104,7 @@ pub struct FullSync {
 ///
 /// # Errors
 /// [`ProducerError::Usage`] for a source without an entry, or whose collections change continuously.
-pub async fn note_start(
+pub async fn determine_start(
     client: &Client,
     source: &SourceReader,
     filter: &NamespaceFilter,
@@ -138,7 +141,7 @@ impl FullSync {
     /// Plans a full sync of everything that the filter selects, from the current position.
     ///
     /// # Errors
-    /// The errors of [`note_start`].
+    /// The errors of [`determine_start`].
     pub async fn plan(
         client: &Client,
         filter: &NamespaceFilter,
@@ -147,7 +150,7 @@ impl FullSync {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ProducerError> {
         let source = SourceReader::new(client.clone()).await?;
-        let (position, listed) = note_start(client, &source, filter).await?;
+        let (position, listed) = determine_start(client, &source, filter).await?;
         let mut copies = Copies::default();
         for listed in listed {
             let size = source.size(&listed.ns).await;

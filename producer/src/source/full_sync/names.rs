@@ -7,17 +7,19 @@ use oplog_relay_core::state::{CopyKind, CopyStage};
 
 use super::copies::Copy;
 use crate::error::ProducerError;
-use crate::source::full_sync::interleave::Seam;
+use crate::source::full_sync::interleave::Interleaving;
 use crate::source::{Copied, SourceEvent, Work};
 use oplog_relay_runtime::clock::now_ms;
 
-impl Seam {
+impl Interleaving {
     /// Determines the names of collections at the tail's position, if they are unknown.
-    pub(super) async fn name(&mut self) -> Result<(), ProducerError> {
+    pub(super) async fn determine_names(&mut self) -> Result<(), ProducerError> {
         let unnamed = self.sync.copies.keys_of(|copy| !copy.is_named);
         if unnamed.is_empty() {
             return Ok(());
         }
+        // The source reports current names, and the tail may be behind a rename. A name that is the
+        // same before and after the tail has caught up is the name at the tail's position.
         let before = self.names_of(&unnamed).await?;
         self.tail_past_now().await?;
         let after = self.names_of(&unnamed).await?;
@@ -56,7 +58,7 @@ impl Seam {
         Ok(names)
     }
 
-    /// Sends the commands that create the collections that were requested since the start.
+    /// Sends the commands that create collections whose copy was requested while the stream ran.
     pub(super) async fn create(&mut self) -> Result<(), ProducerError> {
         let planned = |copy: &Copy| copy.is_named && copy.record.stage == CopyStage::Planned;
         for key in self.sync.copies.keys_of(planned) {

@@ -1,12 +1,13 @@
-//! Ranges of `_id`, each read by one query on an interval of one type.
+//! Ranges of `_id`. Each is an interval within one type, because a query cannot span several types.
 //!
 //! `$gt` and similar operators match only values of the operand's type (all numbers are one type, as are
 //! strings and symbols). So a collection with `_id`s of several types has ranges of each type: a range
 //! starts at the smallest `_id` of a type, and the last one of a type has no end.
-//! Documents that are added below a type's smallest `_id`, or with a new type, are in the oplog.
+//! Documents that are added later below a type's smallest `_id`, or with a new type, are sent by
+//! the tail.
 //!
-//! Some types have a single value (MinKey, null, MaxKey), and NaN is a number that no comparison finds:
-//! each is a range of one `_id`.
+//! Some types have a single value (MinKey, undefined, null, MaxKey), and NaN is a number that no
+//! `$gt` or `$lt` finds: each is a range of one `_id`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -64,7 +65,7 @@ impl Id {
         compare_values(self.element(), Self::double(f64::NAN).element()).is_eq()
     }
 
-    /// Returns the name of a type that has only one value.
+    /// Returns the name of the type if it has only one value.
     fn single(&self) -> Option<&'static str> {
         match self.element().kind {
             kind::MIN_KEY => Some("minKey"),

@@ -27,10 +27,10 @@ type Driver<T> = mongodb::error::Result<T>;
 const NO_COLLECTION: i32 = 26;
 /// Error codes of a server that does not know an operator or the name of a type.
 const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
-/// Number of attempts of a query before the session fails.
-const ATTEMPTS: u32 = 5;
-/// Names of the BSON types in queries, in the sort order of the types. Types on one line are compared by
-/// value.
+/// Maximum number of retries of a query before the session fails.
+const RETRIES: u32 = 5;
+/// Names of the BSON types in queries, in the sort order of the types. Types of one group are
+/// compared by value.
 const TYPES: &[&[&str]] = &[
     &["minKey"],
     &["undefined"],
@@ -361,9 +361,9 @@ impl SourceReader {
             .map_err(ProducerError::undecodable)
     }
 
-    /// Returns the next documents of a query on `_id`, in its order, including everything that the
-    /// source had written at `from`. They may be fewer than `limit`: a server ends a reply before a
-    /// document for which it has no room ([`Batch::is_cut`]).
+    /// Returns the next documents of a query on `_id`, in the order of `_id`. The read includes
+    /// every write up to the time `from`. There may be fewer documents than `limit`: a server ends
+    /// a reply before a document for which it has no room ([`Batch::is_cut`]).
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -398,12 +398,12 @@ impl SourceReader {
         // cursor. With `singleBatch` it would not report whether it omitted documents.
         find.int64("limit", limit.into())
             .int64("batchSize", i64::from(limit) + 1);
-        self.write_concern(&mut find, from);
+        self.write_read_concern(&mut find, from);
         find.finish();
         self.retry(READ, || self.first_batch(db, &command)).await
     }
 
-    /// Opens a cursor on all documents of a collection in natural order.
+    /// Opens a cursor on the documents of a collection that match a filter, in natural order.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -428,7 +428,7 @@ impl SourceReader {
             sort.int32("$natural", 1);
         });
         find.int64("batchSize", limit.into());
-        self.write_concern(&mut find, from);
+        self.write_read_concern(&mut find, from);
         find.finish();
         self.retry(READ, || self.cursor(db, &command, Some(limit)))
             .await
@@ -448,12 +448,12 @@ impl SourceReader {
         for element in typed.elements() {
             command.element(element.map_err(ProducerError::undecodable)?);
         }
-        self.write_concern(&mut command, from);
+        self.write_read_concern(&mut command, from);
         command.finish();
         Ok(())
     }
 
-    pub(in crate::source) fn write_concern(
+    pub(in crate::source) fn write_read_concern(
         &self,
         command: &mut DocumentBuilder<'_>,
         from: Timestamp,
@@ -493,7 +493,7 @@ impl SourceReader {
         cursor.next().await.transpose()
     }
 
-    /// Retries a few times while the source cannot be reached, but not after `limit`.
+    /// Runs a query within `limit`, and retries it a few times after transient errors.
     pub(in crate::source) async fn retry<T, F>(
         &self,
         limit: Duration,
@@ -506,7 +506,7 @@ impl SourceReader {
         let asked = async {
             loop {
                 match query().await {
-                    Err(error) if mongo::is_transient(&error) && backoff.attempts() < ATTEMPTS => {
+                    Err(error) if mongo::is_transient(&error) && backoff.attempts() < RETRIES => {
                         tracing::debug!(
                             reason = mongo::error_text(&error),
                             "a query to the source failed, retrying"
@@ -521,7 +521,7 @@ impl SourceReader {
     }
 }
 
-/// Returns the copy data of a reply to `listCollections`; `None` if the collection is not copied.
+/// Reads an element of a reply to `listCollections`; `None` if the collection is not copied.
 fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, ProducerError> {
     let name = described.get_str("name").unwrap_or_default();
     let ns = format!("{db}.{name}");

@@ -13,12 +13,12 @@ use super::reader::Listed;
 use super::window;
 use crate::error::ProducerError;
 use crate::source::Save;
-use crate::source::full_sync::interleave::{CHECK_INTERVAL, Seam};
+use crate::source::full_sync::interleave::{CHECK_INTERVAL, Interleaving};
 
 /// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
 
-impl Seam {
+impl Interleaving {
     /// Checks for requests, and checks the oplog window.
     pub(super) async fn check_requests(&mut self) -> Result<(), ProducerError> {
         if self.last_check.elapsed() < CHECK_INTERVAL {
@@ -51,7 +51,7 @@ impl Seam {
         Ok(())
     }
 
-    /// Warns if the oplog could lose the tail's position.
+    /// Warns if the tail's position could soon be gone from the oplog.
     async fn check_window(&self) -> Result<(), ProducerError> {
         let source = &self.sync.source;
         let left = window(source.client(), self.sync.position).await?;
@@ -70,8 +70,8 @@ impl Seam {
         Ok(())
     }
 
-    /// Plans a requested copy. The request is deleted when the plan is saved. It waits while one of its
-    /// collections is being copied for another request.
+    /// Plans a requested copy. The request is deleted when the plan is saved. A request waits while
+    /// another copy of one of its collections is not complete.
     async fn plan(
         &mut self,
         number: &str,
@@ -153,7 +153,8 @@ impl Seam {
         let Some(filter) = filter else {
             return Ok(());
         };
-        // The second filter matches nothing, and a server that plans first examines no document.
+        // The second filter matches nothing, so a server that plans a query before it runs the
+        // query examines no document.
         let mut nothing = Vec::new();
         let mut query = DocumentBuilder::start(&mut nothing);
         query.nested("_id", kind::DOCUMENT, |id| {

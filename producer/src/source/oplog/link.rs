@@ -12,7 +12,7 @@ pub struct Link {
     pub partial: bool,
     /// `o.prepare`: a later entry commits or aborts.
     pub prepare: bool,
-    /// `o.count`: number of operations of the chain up to here, on its last entry.
+    /// `o.count`: number of operations of the whole chain. Only its last `applyOps` has it.
     pub count: Option<u32>,
     /// `prevOpTime`; `None` for the first entry of a chain.
     pub previous: Option<OpTime>,

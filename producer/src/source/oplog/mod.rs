@@ -1,8 +1,8 @@
 //! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
 //!
-//! The producer only reads from the source: one `find` and its `getMore`s on the oplog ([`Tail`]),
-//! single entries of transactions by their time, `hello`, and at start a few reads in `local`.
-//! Managed services allow all of these reads.
+//! This module only reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of
+//! transactions by their time, the oldest and the newest entry, `hello`, and at start the
+//! collections of `local`. Managed services allow all of these reads.
 
 pub mod link;
 mod tail;
@@ -32,7 +32,7 @@ const AWAIT: Duration = Duration::from_secs(1);
 /// Maximum number of entries per reply; a reply ends at 16 MB in any case. It is large enough that the
 /// network round trip matters little, and small enough that most replies stay in the processor's cache.
 const BATCH_ENTRIES: u32 = 5_000;
-/// Time limit of reads for which a FerretDB scans its whole oplog, such as those by time.
+/// Time limit of reads for which FerretDB scans its whole oplog, such as those by time.
 const SCAN: Duration = Duration::from_secs(600);
 /// Time limits of the attempts to read one entry by its time. A `mongod` answers at once, so a short
 /// first limit detects a lost connection early; the last one is for servers that scan their whole
@@ -115,8 +115,9 @@ impl Oplog {
         }
     }
 
-    /// Returns time and term of the newest entry. A reverse scan does not stop before holes, so the
-    /// result is only a hint where to stop or start, never a saved position.
+    /// Returns time and term of the newest entry. A reverse scan does not stop before holes, so
+    /// entries before the result may still become visible. It is used only if the server does not
+    /// report its majority commit point.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

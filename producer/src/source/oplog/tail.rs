@@ -22,9 +22,9 @@ const IDLE_AFTER: Duration = Duration::from_millis(5);
 const FULL_REPLY: usize = 4 << 20;
 /// Time without a reply, not even an empty batch, after which a server counts as unreachable.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
-/// Interval at which the set is queried for its majority commit point, while the tail has no entries.
+/// Interval at which the set is queried for its majority commit point while the tail is caught up.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// Time that a member lags behind its set before it is reported.
+/// Time for which a member may lag behind its set before this is reported.
 const LAGGING_AFTER: Duration = Duration::from_secs(60);
 
 /// The member whose oplog is read.
@@ -61,7 +61,7 @@ enum Reply {
     },
 }
 
-/// The time that the member has been behind its set, while it returns no entries.
+/// The time for which the member has been behind its set while it returned no entries.
 #[derive(Debug, Default)]
 struct Behind {
     asked: Option<Instant>,
@@ -122,7 +122,7 @@ impl Tail {
             StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
             StartAt::Oldest => (None, Timestamp::default(), true),
             StartAt::At(ts) => (None, ts, true),
-            // The session resolves this variant before, and saves the resulting position.
+            // `Origin::start` has resolved this variant to a position before.
             StartAt::Now => (None, Timestamp::default(), true),
         };
         let mut tail = Self {
@@ -244,7 +244,8 @@ impl Tail {
             let batch = match waited {
                 Waited::Reply(batch) => batch,
                 Waited::Nothing => return Ok(()),
-                // The server closed the cursor: the oplog is empty or was dropped.
+                // The oplog is empty or was dropped, or this server ends a cursor where others
+                // return an empty reply.
                 Waited::End => return self.reopen(backoff, shutdown).await,
             };
             if std::mem::replace(&mut self.failed, false) {
@@ -273,7 +274,8 @@ impl Tail {
                 } => (batch, last, is_full),
             };
             first = false;
-            // Under a steady load every reply has entries, so a cursor is never idle.
+            // Under a steady load every reply has entries, so a reply that is not full has to count
+            // as idle.
             is_idle_sent = !is_full;
             is_caught_up = false;
             self.behind = Behind::default();
@@ -289,7 +291,8 @@ impl Tail {
         }
     }
 
-    /// Waits for the next reply of a cursor, and sends [`SourceEvent::Idle`] once if it takes long.
+    /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
+    /// gives up after [`SILENT_AFTER`].
     async fn wait(
         &mut self,
         cursor: &mut RawBatchCursor,
@@ -326,8 +329,8 @@ impl Tail {
         }
     }
 
-    /// Returns true if everything that a majority of the set has was fetched. The result of the last
-    /// query is valid for [`ASK_AGAIN`].
+    /// Returns true if everything that a majority of the set has was fetched. A positive result
+    /// remains valid for [`ASK_AGAIN`].
     async fn has_caught_up(
         &mut self,
         is_caught_up: bool,
@@ -372,7 +375,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Checks the first batch of a cursor against the position, and removes the entry fetched before.
+    /// Checks the first batch of a cursor against the position, and removes the entry that was
+    /// fetched before.
     async fn take(&mut self, batch: Batch, first: bool) -> Result<Reply, ProducerError> {
         let (mut ends, mut count) = (None, 0);
         for document in batch.documents()? {

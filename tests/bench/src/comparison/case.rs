@@ -136,7 +136,7 @@ impl Case {
         named.map(|(case, _)| *case)
     }
 
-    /// Returns the group of cases that it is compared with.
+    /// Returns the group of cases that the case is compared with.
     pub(super) const fn group(self) -> Group {
         match self {
             Case::Cursor
@@ -255,7 +255,7 @@ impl Case {
             let mut args = vec![CASE, self.name(), server, place.brokers];
             let collections = place.collections.to_string();
             args.extend([topic.as_str(), &partitions, &collections, &entries]);
-            return Program::start("bench", args, &[]).context("the bench starts itself");
+            return Program::start("bench", args, &[]).context("the bench cannot start itself");
         }
         if self.reads().is_some() {
             return self.start_consumer(place, &["--until-caught-up"]);

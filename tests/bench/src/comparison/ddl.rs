@@ -50,7 +50,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
         .map(|port| format!("--http=127.0.0.1:{}", port.number()));
     let mut consumer = Case::ReplayInserts.start_consumer(&place, &[&at_consumer])?;
     let mut producer = Case::Bson.start_producer(&place, &[&at_producer])?;
-    let newest = source.oplog().newest().context("an oplog")?.to_string();
+    let newest = source.oplog().newest().context("no oplog")?.to_string();
     wait_for("the end of the source", LIMIT, || {
         Ok((millis()? >= rounds.end()).then_some(()))
     })?;

@@ -246,7 +246,7 @@ impl Growth {
     /// the plain client.
     fn verdict(&self, program: &Program, axis: &Axis) -> Result<String> {
         let base = self.at(&self.base).context("the common point")?;
-        let last = axis.points.last().context("a point")?;
+        let last = axis.points.last().context("no point")?;
         let outcome = self.at(last).context("its outcome")?;
         let kept = |of: Of| of(outcome).rate() / of(base).rate();
         let (most, usual) = ((axis.amount)(last), (axis.amount)(&self.base));

@@ -33,7 +33,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     })?;
     let programs = [&producer, &consumer].map(Program::id);
     let begin = [cpu(programs[0])?, cpu(programs[1])?];
-    // The measurement is that nothing happens for this time.
+    // Nothing is written during this time, because the processor time of idle programs is measured.
     std::thread::sleep(options.idle);
     let seconds = options.idle.as_secs_f64();
     let mut lines = vec![format!("idle for {seconds:.0} s, {partitions} partitions")];

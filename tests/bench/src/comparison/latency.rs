@@ -69,7 +69,7 @@ fn read(brokers: &str, topics: &[(String, i32)], span: Duration) -> Result<Vec<f
         };
         let now = millis()?;
         last = Instant::now();
-        let entry = Entry::parse(Document::new(message.payload().context("a value")?)?)?;
+        let entry = Entry::parse(Document::new(message.payload().context("no value")?)?)?;
         let Some(wall) = entry.wall else {
             bail!("an entry without wall");
         };

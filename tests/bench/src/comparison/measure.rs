@@ -20,7 +20,7 @@ pub(super) struct Measured {
     pub(super) bytes: u64,
     /// Time from the start of the process to its end.
     pub(super) total: Duration,
-    /// Time from the moment at which it was connected.
+    /// Time from the moment at which the process was connected until it ended.
     pub(super) steady: Duration,
     /// Processor time of the process.
     pub(super) cpu: Duration,
@@ -33,13 +33,13 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Returns the number of entries a second from the moment at which it was connected. The start
-    /// is excluded, because its cost does not depend on the number of entries.
+    /// Returns the number of entries a second from the moment at which the process was connected.
+    /// The start is excluded, because its cost does not depend on the number of entries.
     pub(super) fn rate(&self) -> f64 {
         self.entries as f64 / self.steady.as_secs_f64().max(1e-9)
     }
 
-    /// Returns the time until it was connected.
+    /// Returns the time until the process was connected.
     pub(super) fn start(&self) -> Duration {
         self.total.saturating_sub(self.steady)
     }
@@ -51,7 +51,7 @@ impl Measured {
 
 /// Runs a case and samples the process of a server during it.
 pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Measured> {
-    let broker = child("java").context("the broker is no child of this process")?;
+    let broker = child("java").context("the broker is not a child of this process")?;
     let cpu = |id| sample(id).map(|sample| sample.cpu).unwrap_or_default();
     let (broker_before, server_before) = (cpu(broker), cpu(server));
     let begin = Instant::now();
@@ -62,7 +62,11 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
     let (total, used) = loop {
         std::thread::sleep(INTERVAL);
         let now = begin.elapsed();
-        ensure!(now < LIMIT, "{} still runs after {LIMIT:?}", case.name());
+        ensure!(
+            now < LIMIT,
+            "{} is still running after {LIMIT:?}",
+            case.name()
+        );
         // The ended process remains visible until it is waited for, below.
         let sampled = sample(id).context("the case is gone")?;
         if sampled.ended {

@@ -3,10 +3,10 @@
 //! Everything but the stub servers is real: a Kafka broker, FerretDB, the release binaries, the
 //! client libraries. Each case runs in its own process, so that processor time and memory are
 //! comparable. The bench counts the entries that arrived: in Kafka as a `read_committed` reader
-//! sees them, in a target by the acknowledged statements. A different count is an error, not a
-//! result. Other tests check that each entry arrives exactly once.
+//! sees them, in the stub by the acknowledged statements, in FerretDB by the documents. Missing
+//! entries are an error, not a result. Other tests check that each entry arrives exactly once.
 //!
-//! | case | what runs | its ratio is against |
+//! | case | what runs | its ratio is relative to |
 //! | --- | --- | --- |
 //! | `cursor` | the driver's raw batch cursor, tailable; it iterates over every batch, nothing else | |
 //! | `producer` | librdkafka with lz4; payloads and keys are prepared | |

@@ -15,7 +15,7 @@ usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--r
              [--growth-partitions N,N] [--growth-collections N,N]
              [--latency-seconds N] [--idle-seconds N] [--ddl-rounds N] [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
-large, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
+large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
 growth.";
 
 /// A measurement other than ratios.
@@ -29,7 +29,7 @@ pub(super) enum Extra {
 }
 
 impl Extra {
-    /// All of them, with their names on the command line.
+    /// All measurements, with their names on the command line.
     pub(super) const NAMES: [(Extra, &str); 5] = [
         (Extra::Latency, "latency"),
         (Extra::Idle, "idle"),

@@ -12,7 +12,7 @@ use super::target;
 use oplog_relay_kit::services::{FerretDb, FerretDbOptions};
 use oplog_relay_kit::stub::{Contents, Flow, Recipe, Shape, StubProcess};
 
-/// The cases with one number of partitions.
+/// A run of the cases with one number of partitions.
 #[derive(Debug)]
 pub(super) struct Ratios<'b> {
     pub(super) scene: &'b Scene,
@@ -130,7 +130,8 @@ impl Ratios<'_> {
         scene.run(case, &place, server)
     }
 
-    /// Returns the topic that a case reads, or would read. It is created at the first request.
+    /// Returns the topic that a case reads; for a baseline that reads none, the topic of the cases
+    /// that it is compared with. The topic is created at the first request.
     fn input(&mut self, case: Case, entries: u64) -> Result<Input> {
         let (format, shape) = (case.reads().unwrap_or(Case::Bson), case.shape());
         let is_it = |input: &&Input| {

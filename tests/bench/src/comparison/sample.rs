@@ -5,7 +5,7 @@ use std::time::Duration;
 
 pub(super) use oplog_relay_kit::services::peak_kib;
 
-/// The unit of times in `/proc/<id>/stat`: user space sees 100 a second on every Linux.
+/// The unit of times in `/proc/<id>/stat`: on every Linux, user space sees 100 of them a second.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A sample of a process.
@@ -21,7 +21,7 @@ pub(super) struct Sample {
 /// Samples a process.
 pub(super) fn sample(id: u32) -> Option<Sample> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name before it may contain spaces and parentheses.
+    // The name, which precedes the fields, may contain spaces and parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     let number = |place: usize| fields.get(place)?.parse::<u32>().ok();

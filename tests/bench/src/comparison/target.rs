@@ -22,7 +22,7 @@ pub(super) fn acknowledged(uri: &str) -> Result<u64> {
         let counters = status.get_document("opcounters")?;
         let counts = counters
             .values()
-            .map(|count| count.as_i64().context("a count"));
+            .map(|count| count.as_i64().context("no count"));
         let sum = counts.sum::<Result<i64>>()?;
         Ok(u64::try_from(sum)?)
     })

@@ -132,7 +132,7 @@ pub(super) fn read_whole(
     topics: &[(String, i32)],
     mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
-    // The client would report an end twice if it moved.
+    // The client would report the end of a partition twice if it moved during the read.
     let numbered = topics.iter().flat_map(|(topic, partitions)| {
         (0..*partitions).map(|partition| (topic.as_str(), partition))
     });
@@ -160,8 +160,8 @@ pub(super) fn count_entries(brokers: &str, prefix: &str) -> Result<u64> {
     Ok(count)
 }
 
-/// Returns the number of entries in a record: one; none for a command or a barrier, which have no
-/// key; for a frame the number in its header.
+/// Returns the number of entries in a record: for a frame, the number in its header; otherwise 1,
+/// or 0 for a command or a barrier, which have no key.
 fn entries_in(message: &BorrowedMessage<'_>) -> Result<u64> {
     let header = message.headers().and_then(|headers| {
         headers

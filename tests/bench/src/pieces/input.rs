@@ -33,8 +33,8 @@ pub(super) fn modifiers() -> Vec<Vec<u8>> {
     })
 }
 
-/// Returns updates as servers from 5.0 on log them, in forms that a classic update cannot express:
-/// a field of a nested document, and an array that is truncated and changed.
+/// Returns updates as servers from 5.0 on log them (`$v: 2`): they change fields of a nested
+/// document, and truncate and change an array.
 pub(super) fn nested_diffs() -> Vec<Vec<u8>> {
     updates(|random| {
         doc! {

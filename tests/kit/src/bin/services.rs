@@ -6,7 +6,7 @@
 //! which keeps them in memory.
 #![allow(
     clippy::print_stdout,
-    reason = "a command for a terminal: what it prints is its work"
+    reason = "a command for a terminal prints its results"
 )]
 
 use anyhow::{Context, Result, bail};
@@ -88,7 +88,7 @@ fn print_examples(states: &[StandingState]) {
     let registry = &registry.address;
     println!(
         "
-Copy the source's oplog into Kafka, and Kafka into the target:
+Copy the source's oplog into Kafka, and from Kafka into the target:
 
   oplog-producer run --source '{source}' --brokers {kafka} \\
     --topic-prefix cdc --start oldest

@@ -1,13 +1,13 @@
 //! The stub server as a program: `stub [--entries N] [--shape inserts|updates|mixed|large]
 //! [--collections N] [--live] [--documents N] [--large-every N]`.
 //!
-//! Generates its oplog, prints its connection string and the bytes of all entries on one line, and
-//! serves until it is terminated. With `--live` the entries appear from now on, a thousand a
-//! second. With `--documents` the first collection of the entries has N documents, and the printed
-//! bytes are theirs. With `--large-every` every N-th document has 16 MB.
+//! Generates its oplog, prints its connection string and the total bytes of the entries on one
+//! line, and serves until it is terminated. With `--live` the entries appear from now on, a
+//! thousand a second. With `--documents` the first collection of the entries has N documents, and
+//! the printed bytes are theirs. With `--large-every` every N-th document has 16 MB.
 #![allow(
     clippy::print_stdout,
-    reason = "a command for a terminal: what it prints is its work"
+    reason = "a command for a terminal prints its results"
 )]
 
 use std::time::{SystemTime, UNIX_EPOCH};

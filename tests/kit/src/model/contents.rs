@@ -146,7 +146,7 @@ fn indexes(collection: &Bson) -> Result<BTreeMap<String, Bson>> {
         return Ok(BTreeMap::new());
     };
     let named = indexes.iter().map(|index| {
-        let index = index.as_document().context("an index")?;
+        let index = index.as_document().context("no index")?;
         Ok((index.get_str("name")?.to_owned(), index.clone()))
     });
     named.collect()

@@ -65,7 +65,7 @@ pub(super) fn matches(
     Ok(true)
 }
 
-/// Counts the matching filters of a list: returns whether all match, and whether any matches.
+/// Applies the filters of a list. Returns whether all match, and whether any matches.
 fn count(
     document: Document<'_>,
     list: Element<'_>,

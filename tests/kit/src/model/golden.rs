@@ -105,7 +105,7 @@ impl Scenario {
         for file in fs::read_dir(self.directory.join(directory))? {
             let path = file?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let name = name.context("a name")?;
+            let name = name.context("no name")?;
             let name = name.strip_suffix(".gz").unwrap_or(name);
             if let Some(escaped) = name.strip_suffix(".bson") {
                 let documents = split(&read(&path.with_file_name(name))?)?;
@@ -133,7 +133,7 @@ impl Scenario {
             let collections = collections.as_array().context("collections")?.iter();
             let collections = collections.map(|one| one.as_document().cloned());
             let collections: Option<Vec<Bson>> = collections.collect();
-            let mut collections = collections.context("a collection")?;
+            let mut collections = collections.context("no collection")?;
             collections.retain(|collection| {
                 let name = collection.get_str("name").unwrap_or_default();
                 !self.left_out.contains(&format!("{db}.{name}"))
@@ -164,7 +164,7 @@ impl Scenario {
     /// UUIDs of the source.
     ///
     /// # Errors
-    /// The scenario does not have such files, or they contradict themselves.
+    /// The scenario does not have such files, or they contradict each other.
     pub fn initial(&self) -> Result<Model> {
         let mut model = Model::default();
         let mut documents = self.documents("initial")?;
@@ -175,9 +175,9 @@ impl Scenario {
                     continue;
                 }
                 let name = described.get_str("name")?;
-                let uuid = described.get("uuid").context("a uuid")?;
+                let uuid = described.get("uuid").context("no UUID")?;
                 let Value::Binary(uuid) = uuid else {
-                    bail!("{uuid} is no UUID");
+                    bail!("{uuid} is not a UUID");
                 };
                 let options = described.get_document("options")?.clone();
                 let mut collection =
@@ -188,7 +188,7 @@ impl Scenario {
                 }
                 model.put(&db, name, collection);
                 for spec in described.get_array("indexes")?.iter().skip(1) {
-                    let spec = spec.as_document().context("an index")?;
+                    let spec = spec.as_document().context("no index")?;
                     model.add_index(&db, name, spec.clone())?;
                 }
             }
@@ -316,7 +316,7 @@ fn unescaped(name: &str) -> Result<String> {
     let mut parts = name.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        let (byte, rest) = part.split_at_checked(2).context("an escape")?;
+        let (byte, rest) = part.split_at_checked(2).context("no escape")?;
         bytes.push(u8::from_str_radix(byte, 16)?);
         bytes.extend_from_slice(rest.as_bytes());
     }

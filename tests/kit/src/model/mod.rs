@@ -17,7 +17,7 @@
 //! | `write`, `statement` | `insert`, `update`, `delete`; one statement of an `update` |
 //! | `read` | `find`, `getMore`, the lists |
 //! | `ddl`, `indexes`, `coll_mod` | commands that change collections |
-//! | `time_series` | collections of buckets and the views before them |
+//! | `time_series` | collections of buckets and the views over them |
 //! | `replay` | plans of the consumer |
 //! | `contents` | its content, for comparisons |
 //! | `golden` | the golden oplogs and the states that they must result in |
@@ -26,9 +26,9 @@
 //!
 //! `README.md` beside this file lists the server behaviour that each part models.
 //!
-//! Unsupported features return 238, or 59 as an unknown command: sessions, transactions, update
-//! pipelines except `$replaceWith` of a literal (40324), aggregation except samples, patterns in
-//! queries, `v: 1` indexes, running views.
+//! Unsupported features are refused, many of them with 238: sessions and transactions (20), update
+//! pipelines except `$replaceWith` of a literal and aggregation except samples (40324), patterns in
+//! queries (2), running views. An unknown command returns 59.
 
 mod coll_mod;
 mod collation;

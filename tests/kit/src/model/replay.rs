@@ -133,7 +133,7 @@ impl Model {
 
     /// Reads a document, changes and replaces it.
     fn rewrite(&mut self, ns: &str, write: &Write<'_>) -> Result<()> {
-        let (db, collection) = ns.split_once('.').context("a namespace")?;
+        let (db, collection) = ns.split_once('.').context("no namespace")?;
         let Some(stored) = self.stored(db, collection, write.document_id)? else {
             self.unmatched += 1;
             return Ok(());
@@ -179,7 +179,7 @@ impl Model {
             // The last write of a bulk was repeated, and a server does not accept an empty command.
             return Ok(Vec::new());
         }
-        let (db, collection) = ns.split_once('.').context("a namespace")?;
+        let (db, collection) = ns.split_once('.').context("no namespace")?;
         let mut command = Vec::new();
         write_command(collection, kind, writes, OPTIONS, &mut command)?;
         Document::new(&command)?.validate()?;
@@ -191,14 +191,14 @@ impl Model {
             let errors = reply.get_array("writeErrors")?;
             let index = errors[0]
                 .as_document()
-                .context("an error")?
+                .context("no error")?
                 .get_i32("index")?;
             self.unmatched += u64::try_from(index)? - done;
         }
         let mut taken = Vec::new();
         if let Ok(errors) = reply.get_array("writeErrors") {
             for error in errors {
-                let error = error.as_document().context("an error")?;
+                let error = error.as_document().context("no error")?;
                 let pattern = error.get_document("keyPattern");
                 let is_id = pattern.is_ok_and(|pattern| pattern.keys().eq(["_id"]));
                 let index = usize::try_from(error.get_i32("index")?)?;

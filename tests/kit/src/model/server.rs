@@ -32,7 +32,7 @@ struct Shared {
     /// Commands whose writes are refused on request, with the code.
     refusing: Mutex<VecDeque<(String, i32)>>,
     /// Commands that fail their write concern on request, with the code.
-    unkept: Mutex<VecDeque<(String, i32)>>,
+    failing_concern: Mutex<VecDeque<(String, i32)>>,
     /// Commands whose next answer is to be lost.
     losing: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
@@ -53,7 +53,7 @@ impl ModelServer {
                 model: Mutex::new(model),
                 failing: Mutex::default(),
                 refusing: Mutex::default(),
-                unkept: Mutex::default(),
+                failing_concern: Mutex::default(),
                 losing: Mutex::default(),
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
@@ -91,10 +91,10 @@ impl ModelServer {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
 
-    /// Lets the next command of that name be executed, but answers it with a write concern error of
-    /// this code.
-    pub fn leave_unkept_next(&self, command: &str, code: i32) {
-        lock(&self.shared.unkept).push_back((command.to_owned(), code));
+    /// Executes the next command of that name, but answers it with a write concern error of this
+    /// code.
+    pub fn fail_write_concern_next(&self, command: &str, code: i32) {
+        lock(&self.shared.failing_concern).push_back((command.to_owned(), code));
     }
 
     /// Executes the next command of this name, but closes its connection without an answer.
@@ -175,8 +175,8 @@ impl Shared {
     }
 
     /// Adds the requested failure of the write concern to the answer, if any.
-    fn unkept(&self, name: &[u8], answer: Vec<u8>) -> io::Result<Vec<u8>> {
-        let Some((_, code)) = take(&self.unkept, name) else {
+    fn with_failed_concern(&self, name: &[u8], answer: Vec<u8>) -> io::Result<Vec<u8>> {
+        let Some((_, code)) = take(&self.failing_concern, name) else {
             return Ok(answer);
         };
         let mut whole = Vec::new();
@@ -246,7 +246,7 @@ impl Service for Shared {
                 .wait_while(lock(&self.paused), |paused| *paused);
             drop(held);
         }
-        reply.send(&[&self.unkept(name, answer?)?])
+        reply.send(&[&self.with_failed_concern(name, answer?)?])
     }
 }
 

@@ -34,7 +34,8 @@ const FIELDS: &[(&str, Version)] = &[
     ("hidden", Version::V4_4),
     ("prepareUnique", Version::V6_0),
 ];
-/// Fields in which two specs may differ and still be the same index.
+/// Fields that do not count as options: those that are compared separately, and those in which two
+/// specs of one index may differ.
 const NO_OPTIONS: [&str; 7] = [
     "v",
     "key",
@@ -190,7 +191,7 @@ fn complete_plugin(spec: &mut Bson) {
 
 /// Returns true if an index equals the wanted spec.
 ///
-/// Fails with 85 or 86 if it exists with another definition.
+/// Fails with 85 or 86 if the index has the wanted name or key, but another definition.
 pub(super) fn is_there(there: &Index, wanted: &Index, version: Version) -> Result<bool, Failure> {
     let (one, other) = (there.spec(), wanted.spec());
     let same_key = bytes_of(&there.key()) == bytes_of(&wanted.key())

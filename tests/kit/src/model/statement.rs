@@ -1,4 +1,4 @@
-//! One statement of an `update`: modifiers, a whole document, or a pipeline that names one.
+//! One statement of an `update`: modifiers, a whole document, or a pipeline that contains one.
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
@@ -144,7 +144,7 @@ impl<'a> Update<'a> {
         stored(new, id, self.keeps_zeros(at), at.now)
     }
 
-    /// Returns true if zero timestamps are kept: only a replacement fills them in.
+    /// Returns true if zero timestamps are kept: only a replacement changes them to the time.
     fn keeps_zeros(&self, at: Circumstances) -> bool {
         at.keep_ts || self.form != Form::Replacement
     }

@@ -1,4 +1,4 @@
-//! Time series as MongoDB 5.0 shows them: a collection of buckets and a view before it.
+//! Time series as MongoDB 5.0 shows them: a collection of buckets and a view over it.
 
 use bson::{Bson as Value, Document as Bson, doc};
 
@@ -79,8 +79,8 @@ impl Model {
         self.change_collection(call, buckets, &given)
     }
 
-    /// Runs `drop` of a time series: by its own name or that of its buckets, and also if one of the
-    /// two does not exist.
+    /// Drops a time series by its own name or that of its buckets, even if the view does not exist.
+    /// Returns false if there are no buckets.
     pub(super) fn drop_time_series(&mut self, db: &str, name: &str) -> Result<bool, Failure> {
         let series = name.strip_prefix(BUCKETS).unwrap_or(name);
         let buckets = format!("{BUCKETS}{series}");

@@ -1,4 +1,4 @@
-//! The server versions that the model can be.
+//! The server versions that the model can imitate.
 
 /// The version of a server; later versions know more and refuse less.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -43,7 +43,7 @@ impl Apicurio {
     /// Starts an empty registry on this port.
     ///
     /// # Errors
-    /// As [`Apicurio::start`].
+    /// The errors of [`Apicurio::start`].
     pub fn start_on(port: Port) -> Result<Apicurio> {
         let workdir = Workdir::create("apicurio")?;
         let server = Server::new(&install()?, workdir.path(), port.number());
@@ -70,9 +70,6 @@ impl Apicurio {
     }
 
     /// Stops the registry, and returns its port for another one.
-    ///
-    /// # Errors
-    /// The process cannot be killed.
     pub fn stop(self) -> Port {
         let Apicurio { process, port, .. } = self;
         drop(process);
@@ -126,7 +123,7 @@ fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}/apis/ccompat/v7")
 }
 
-/// A server that may run or not.
+/// The directory and the port of a registry, which may or may not be running.
 pub(crate) struct Server {
     home: PathBuf,
     directory: PathBuf,
@@ -183,7 +180,7 @@ fn runner(home: &Path) -> Result<PathBuf> {
     let files = fs::read_dir(home.join("server"))?;
     let mut files = files.filter_map(|file| Some(file.ok()?.path()));
     let is_runner = |path: &PathBuf| path.to_string_lossy().ends_with("-runner.jar");
-    files.find(is_runner).context("the registry's jar")
+    files.find(is_runner).context("the registry has no jar")
 }
 
 pub(crate) fn install() -> Result<PathBuf> {

@@ -117,7 +117,7 @@ impl Connect {
         self.process.expect_running()
     }
 
-    /// Returns what the worker has logged: warnings and errors.
+    /// Returns the worker's log: warnings and errors.
     ///
     /// # Errors
     /// The log cannot be read.

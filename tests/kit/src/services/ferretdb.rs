@@ -1,7 +1,7 @@
 //! FerretDB: MongoDB's wire protocol on SQLite, built once from its Go module.
 //!
 //! With an oplog it logs inserts, updates and deletes in `local.oplog.rs` (no commands); a test may
-//! also insert entries of MongoDB's own form there. A test should write through one connection per
+//! also insert entries in MongoDB's own form there. A test should write through one connection per
 //! instance, because with concurrent writers `ts` may decrease.
 
 use std::fs;

@@ -11,7 +11,7 @@
 //! | `connect` | Kafka Connect with the MongoDB sink and Debezium's transforms |
 //! | `ferretdb` | a private FerretDB, with or without an oplog |
 //! | `program` | `oplog-producer` and `oplog-consumer` as processes |
-//! | `python` | a Python that has a package, for the examples |
+//! | `python` | virtual environments of Python, each with one package, for the examples |
 //! | `standing` | the servers of `make services-up`, which outlive their starter |
 //! | `compose` | the checked model of a compose file |
 //! | `wait` | waiting for a condition, with a deadline |

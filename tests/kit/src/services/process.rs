@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_the_shells() {
+    fn exit_codes_are_those_of_a_shell() {
         let logs = tempfile::tempdir().expect("a directory");
         let mut ended = shell("echo out; echo err >&2; exit 7", logs.path());
         assert_eq!(shell_code(ended.wait(LIMIT).expect("an end")), 7);

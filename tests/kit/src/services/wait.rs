@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Polls `probe` until it yields a value; fails at once on its error, or after `limit`.
+/// Polls `probe` until it returns a value. Fails if `probe` fails, or after `limit` without one.
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
@@ -29,7 +29,8 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     wait_for(what, limit, || Ok(condition().then_some(())))
 }
 
-/// Polls an async `condition` until it holds; fails after `limit`, even inside the condition.
+/// Polls an async `condition` until it holds; fails after `limit`, even if `condition` is still
+/// pending.
 pub async fn wait_until_async(
     what: &str,
     limit: Duration,

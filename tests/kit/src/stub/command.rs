@@ -225,7 +225,7 @@ fn point(shared: &Shared, body: Document<'_>, ts: Timestamp) -> Result<Bson, bso
     Ok(doc! { "cursor": { "firstBatch": found, "id": 0_i64, "ns": OPLOG }, "ok": 1.0 })
 }
 
-/// Returns the start of a `find`, and the entries of its first batch.
+/// Returns the start of a `find`, and the number of entries in its first batch.
 fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed> {
     let limit = number(body, "limit")?;
     let tailable = body.get("tailable")?.map(Element::boolean).transpose()?;

@@ -1,4 +1,4 @@
-//! The collection of the first entries, with any number of documents. The content of a document
+//! The first collection of the entries, with any number of documents. The content of a document
 //! depends only on its number. It is copied from one of a few prepared documents when it is read, so
 //! nothing is stored, and generating a document costs little more than sending it.
 

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_is_one_name_and_one_ui() {
+    fn a_collection_has_one_name_and_one_uuid() {
         let recipe = Recipe {
             collections: 3,
             ..Recipe::new(0, Shape::Mixed)
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn times_grow() {
+    fn times_increase() {
         let recipe = Recipe::new(0, Shape::Inserts);
         assert!((0..5000).all(|number| recipe.time(number) < recipe.time(number + 1)));
     }

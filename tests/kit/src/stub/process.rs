@@ -61,15 +61,15 @@ impl StubProcess {
             }
             anyhow::ensure!(
                 program.is_running()?,
-                "it ended: {}",
+                "the stub ended: {}",
                 program.stderr_text()?
             );
             Ok(None)
         })?;
-        let (uri, bytes) = line.split_once(' ').context("the stub's greeting")?;
+        let (uri, bytes) = line.split_once(' ').context("damaged first line")?;
         Ok(StubProcess {
             uri: uri.to_owned(),
-            bytes: bytes.parse().context("the stub's greeting")?,
+            bytes: bytes.parse().context("damaged first line")?,
             program,
         })
     }

@@ -132,7 +132,7 @@ impl Server {
         Server::open(oplog, Contents::default(), (None, false), &[])
     }
 
-    /// Serves an oplog, and documents in the collection of its first entries.
+    /// Serves an oplog, and documents in the first collection of its entries.
     ///
     /// # Errors
     /// As [`Server::start`].

@@ -1,9 +1,9 @@
 //! Incarnations: which collection a name referred to at a given time on the source. Pure code,
 //! without I/O.
 //!
-//! An incarnation of a name ends when its collection is dropped or renamed. An entry belongs to the
-//! incarnation in which it was written. After the offsets of a group were reset, entries of an
-//! earlier incarnation must not be applied to the collection that has the name now.
+//! An incarnation of a name ends when its collection is dropped, renamed or emptied. An entry
+//! belongs to the incarnation in which it was written. After the offsets of a group were reset,
+//! entries of an earlier incarnation must not be applied to the collection that has the name now.
 
 mod reading;
 
@@ -27,7 +27,7 @@ struct End {
 /// What became of a collection at the end of an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
-    /// The collection was dropped.
+    /// The collection was dropped, or all of its documents were removed (`emptycapped`).
     Dropped,
     /// The collection continues under another name.
     Renamed(String),
@@ -79,13 +79,14 @@ pub struct Ran {
 pub enum Moment {
     /// The entry's own time.
     Time(EntryId),
-    /// The offset of the entry's record. It takes the place of the time where another program wrote an
-    /// entry without one. The commands of these topics are in the same partition.
+    /// The offset of the entry's record, for an entry that another program wrote without a time.
+    /// The commands of such a topic are in the same partition, so the offsets can be compared.
     Offset(i64),
 }
 
 impl Moment {
-    /// Returns true if an incarnation ended before, or by, the entry.
+    /// Returns true if an incarnation ended before the entry, or by the entry itself. An end
+    /// without an offset counts as earlier than every offset.
     fn is_after(self, end: &End) -> bool {
         match self {
             Self::Time(id) => end.id <= id,
@@ -112,7 +113,7 @@ pub enum Resolved<'l> {
 /// true for the entries that can be resolved. The current owner of each existing name is always held.
 #[derive(Debug, Clone, Default)]
 pub struct Incarnations {
-    /// The position from which commands are held; `None` if all of them are.
+    /// The position from which commands are held; `None` if all commands are held.
     from: Option<EntryId>,
     has_commands: bool,
     done: FxHashSet<EntryId>,
@@ -123,8 +124,8 @@ pub struct Incarnations {
 }
 
 impl Incarnations {
-    /// Records a command that ran; commands may arrive in any order. Returns false if it is older
-    /// than the commands that are held: the catalog must then be read again.
+    /// Records a command that ran; commands may arrive in any order. Returns false if the command
+    /// is older than those that are held: the catalog must then be read again.
     pub fn take(&mut self, ran: Ran) -> bool {
         self.has_commands = true;
         if !self.reaches(ran.id) {
@@ -174,7 +175,7 @@ impl Incarnations {
         self.from
     }
 
-    /// Returns a copy without the commands before an entry.
+    /// Returns a copy without the commands and ends before an entry.
     #[must_use]
     pub fn pruned(&self, from: EntryId) -> Self {
         let from = self.from.map_or(from, |held| held.max(from));
@@ -198,7 +199,7 @@ impl Incarnations {
         }
     }
 
-    /// Returns the number of commands, ends and names that are held.
+    /// Returns the number of commands, of names with an end, and of names with an owner.
     #[must_use]
     pub fn held(&self) -> usize {
         self.done.len() + self.ends.len() + self.owners.len()
@@ -290,8 +291,8 @@ impl Incarnations {
     }
 }
 
-/// Returns true if the last end of a name is held until a collection has the name again. Only
-/// `system.views` needs it, because [`Incarnations::has_ended`] is not called for other names.
+/// Returns true if the last end of a name is never pruned. Only `system.views` needs it, because
+/// [`Incarnations::has_ended`] is not called for other names.
 fn keeps_last_end(ns: &str) -> bool {
     ns.split_once('.').is_some_and(|(_, name)| name == VIEWS)
 }
@@ -323,7 +324,8 @@ mod tests {
         Change::Renamed { to: to.to_owned() }
     }
 
-    /// A full reset over create, rename, create again and drop.
+    /// All entries are applied again, after the name was created, renamed and dropped several
+    /// times.
     #[test]
     fn entries_resolve_to_the_incarnation_in_which_they_were_written() {
         let history = [

@@ -94,8 +94,8 @@ impl Reading {
     }
 }
 
-/// An identity later than every entry. A reading that starts here holds only the final owner of each
-/// name.
+/// An identity later than every entry. A reading that starts here holds no commands, only the names
+/// that result from them.
 pub(crate) const AFTER_ALL: EntryId = EntryId {
     ts: Timestamp::new(u32::MAX, u32::MAX),
     ord: u32::MAX,
@@ -170,7 +170,7 @@ mod tests {
         all
     }
 
-    /// Fails unless both resolve every entry since `from` to the same collection.
+    /// Asserts that both resolve every entry since `from` to the same collection.
     fn expect_same(part: &Incarnations, whole: &Incarnations, from: EntryId, history: &[Ran]) {
         assert!(part.reaches(from));
         for entry in history {

@@ -8,9 +8,10 @@
 //!
 //! The index is built again when the target is no longer ahead:
 //!
-//! - before the next command of its collection that has not run, because no entry after such a
-//!   command has been applied;
-//! - when its partition applies entries that are newer than the suspension, or has nothing to
+//! - before the next command of its collection that has not run and that has a full barrier,
+//!   because no entry after such a command has been applied (a `create` or `drop` needs no
+//!   indexes);
+//! - when its partition applies entries that are newer than the suspension, or has nothing left to
 //!   apply;
 //! - before a replay with a stop position ends.
 //!
@@ -80,8 +81,8 @@ impl MongoSink {
         collection(&self.target.client, COLLECTION)
     }
 
-    /// Suspends the indexes that refuse a held document. Returns true if at least one was
-    /// suspended.
+    /// Suspends the indexes that refuse a held document, if `making_way` allows that. Returns true
+    /// if at least one was suspended.
     pub(crate) async fn make_way(
         &self,
         ns: &str,
@@ -103,7 +104,7 @@ impl MongoSink {
             let after = (!may_be_older).then_some(held.id);
             // Indexes that the replay did not create belong to the target and are not dropped.
             let creator = self.persist("reading the catalog", || {
-                self.catalog.maker_of(ns, name, after)
+                self.catalog.creator_of(ns, name, after)
             });
             if creator.await?.is_none() {
                 continue;
@@ -233,7 +234,8 @@ impl MongoSink {
         let unreadable = |note: &Document| {
             let name = note.get_str("_id").unwrap_or_default();
             ConsumerError::Refused(format!(
-                "{CATALOG_DB}.{COLLECTION} has a note that this version cannot read ({name})"
+                "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot \
+                 read (_id {name}): use the version that wrote it, or a newer one"
             ))
         };
         let read = |note| SuspendedIndex::read(note).ok_or_else(|| unreadable(note));
@@ -341,8 +343,8 @@ impl MongoSink {
             })
             .await?;
         let namespace = Namespace::split(&index.ns);
-        // If the note is gone, a command has handled the index. If the collection is gone, building the
-        // index would create the collection again.
+        // If the note is gone, another member has built the index, or a command has dropped its
+        // collection. If the collection is gone, building the index would create it again.
         if note.is_some() && self.listed(namespace).await?.is_some() {
             let mut definition = index.definition.clone();
             definition.remove("ns");
@@ -382,7 +384,7 @@ impl MongoSink {
         Ok(Restored::Done)
     }
 
-    /// Removes the notes of the suspended indexes of a dropped collection.
+    /// Removes the notes of the suspended indexes of a collection that is about to be dropped.
     pub(crate) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
         let filter = doc! { "group": self.catalog.group(), "ns": ns };
         // Usually no note exists, and a read costs less than a write with majority write concern.

@@ -22,8 +22,8 @@ pub(crate) struct SuspendedIndex {
     pub(crate) partition: i32,
     /// The entry whose document the index refused.
     pub(crate) entry: EntryId,
-    /// Time of the suspension in seconds since the Unix epoch. Newer entries were applied for the first
-    /// time after it.
+    /// Time of the suspension, of its takeover by this member, or of the last failed build, in
+    /// seconds since the Unix epoch. Entries that are newer cannot have been applied before it.
     pub(crate) since: u64,
     pub(crate) failures: u32,
     /// Earliest time of the next build.
@@ -95,7 +95,7 @@ pub(crate) fn now() -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MakingWay {
     /// Indexes that were created by a command after the document's last entry.
-    Younger,
+    Newer,
     /// Also unique indexes that were created by an earlier command, because the target is known to be
     /// ahead. Other kinds of indexes refuse a document because of its own values, so they refused it
     /// when the entry was first applied as well.

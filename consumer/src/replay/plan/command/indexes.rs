@@ -27,8 +27,8 @@ pub(crate) fn create_indexes(
     if written.is_empty() {
         return Ok(translated);
     }
-    // On the target, an index without the option would inherit its collection's collation. If it had
-    // one on the source, the oplog entry would contain it.
+    // Without the option `collation`, an index inherits the collation of its collection. An index
+    // that has a collation on the source always has the option in its entry.
     let explicit = written
         .iter()
         .map(|spec| with_collation(spec))
@@ -206,6 +206,7 @@ fn index_name(
     let mut parts = Vec::new();
     for field in key.document()?.elements() {
         let field = field?;
+        // `seconds` reads a number of any type.
         let direction = seconds(field).map(|direction| direction.to_string());
         let direction = direction.or_else(|| field.str().ok().map(str::to_owned));
         parts.push(String::from_utf8_lossy(field.name).into_owned());

@@ -39,7 +39,7 @@ pub struct Withheld {
     pub seconds: Option<i64>,
 }
 
-/// The `expireAfterSeconds` that defers the expiry of an existing index: the largest value that
+/// The `expireAfterSeconds` that postpones the expiry of an existing index: the largest value that
 /// `collMod` accepts on every server. Indexes that a replay creates have no `expireAfterSeconds`,
 /// because servers up to 6.0 refuse this value at creation. Indexes that earlier versions of this
 /// program created may have it.
@@ -60,7 +60,7 @@ pub enum Action {
         command: Vec<u8>,
         /// Error codes that count as success, see [`done`].
         accept: &'static [i32],
-        /// The command to try if the target refuses the options of the first one.
+        /// The command to try if the target refuses the first one.
         otherwise: Option<Vec<u8>>,
     },
     /// Drops a collection.
@@ -83,7 +83,8 @@ pub enum Action {
     },
     /// Drops all views of the database.
     DropViews,
-    /// Changes the view of a time series, with a command that also changes the buckets.
+    /// Changes the bucket span in the view of a time series. The buckets are changed by another
+    /// command.
     ChangeSeriesView {
         /// The view's document in `system.views`.
         definition: Vec<u8>,
@@ -106,9 +107,10 @@ pub struct Translated {
     pub withheld: Vec<Withheld>,
     /// True if a unique index is created as non-unique.
     pub made_non_unique: bool,
-    /// Names of indexes that the command creates and that can refuse a document.
+    /// Names of the indexes that the command creates or makes unique, and that can refuse a
+    /// document.
     pub limiting: Vec<String>,
-    /// Options of old servers that were left out or rewritten.
+    /// Options of old servers that were left out or replaced.
     pub left_out: Vec<String>,
 }
 
@@ -125,7 +127,8 @@ pub struct Circumstances<'a> {
 /// Translates a command.
 ///
 /// # Errors
-/// [`PlanFault::Command`] if the command is unknown or cannot be replayed.
+/// [`PlanFault::Command`] if the command is unknown or cannot be replayed; other faults if the
+/// entry is damaged.
 pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
     if is_view_entry(entry) {
         return Ok(plain(view(entry, at.collection)?));

@@ -2,9 +2,10 @@
 //!
 //! Servers up to 3.2 accepted any field of an index and any value of its key, and stored both.
 //! Unknown fields had no effect, and every key value that is neither a negative number nor an index
-//! type meant "ascending". Indexes of those servers have version 0, version 1 or no version; later
-//! servers validated the indexes. Servers still accept such a key for an index of version 1. For other
-//! indexes, and on targets that refuse it, each value is replaced by the value that it meant.
+//! type meant "ascending". Indexes of those servers have version 0, version 1 or no version. Later
+//! servers validate indexes, and create them with version 2 by default. They still accept such a
+//! key for an index of version 1. For other indexes, and on targets that refuse it, each value is
+//! replaced by the value that it meant.
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
@@ -55,7 +56,7 @@ const WITHOUT_MEANING: [&[u8]; 6] = [
     b"usePowerOf2Sizes",
 ];
 
-/// Returns true for an index that its server did not validate.
+/// Returns true for an index that its server may not have validated.
 pub(crate) fn is_unchecked(index: Document<'_>) -> Result<bool, Malformed> {
     let version = index.get("v")?;
     Ok(version.is_none_or(|version| version.integer().is_ok_and(|version| version < 2)))

@@ -77,7 +77,7 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        match acquire(&self.turns.rewrites, token).await {
+        match acquire(&self.permits.rewrites, token).await {
             Some(_permit) => self.rewrite(bulk.ns, &bulk.writes, token).await,
             None => Ok(Applied::Abandoned),
         }
@@ -223,7 +223,8 @@ impl MongoSink {
         Box::pin(self.send_bulk(&bulk, token)).await
     }
 
-    /// Counts the missing documents, or creates them if `--unmatched upsert` was given.
+    /// Counts the updates of missing documents, which may become dead letters. The documents are
+    /// created instead with `--unmatched upsert`.
     async fn rewrite_missing(
         &self,
         ns: &str,
@@ -285,7 +286,7 @@ fn take<'w, 'a>(
 }
 
 /// Returns the rewritten document; `None` if nothing changes. An update that cannot be applied is
-/// passed to `refuse`, and later updates are applied.
+/// passed to `refuse`, and the later updates are still applied.
 fn outcome<'a>(
     ns: &str,
     stored: &[u8],

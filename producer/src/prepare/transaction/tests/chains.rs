@@ -212,7 +212,7 @@ fn a_chain_from_before_the_oldest_entry_is_skipped() {
         (1, 0)
     );
     assert_eq!(outcome.open(), None);
-    // The same holds after a restart, which knows the start of the stream.
+    // After a restart the same holds, because the start of the stream is saved.
     let (_, history, _) = outcome.ends[0];
     assert_eq!(history.begin, Some(Timestamp::new(2, 1)));
     let end = |seconds| Position {
@@ -259,7 +259,7 @@ fn a_missing_entry_after_the_start_stops_a_stream_from_the_oldest_entry() {
 }
 
 #[test]
-fn an_entry_of_another_term_is_not_of_the_chain() {
+fn an_entry_of_another_term_is_not_part_of_the_chain() {
     let o = doc! { "applyOps": inserts(3..4), "count": 3 };
     let previous = doc! { "prevOpTime": { "ts": ts(1), "t": TERM + 1 } };
     let error = run_from(
@@ -311,7 +311,7 @@ fn an_election_ends_open_transactions_that_are_not_prepared() {
 }
 
 #[test]
-fn an_apply_ops_whose_previous_entry_is_no_part_stands_alone() {
+fn an_apply_ops_whose_previous_entry_is_not_a_part_stands_alone() {
     let single = |seconds, previous| {
         let o = doc! { "applyOps": inserts(10..12) };
         command(seconds, o, &[session(1, 4), after(previous)])

@@ -1,4 +1,4 @@
-//! Entries of every shape through the encoder, as a dump contains them.
+//! Encodes entries of every shape, as a dump contains them.
 
 mod chains;
 mod restart;
@@ -40,7 +40,7 @@ fn session(session: u8, number: i64) -> Doc {
     doc! { "lsid": { "id": uuid(session) }, "txnNumber": number }
 }
 
-/// Returns the field `prevOpTime` with the given time; 0 returns the null optime.
+/// Returns the field `prevOpTime` with the given time, or with the null optime for 0.
 fn after(seconds: u32) -> Doc {
     let none = BsonTimestamp {
         time: 0,

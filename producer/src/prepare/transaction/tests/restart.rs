@@ -200,7 +200,7 @@ fn an_interrupted_encoder_hands_over_its_chunks_and_reports_no_error() {
         let ended = encode(encoder, events, &mut handover, &metrics);
         assert!(ended.is_ok());
     });
-    // The commit at 6 was not started.
+    // The commit at 6 was not encoded.
     let ends: Vec<_> = intake
         .chunks()
         .filter_map(|chunk| chunk.reached.position)

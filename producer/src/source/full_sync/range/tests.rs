@@ -7,21 +7,21 @@ fn id(value: impl Into<Bson>) -> Id {
     Id::of(Document::new(&bytes).unwrap()).unwrap()
 }
 
-/// Returns true if a server would find an `_id` by the query: as documented for `find`, by type
-/// bracket.
+/// Returns true if a server would return the `_id` for the query. As MongoDB documents for `find`,
+/// a comparison matches only values of the same type bracket, and never NaN.
 fn finds(query: &[u8], wanted: &Id) -> bool {
     let query = Document::new(query).unwrap();
     let condition = query.get("_id").unwrap().unwrap();
-    let Some(first) = operators(condition) else {
+    let Some(operators) = operators(condition) else {
         return compare_values(condition, wanted.element()).is_eq();
     };
-    first.elements().all(|operator| {
+    operators.elements().all(|operator| {
         let operator = operator.unwrap();
         if operator.name == b"$type" {
             return wanted.single() == operator.str().ok();
         }
-        let nan = [wanted, &Id::from_element(operator)];
-        if nan.iter().any(|id| id.is_nan()) || !same_bracket(operator.kind, wanted.element().kind) {
+        let ids = [wanted, &Id::from_element(operator)];
+        if ids.iter().any(|id| id.is_nan()) || !same_bracket(operator.kind, wanted.element().kind) {
             return false;
         }
         let order = compare_values(wanted.element(), operator);
@@ -40,7 +40,8 @@ fn operators(condition: Element<'_>) -> Option<Document<'_>> {
     first.name.starts_with(b"$").then_some(inner)
 }
 
-fn smallest(ids: &[Id]) -> Vec<Id> {
+/// Returns the smallest `_id` of each type bracket. `ids` are sorted.
+fn smallest_of_each_type(ids: &[Id]) -> Vec<Id> {
     let mut smallest: Vec<Id> = Vec::new();
     for id in ids {
         if !smallest.last().is_some_and(|last| last.is_like(id)) {
@@ -96,7 +97,7 @@ fn ranges_cover_every_type_and_every_id_once() {
     for parts in [1, 2, 7, 100] {
         for step in [1, 3, 50] {
             let samples = ids.iter().step_by(step).cloned().collect();
-            let ranges = split(&smallest(&ids), samples, parts);
+            let ranges = split(&smallest_of_each_type(&ids), samples, parts);
             for id in &ids {
                 let found = ranges.iter().filter(|range| finds(&range.query(), id));
                 assert_eq!(found.count(), 1, "{:?} of {parts}/{step}", id.element());
@@ -108,7 +109,7 @@ fn ranges_cover_every_type_and_every_id_once() {
 #[test]
 fn a_range_continues_after_the_last_id_that_was_read_and_ends() {
     let ids = every_type();
-    for mut range in split(&smallest(&ids), ids.clone(), 5) {
+    for mut range in split(&smallest_of_each_type(&ids), ids.clone(), 5) {
         let all: Vec<Id> = ids
             .iter()
             .filter(|id| finds(&range.query(), id))

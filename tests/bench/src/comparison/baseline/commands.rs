@@ -2,7 +2,7 @@
 //!
 //! A replay of the same entries sends the same commands. Each batch holds the entries of one
 //! partition and is planned, folded and written as in a replay. The batch size is that of a replay
-//! with as many partitions, and as many batches are in flight.
+//! with as many partitions, and each partition has one batch in flight.
 
 use anyhow::{Context, Result, ensure};
 use bson::{RawDocumentBuf, doc};
@@ -57,7 +57,7 @@ fn prepare(entries: u64, shape: Shape, partitions: u32) -> Result<Vec<Vec<Batch>
         .collect();
     let (mut bytes, mut key) = (vec![0; count], Vec::new());
     for number in 0..entries {
-        let document = oplog.entry(number).context("a prepared entry")?;
+        let document = oplog.entry(number).context("no prepared entry")?;
         let entry = Entry::parse(Document::new(document)?)?;
         let id = EntryId {
             ts: entry.ts,
@@ -73,7 +73,7 @@ fn prepare(entries: u64, shape: Shape, partitions: u32) -> Result<Vec<Vec<Batch>
         }
         bytes[partition] += document.len();
         let offset = number.cast_signed();
-        let batch = batches.last_mut().context("a batch")?;
+        let batch = batches.last_mut().context("no batch")?;
         batch.push(Located { offset, id, entry });
     }
     Ok(all)
@@ -123,7 +123,7 @@ async fn send_lane(client: &Client, lane: &Lane<'_>) -> Result<()> {
 }
 
 async fn send(client: &Client, bulk: &Bulk<'_>) -> Result<()> {
-    let (db, collection) = bulk.ns.split_once('.').context("a namespace")?;
+    let (db, collection) = bulk.ns.split_once('.').context("no namespace")?;
     let mut command = Vec::new();
     write_command(collection, bulk.kind, &bulk.writes, OPTIONS, &mut command)?;
     let command = RawDocumentBuf::from_bytes(command)?;

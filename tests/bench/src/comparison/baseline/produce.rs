@@ -42,7 +42,7 @@ async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
     Ok(oplog.find(filter).with_options(options).batch().await?)
 }
 
-/// Passes every document to `take` until the given number of documents was read.
+/// Passes every document to `take` until the given number of documents has been read.
 async fn tail(
     source: &str,
     entries: u64,
@@ -85,7 +85,7 @@ pub(super) fn write_only(sink: &Sink, entries: u64) -> Result<()> {
     let oplog = Oplog::generate(PREPARED.min(entries), Shape::Inserts);
     let mut prepared = Vec::new();
     for number in 0..oplog.len() {
-        let bytes = oplog.entry(number).context("a prepared entry")?;
+        let bytes = oplog.entry(number).context("no prepared entry")?;
         let mut key = Vec::new();
         write_key(
             Entry::parse(Document::new(bytes)?)?.document_id()?,

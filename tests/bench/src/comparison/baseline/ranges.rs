@@ -57,7 +57,7 @@ where
         }
         let mut seen = 0;
         while let Some(range) = ranges.join_next().await {
-            seen += range.context("a range")??;
+            seen += range.context("the reader of a range failed")??;
         }
         ensure!(seen == entries, "{seen} of {entries} documents arrived");
         Ok(())
@@ -83,7 +83,7 @@ pub(super) fn read_and_write(source: &str, sink: Sink, entries: u64) -> Result<(
         let (sink, mut number, mut key) = (Arc::clone(&sink), 0, Vec::new());
         move |document: Document<'_>| {
             key.clear();
-            write_key(document.get("_id")?.context("an _id")?, &mut key)?;
+            write_key(document.get("_id")?.context("no _id")?, &mut key)?;
             number += 1;
             sink.send(&sink.topic, number, &key, document.as_bytes())
         }

@@ -147,7 +147,7 @@ impl Kafka {
     /// # Errors
     /// The broker has no such address.
     pub fn sasl_brokers(&self) -> Result<String> {
-        self.broker.sasl_address().context("a broker with users")
+        self.broker.sasl_address().context("broker without users")
     }
 
     /// Grants rights, one a line: `<user> <operation> <resource type> <pattern type> <name>`.

@@ -1,4 +1,4 @@
-//! Kafka's own command-line tools, and its Java partitioner as the reference for ours.
+//! Kafka's own command-line tools, and its Java partitioner as a reference.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -91,7 +91,7 @@ fn run_once(brokers: &str, name: &str, args: &[&str]) -> Result<Output> {
     finish(Process::spawn("tool", command, workdir.path())?)
 }
 
-/// Waits until the brokers know of a topic that was created or deleted, for which the tool does not
+/// Waits until the brokers have created or deleted the topic of `args`, for which the tool does not
 /// wait.
 fn wait_for_change(brokers: &str, args: &[&str]) -> Result<()> {
     let is_created = args.contains(&"--create");
@@ -130,7 +130,10 @@ pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
         .map(str::parse)
         .collect::<Result<_, _>>()
         .with_context(|| format!("not a list of partitions: {answer}"))?;
-    ensure!(partitions.len() == keys.len(), "one partition for each key");
+    ensure!(
+        partitions.len() == keys.len(),
+        "expected one partition for each key"
+    );
     Ok(partitions)
 }
 
