@@ -53,8 +53,12 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     )
     .ordered(stream.order)?
     .asking(origin.collections());
-    let lookup = match stream.looks_up {
+    let lookup = match stream.lookups.current {
         true => Some(origin.lookup(shutdown.clone()).await?),
+        false => None,
+    };
+    let before = match stream.lookups.before {
+        true => Some(Box::new(origin.lookup_before(shutdown.clone()).await?)),
         false => None,
     };
     let transactions = origin.transactions(start, History::default(), shutdown.clone());
@@ -69,7 +73,8 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         transactions,
     )
     .with_router_headers(stream.headers)
-    .looking_up(lookup);
+    .looking_up(lookup)
+    .looking_up_before(before);
     let printer = Printer {
         source: origin.name().to_owned(),
         topics: Vec::new(),

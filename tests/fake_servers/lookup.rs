@@ -5,8 +5,9 @@ use bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
 use oplog_producer::config;
 use oplog_producer::error::{Directive, ProducerError};
-use oplog_producer::prepare::lookup::Lookup;
+use oplog_producer::prepare::lookup::{Lookup, PreImageId};
 use oplog_producer::source::origin::Origin;
+use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document as Raw;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Timestamp;
@@ -223,5 +224,55 @@ async fn a_shutdown_ends_a_lookup() -> Result<()> {
         matches!(ended, Err(ProducerError::Interrupted)),
         "{ended:?}"
     );
+    Ok(())
+}
+
+/// Reads the document before a change, as the encoder does; `None` if the source does not have it.
+async fn read_before(scene: &Scene, index: u32) -> Result<Found, ProducerError> {
+    let live = config::Origin::Live(Secret::new(scene.server.uri()));
+    let origin = Origin::open(&live, Some("rs0")).await?;
+    let mut before = origin.lookup_before(scene.shutdown.clone()).await?;
+    let id = PreImageId {
+        ui: CollectionUuid([7; 16]),
+        ts: at(1),
+        index,
+    };
+    tokio::task::block_in_place(|| before.look_up(id, at(1)))?;
+    let document = before.current().document();
+    Ok(document.map(|document| Document::from_reader(document.as_bytes()).expect("a document")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_before_a_change_is_read_from_the_pre_images_of_the_source() -> Result<()> {
+    let scene = Scene::new().await?;
+    let client = Client::with_uri_str(scene.server.uri()).await?;
+    let config = client.database("config");
+    let time = bson::Timestamp {
+        time: at(1).seconds,
+        increment: 1,
+    };
+    let kept = |index: i64| {
+        let uuid = Bson::Binary(bson::Uuid::from_bytes([7; 16]).into());
+        let id = doc! { "nsUUID": uuid, "ts": time, "applyOpsIndex": index };
+        doc! { "_id": id, "preImage": { "_id": 1, "n": index } }
+    };
+    let insert = doc! { "insert": "system.preimages", "documents": [kept(0), kept(3)] };
+    config.run_command(insert).await?;
+    for (index, n) in [(0, Some(0)), (1, None), (3, Some(3))] {
+        let found = read_before(&scene, index).await?;
+        let found = found.map(|found| found.get_i64("n")).transpose()?;
+        ensure!(found == n, "{index}: {found:?}");
+    }
+    let concern = scene.server.model().last_read_concern();
+    let expected = doc! { "level": "majority", "afterClusterTime": time };
+    ensure!(concern.as_ref() == Some(&expected), "{concern:?}");
+
+    scene.server.fail_next("find", UNAUTHORIZED);
+    let error = read_before(&scene, 0).await.err().context("no error")?;
+    ensure!(
+        error.directive() == Directive::Stop(ExitCode::Usage),
+        "{error}"
+    );
+    ensure!(error.to_string().contains("privilege find"), "{error}");
     Ok(())
 }

@@ -267,7 +267,7 @@ fn a_topic_does_not_change_between_changes_and_latest_states() -> Result<()> {
     source.insert(1)?;
     let start = "--start=oldest";
     source.carry(&topics, &[&SNAPSHOT[..], &[start]].concat(), (0, ""))?;
-    let refusal = (2, "the latest state of documents");
+    let refusal = (2, "switch between changes and latest states");
     for other in [
         "--replayable=false",
         "--replayable=true",

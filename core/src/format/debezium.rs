@@ -58,13 +58,16 @@ pub fn write_debezium(
     }
     let is_update = entry.operation == Operation::Update;
     let update = is_update.then(|| entry.update()).transpose()?;
+    let looked_up = entry.looked_up;
     let after = match (entry.operation, update) {
         (Operation::Insert, _) => Some(entry.o),
         (_, Some(Update::Replacement(document))) => Some(document),
-        (_, Some(_)) => entry.looked_up.and_then(|found| found.document),
+        (_, Some(_)) => looked_up.and_then(|found| found.current?.document),
         _ => None,
     };
-    writer.put("{\"before\":null,\"after\":");
+    writer.put("{\"before\":");
+    writer.document(looked_up.and_then(|found| found.before.document()))?;
+    writer.put(",\"after\":");
     writer.document(after)?;
     writer.put(",\"updateDescription\":");
     writer.update_description(entry, update)?;

@@ -2,7 +2,7 @@ use super::avro::SchemaIds;
 use super::debezium::{Debezium, write_debezium};
 use super::json::{write_change_event, write_reader_event};
 use super::latest_state::write_latest_state;
-use super::looked_up::LookedUp;
+use super::looked_up::{CurrentDocument, DocumentBefore, LookedUp};
 use super::origin::Origin;
 use super::tests::{document, entry, insert, update};
 use super::*;
@@ -23,12 +23,24 @@ fn written(
     found: &[u8],
     write: impl FnOnce(&Entry<'_>, &mut Vec<u8>) -> Result<(), EntryError>,
 ) -> Result<String, EntryError> {
-    let looked_up = LookedUp {
+    let current = CurrentDocument {
         document: Document::new(found).ok(),
         at: Some(Timestamp::new(1_700_000_009, 2)),
     };
+    let looked_up = LookedUp {
+        current: Some(current),
+        before: DocumentBefore::NotLookedUp,
+    };
+    written_with(&looked_up, bytes, write)
+}
+
+fn written_with(
+    looked_up: &LookedUp<'_>,
+    bytes: &[u8],
+    write: impl FnOnce(&Entry<'_>, &mut Vec<u8>) -> Result<(), EntryError>,
+) -> Result<String, EntryError> {
     let entry = Entry {
-        looked_up: Some(&looked_up),
+        looked_up: Some(looked_up),
         ..Entry::parse(Document::new(bytes).unwrap())?
     };
     let mut out = Vec::new();
@@ -65,8 +77,11 @@ fn a_looked_up_document_has_its_frozen_form() {
 fn a_server_without_operation_time_leaves_the_time_of_the_lookup_out() {
     let bytes = update();
     let looked_up = LookedUp {
-        document: None,
-        at: None,
+        current: Some(CurrentDocument {
+            document: None,
+            at: None,
+        }),
+        before: DocumentBefore::NotLookedUp,
     };
     let entry = Entry {
         looked_up: Some(&looked_up),
@@ -82,7 +97,7 @@ fn a_server_without_operation_time_leaves_the_time_of_the_lookup_out() {
 }
 
 #[test]
-fn a_replay_ignores_the_looked_up_document() {
+fn a_replay_ignores_the_looked_up_documents() {
     let decoded = |text: String| {
         let mut arena = text.into_bytes();
         let (value, mut found) = (0..arena.len(), Vec::new());
@@ -103,34 +118,85 @@ fn a_replay_ignores_the_looked_up_document() {
         });
     });
     for found in [now(), Vec::new(), lossy] {
-        let text = event(&update(), &found, Mode::Canonical);
-        // A loss in what a replay does not read needs no exact copy of the entry.
-        assert!(!text.contains("rawEntry"), "{text}");
-        assert_eq!(decoded(text), plain);
+        let before =
+            Document::new(&found).map_or(DocumentBefore::Missing, DocumentBefore::Document);
+        let looked_up = LookedUp {
+            current: None,
+            before,
+        };
+        let before = written_with(&looked_up, &update(), |entry, out| {
+            write_change_event(entry, "rs0", 0, Mode::Canonical, out)
+        });
+        for text in [event(&update(), &found, Mode::Canonical), before.unwrap()] {
+            // A loss in what a replay does not read needs no exact copy of the entry.
+            assert!(!text.contains("rawEntry"), "{text}");
+            assert_eq!(decoded(text), plain);
+        }
+    }
+}
+
+/// Writes an entry in Debezium's envelope.
+fn debezium(entry: &Entry<'_>, out: &mut Vec<u8>) -> Result<(), EntryError> {
+    let form = Debezium {
+        mode: Mode::Relaxed,
+        with_schema: false,
+    };
+    let origin = Origin {
+        topic: "cdc.shop.orders",
+        source: "rs0",
+        processed_at: 0,
+        schemas: SchemaIds::default(),
+    };
+    let id = EntryId {
+        ts: entry.ts,
+        ord: 0,
+    };
+    write_debezium(entry, id, form, &origin, out)
+}
+
+#[test]
+fn the_document_before_a_change_has_its_frozen_form() {
+    let key = document(|key| {
+        key.int32("_id", 1);
+    });
+    let (update, delete) = (update(), entry(5, "d", &key, None));
+    let written = |before, bytes: &[u8]| {
+        let looked_up = LookedUp {
+            current: None,
+            before,
+        };
+        let event = written_with(&looked_up, bytes, |entry, out| {
+            write_change_event(entry, "rs0", 0, Mode::Relaxed, out)
+        });
+        (
+            event.unwrap(),
+            written_with(&looked_up, bytes, debezium).unwrap(),
+        )
+    };
+    let bytes = now();
+    let before = DocumentBefore::Document(Document::new(&bytes).unwrap());
+    for bytes in [&update, &delete] {
+        let (event, envelope) = written(before, bytes);
+        let part = r#""documentKey":{"_id":1},"fullDocumentBeforeChange":{"_id":1,"a":5}"#;
+        assert!(event.contains(part), "{event}");
+        assert!(!event.contains(r#""fullDocument":"#), "{event}");
+        let part = r#"{"before":"{\"_id\":1,\"a\":5}","after":null,"#;
+        assert!(envelope.starts_with(part), "{envelope}");
+
+        let (event, envelope) = written(DocumentBefore::Missing, bytes);
+        let part = r#""documentKey":{"_id":1},"fullDocumentBeforeChange":null"#;
+        assert!(event.contains(part), "{event}");
+        assert!(envelope.starts_with(r#"{"before":null,"#), "{envelope}");
+
+        let (event, _) = written(DocumentBefore::NotLookedUp, bytes);
+        assert!(!event.contains("fullDocumentBeforeChange"), "{event}");
     }
 }
 
 #[test]
 fn debezium_has_the_looked_up_document_as_after() {
     let change = |bytes: &[u8], found: &[u8]| {
-        let text = written(bytes, found, |entry, out| {
-            let form = Debezium {
-                mode: Mode::Relaxed,
-                with_schema: false,
-            };
-            let origin = Origin {
-                topic: "cdc.shop.orders",
-                source: "rs0",
-                processed_at: 0,
-                schemas: SchemaIds::default(),
-            };
-            let id = EntryId {
-                ts: entry.ts,
-                ord: 0,
-            };
-            write_debezium(entry, id, form, &origin, out)
-        });
-        let text = text.unwrap();
+        let text = written(bytes, found, debezium).unwrap();
         text.split_once(r#","source":"#).unwrap().0.to_owned()
     };
     let description = r#""updateDescription":{"removedFields":["name"],"updatedFields":"{\"a.b\":5}","truncatedArrays":null}"#;

@@ -21,7 +21,7 @@ use crate::command::is_command;
 use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::{write_diff, write_modifiers};
-use crate::format::looked_up::LookedUp;
+use crate::format::looked_up::{CurrentDocument, DocumentBefore};
 use crate::format::{FORMAT_VERSION, FormatError, LARGE_TEXT};
 use crate::json::{self, Exactness, Mode};
 use crate::namespace::Namespace;
@@ -182,9 +182,13 @@ impl<'o> EventWriter<'o> {
                 self.document_key(entry)?;
                 self.document("fullDocument", entry.o)
             }
-            Operation::Delete => self.document_key(entry),
+            Operation::Delete => {
+                self.document_key(entry)?;
+                self.document_before(entry)
+            }
             Operation::Update => {
                 self.document_key(entry)?;
+                self.document_before(entry)?;
                 match entry.update()? {
                     Update::Replacement(document) => self.document("fullDocument", document),
                     Update::Modifiers(modifiers) => {
@@ -207,18 +211,37 @@ impl<'o> EventWriter<'o> {
     /// Writes the document of an update as the source has it now, if it was looked up. A replay
     /// does not read it, so a loss in its text does not require `rawEntry`.
     fn looked_up(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
-        let Some(LookedUp { document, at }) = entry.looked_up else {
+        let Some(CurrentDocument { document, at }) = entry.looked_up.and_then(|all| all.current)
+        else {
             return Ok(());
         };
         self.name("fullDocument");
         match document {
-            Some(document) => drop(json::write_document(*document, self.mode, self.out)?),
+            Some(document) => drop(json::write_document(document, self.mode, self.out)?),
             None => self.text("null"),
         }
         if let Some(at) = at {
             self.text(",\"fullDocumentLookup\":{\"operationTime\":");
             self.value(kind::TIMESTAMP, &at.to_le_bytes())?;
             self.out.push(b'}');
+        }
+        Ok(())
+    }
+
+    /// Writes the document before the change, if it was looked up. A replay does not read it either.
+    fn document_before(&mut self, entry: &Entry<'_>) -> Result<(), EntryError> {
+        let before = entry
+            .looked_up
+            .map_or(DocumentBefore::NotLookedUp, |all| all.before);
+        let document = match before {
+            DocumentBefore::NotLookedUp => return Ok(()),
+            DocumentBefore::Missing => None,
+            DocumentBefore::Document(document) => Some(document),
+        };
+        self.name("fullDocumentBeforeChange");
+        match document {
+            Some(document) => drop(json::write_document(document, self.mode, self.out)?),
+            None => self.text("null"),
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ pub fn write_latest_state(
 fn document_after<'e>(entry: &Entry<'e>) -> Result<Option<Document<'e>>, EntryError> {
     match entry.operation {
         Operation::Insert => Ok(Some(entry.o)),
-        Operation::Update => match (entry.update()?, entry.looked_up) {
+        Operation::Update => match (entry.update()?, entry.looked_up.and_then(|all| all.current)) {
             (Update::Replacement(document), _) => Ok(Some(document)),
             (_, Some(found)) => Ok(found.document),
             // A tombstone would delete a document that may exist.

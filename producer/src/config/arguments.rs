@@ -88,6 +88,12 @@ pub struct StreamArguments {
     /// databases), which costs throughput.
     #[arg(long, value_name = "none|lookup", default_value = "none")]
     pub full_document: String,
+    /// Whether an update or delete also has the document before the change, for the same envelopes: none,
+    /// or lookup (as fullDocumentBeforeChange, or as before in Debezium's envelope; null if the source
+    /// does not have it). MongoDB 6.0 and later keep these documents in config.system.preimages for
+    /// collections with changeStreamPreAndPostImages; the user needs the privilege find on it.
+    #[arg(long, value_name = "none|lookup", default_value = "none")]
+    pub full_document_before: String,
     /// Content of the topics: changes (one record per change) or snapshot (the latest state of each
     /// document: compacted topics whose records are documents in Extended JSON, keyed by _id, with a
     /// tombstone for each delete). snapshot needs --format json and a live source, looks up the

@@ -1,5 +1,5 @@
-//! The arguments that determine whether documents are looked up on the source: `--full-document`
-//! and `--topic-mode`.
+//! The arguments that determine which documents are looked up on the source: `--full-document`,
+//! `--full-document-before` and `--topic-mode`.
 
 use std::str::FromStr;
 
@@ -9,6 +9,9 @@ use oplog_relay_runtime::config::Faults;
 
 use crate::config::Origin;
 use crate::config::arguments::StreamArguments;
+
+const CURRENT: &str = "--full-document";
+const BEFORE: &str = "--full-document-before";
 
 /// The content of the topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,19 +58,25 @@ pub(super) fn check_snapshot(
     }
 }
 
-/// Returns true if the documents of updates are looked up, or adds the faults of the arguments.
+/// The documents that are looked up on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lookups {
+    /// The current documents of updates.
+    pub current: bool,
+    /// The documents before updates and deletes.
+    pub before: bool,
+}
+
+/// Returns the documents that are looked up, or adds the faults of the arguments.
 pub(super) fn check_lookup(
     arguments: &StreamArguments,
     format: Option<Format>,
     origin: Option<&Origin>,
     faults: &mut Faults,
-) -> Option<bool> {
-    let wanted = match arguments.full_document.as_str() {
-        "none" => Ok(false),
-        "lookup" => Ok(true),
-        _ => Err("must be none or lookup"),
-    };
-    let wanted = faults.take_or("--full-document", wanted)?;
+) -> Option<Lookups> {
+    let current = faults.take_or(CURRENT, is_wanted(&arguments.full_document));
+    let before = faults.take_or(BEFORE, is_wanted(&arguments.full_document_before));
+    let (current, before) = (current?, before?);
     let format = format?;
     let is_dump = matches!(origin, Some(Origin::Dump(_)));
     if format.is_latest_state() {
@@ -77,23 +86,43 @@ pub(super) fn check_lookup(
                 "snapshot needs a live source: a dump of an oplog holds no documents to look up",
             );
         }
-        return Some(true);
-    }
-    if wanted && is_dump {
-        faults.add(
-            "--full-document",
-            "lookup needs a live source: a dump of an oplog holds no documents to look up",
-        );
+        if before {
+            faults.add(
+                BEFORE,
+                "cannot be used with --topic-mode snapshot, whose records are the documents after changes",
+            );
+        }
+        return Some(Lookups {
+            current: true,
+            before: false,
+        });
     }
     let has_place = matches!(
         format,
         Format::Json(_) | Format::ReaderJson(_) | Format::Debezium(_)
     );
-    if wanted && !has_place {
-        faults.add(
-            "--full-document",
-            "lookup needs --format json with --envelope change-event or debezium",
-        );
+    let wanted = [current.then_some(CURRENT), before.then_some(BEFORE)];
+    for flag in wanted.into_iter().flatten() {
+        if is_dump {
+            faults.add(
+                flag,
+                "lookup needs a live source: a dump of an oplog holds no documents to look up",
+            );
+        }
+        if !has_place {
+            faults.add(
+                flag,
+                "lookup needs --format json with --envelope change-event or debezium",
+            );
+        }
     }
-    Some(wanted)
+    Some(Lookups { current, before })
+}
+
+fn is_wanted(value: &str) -> Result<bool, &'static str> {
+    match value {
+        "none" => Ok(false),
+        "lookup" => Ok(true),
+        _ => Err("must be none or lookup"),
+    }
 }

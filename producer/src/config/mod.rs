@@ -19,6 +19,7 @@ use oplog_relay_runtime::telemetry::LogOptions;
 use crate::config::arguments::{
     FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
 };
+pub use crate::config::lookup::Lookups;
 use crate::config::registry::check_registry;
 use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
@@ -46,8 +47,8 @@ pub struct StreamConfig {
     pub topic_prefix: String,
     /// Format of record values.
     pub format: Format,
-    /// True if the documents of updates are looked up on the source.
-    pub looks_up: bool,
+    /// The documents that are looked up on the source.
+    pub lookups: Lookups,
     /// Headers for routers.
     pub headers: RouterHeaders,
     /// Number of partitions of new topics.
@@ -380,7 +381,7 @@ fn check_stream(
     });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
     let format = format::check_format(arguments, faults);
-    let looks_up = lookup::check_lookup(arguments, format, origin.as_ref(), faults);
+    let lookups = lookup::check_lookup(arguments, format, origin.as_ref(), faults);
     let headers = format::check_headers(arguments, faults);
     let partitions = faults.take_or(
         "--partitions",
@@ -405,7 +406,7 @@ fn check_stream(
         source_name,
         topic_prefix: topic_prefix?,
         format: format?,
-        looks_up: looks_up?,
+        lookups: lookups?,
         headers: headers?,
         partitions: partitions?,
         order: order?,

@@ -141,31 +141,35 @@ fn each_envelope_has_its_format_and_invalid_combinations_are_refused() {
     }
 }
 
+fn live(flags: &[&str]) -> Result<StreamConfig, String> {
+    let common = [
+        "--source=mongodb://h",
+        "--brokers=k:1",
+        "--topic-prefix=cdc",
+    ];
+    let config = run(&[&common[..], flags].concat());
+    let stream = config.map(|config| config.stream);
+    stream.map_err(|error| error.to_string())
+}
+
 #[test]
 fn documents_are_looked_up_on_a_live_source_where_an_envelope_has_a_place_for_them() {
     let snapshot = "--topic-mode=snapshot";
     let lookup = "--full-document=lookup";
+    let before = "--full-document-before=lookup";
     let debezium = "--envelope=debezium";
-    let live = |flags: &[&str]| {
-        let common = [
-            "--source=mongodb://h",
-            "--brokers=k:1",
-            "--topic-prefix=cdc",
-        ];
-        let config = run(&[&common[..], flags].concat());
-        let stream = config.map(|config| config.stream);
-        stream.map_err(|error| error.to_string())
-    };
     let json = "--format=json";
-    for (flags, looks_up) in [
-        (&[json][..], false),
-        (&[json, lookup], true),
-        (&[json, lookup, "--replayable=false"], true),
-        (&[json, lookup, debezium], true),
-        (&[json, snapshot], true),
-        (&[json, snapshot, "--replayable=false", lookup], true),
+    for (flags, current, before) in [
+        (&[json][..], false, false),
+        (&[json, lookup], true, false),
+        (&[json, before], false, true),
+        (&[json, lookup, before, "--replayable=false"], true, true),
+        (&[json, lookup, before, debezium], true, true),
+        (&[json, snapshot], true, false),
+        (&[json, snapshot, "--replayable=false", lookup], true, false),
     ] {
-        assert_eq!(live(flags).unwrap().looks_up, looks_up, "{flags:?}");
+        let lookups = Lookups { current, before };
+        assert_eq!(live(flags).unwrap().lookups, lookups, "{flags:?}");
     }
     let stream = live(&[json, snapshot, "--json=canonical"]).unwrap();
     assert_eq!(stream.format, Format::Snapshot(Mode::Canonical));
@@ -178,6 +182,12 @@ fn documents_are_looked_up_on_a_live_source_where_an_envelope_has_a_place_for_th
             &[json, lookup, "--envelope=oplog"],
             "--full-document: lookup needs",
         ),
+        (
+            &[before],
+            "--full-document-before: lookup needs --format json",
+        ),
+        (&[json, "--full-document-before=x"], "none or lookup"),
+        (&[json, snapshot, before], "--full-document-before: cannot"),
         (&[snapshot], "--topic-mode: snapshot needs --format json"),
         (&[json, snapshot, debezium], "--envelope: "),
         (&[json, snapshot, "--replayable=true"], "--replayable: "),
@@ -193,7 +203,7 @@ fn documents_are_looked_up_on_a_live_source_where_an_envelope_has_a_place_for_th
         "--topic-prefix=cdc",
         json,
     ];
-    for flag in [lookup, snapshot] {
+    for flag in [lookup, before, snapshot] {
         let faults = run(&[&dump[..], &[flag]].concat()).unwrap_err().to_string();
         assert!(faults.contains("needs a live source"), "{flag}: {faults}");
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation, Update};
-use oplog_relay_core::format::looked_up::LookedUp;
+use oplog_relay_core::format::looked_up::{CurrentDocument, DocumentBefore, LookedUp};
 use oplog_relay_core::format::{Format, LOOKUP_HEADER, is_for_readers};
 use oplog_relay_core::position::Timestamp;
 
@@ -50,10 +50,15 @@ impl Encoder {
         Ok(())
     }
 
-    /// Returns the document that was looked up for the entry that is being encoded.
+    /// Returns what was looked up for the entry that is being encoded.
     #[inline]
     pub(super) fn looked_up(&self) -> Option<LookedUp<'_>> {
-        self.lookup.as_ref()?.current()
+        let current: Option<CurrentDocument<'_>> = self.lookup.as_ref().and_then(Lookup::current);
+        let before = self.document_before();
+        if current.is_none() && matches!(before, DocumentBefore::NotLookedUp) {
+            return None;
+        }
+        Some(LookedUp { current, before })
     }
 
     /// Adds a header with the time of the lookup to the headers for routers, if the value has no
@@ -65,7 +70,7 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Range<usize> {
         let has_place = !matches!(self.format, Format::Debezium(_) | Format::Snapshot(_));
-        let Some(at) = entry.looked_up.and_then(|found| found.at) else {
+        let Some(at) = entry.looked_up.and_then(|found| found.current?.at) else {
             return router_headers;
         };
         if has_place {
@@ -202,7 +207,7 @@ fn needs_document(entry: &Entry<'_>) -> bool {
 }
 
 /// Returns the operations of an entry that also commits them.
-fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
+pub(super) fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
     let is_open = |name| matches!(entry.o.get(name), Ok(Some(_)));
     if entry.operation != Operation::Command || is_open("partialTxn") || is_open("prepare") {
         return None;
@@ -212,7 +217,7 @@ fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
 
 /// Calls `each` with the entry of each operation until it returns false, or until a damaged
 /// operation.
-fn for_each_operation(
+pub(super) fn for_each_operation(
     commit: &Entry<'_>,
     operations: Operations<'_>,
     mut each: impl FnMut(&Entry<'_>) -> bool,

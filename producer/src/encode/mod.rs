@@ -22,6 +22,7 @@ mod for_readers;
 mod frames;
 mod keys;
 mod lookup;
+mod lookup_before;
 pub mod record;
 pub mod router_headers;
 mod routing;
@@ -51,7 +52,7 @@ use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
 use crate::error::ProducerError;
-use crate::prepare::lookup::Lookup;
+use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
@@ -103,6 +104,8 @@ pub struct Encoder {
     pace: Pace,
     /// The documents of updates, if they are looked up.
     lookup: Option<Lookup>,
+    /// The documents before changes, if they are looked up.
+    before: Option<Box<LookupBefore>>,
 }
 
 /// A topic that the encoder writes to.
@@ -181,6 +184,7 @@ impl Encoder {
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
             lookup: None,
+            before: None,
         }
     }
 
@@ -222,6 +226,9 @@ impl Encoder {
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
             if self.lookup.is_some() {
                 self.look_up_ahead(&entry, &rest)?;
+            }
+            if self.before.is_some() {
+                self.look_up_before_ahead(&entry, &rest)?;
             }
             // Several collections are often new at once; at the start all of them are.
             if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
@@ -464,6 +471,7 @@ impl Encoder {
         }
         let damaged = |error| ProducerError::damaged(entry, &error);
         self.look_up(entry, chunk)?;
+        self.look_up_before(entry)?;
         let looked_up = self.looked_up();
         let with_document;
         let entry = match &looked_up {

@@ -4,6 +4,7 @@ use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
 use oplog_relay_core::position::EntryId;
 
+use super::lookup_before::timestamp_of;
 use super::{Encoder, HandOn};
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
@@ -101,13 +102,19 @@ impl Encoder {
         let commit = split.commit;
         let damaged = |error: Malformed| broken(commit, &error.to_string());
         let mut operations = Operations::of(part).map_err(damaged)?;
+        let mut place = timestamp_of(part, commit);
         loop {
             if self.lookup.is_some() {
                 self.look_up_operations(commit, &operations)?;
             }
+            if self.before.is_some() {
+                self.look_up_before_operations(commit, &operations, place)?;
+            }
             let Some(operation) = operations.next() else {
                 return Ok(());
             };
+            let at = place;
+            place.index = place.index.saturating_add(1);
             let operation = operation.map_err(damaged)?;
             let ord = split.ord;
             let next = ord.checked_add(1);
@@ -120,7 +127,11 @@ impl Encoder {
             build(commit, operation, place, &mut split.built).map_err(damaged)?;
             let built = Document::new(&split.built).map_err(ProducerError::undecodable)?;
             let entry = self.read_entry(built)?;
-            self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk)?;
+            self.set_operation(Some(at));
+            let encoded =
+                self.encode_operation(&entry, EntryId { ts: commit.ts, ord }, true, chunk);
+            self.set_operation(None);
+            encoded?;
             chunk.counts.transactions.operations += 1;
             self.reach(commit, split.ord, chunk);
             if self.is_full(chunk) {

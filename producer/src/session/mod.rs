@@ -24,7 +24,7 @@ use crate::config::RunConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, PositionLost, ProducerError};
 use crate::prepare::claims::Claims;
-use crate::prepare::lookup::Lookup;
+use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
@@ -52,6 +52,13 @@ const BEHIND_SESSIONS: u32 = 60;
 /// Number of consecutive sessions that ended because a member lagged behind.
 #[derive(Debug, Default)]
 struct Lagging(u32);
+
+/// The lookups of documents of a session.
+#[derive(Debug, Default)]
+struct Lookups {
+    current: Option<Lookup>,
+    before: Option<Box<LookupBefore>>,
+}
 
 impl Lagging {
     /// Counts the error of a session and returns it, or an error that ends the program if an entry
@@ -264,12 +271,14 @@ impl Supervisor {
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
         let has_state = checkpoint.state.source.is_some();
+        let Lookups { current, before } = *Box::pin(self.lookups()).await?;
         let encoder = self
             .encoder(checkpoint, start, topics)?
             .changing(routing, rules)
             .noting(noted)
             .copying(reads, held)
-            .looking_up(self.lookup().await?);
+            .looking_up(current)
+            .looking_up_before(before);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
         let unsaved = unsaved(start, saved, self.config.stream.start);
@@ -332,12 +341,18 @@ impl Supervisor {
         .paced(self.pace.clone()))
     }
 
-    /// Returns the lookup of documents if it is configured.
-    async fn lookup(&self) -> Result<Option<Lookup>, ProducerError> {
-        match self.config.stream.looks_up {
-            true => self.origin.lookup(self.shutdown.clone()).await.map(Some),
-            false => Ok(None),
+    /// Returns the lookups of documents that are configured.
+    async fn lookups(&self) -> Result<Box<Lookups>, ProducerError> {
+        let wanted = self.config.stream.lookups;
+        let mut lookups = Box::new(Lookups::default());
+        if wanted.current {
+            lookups.current = Some(self.origin.lookup(self.shutdown.clone()).await?);
         }
+        if wanted.before {
+            let before = self.origin.lookup_before(self.shutdown.clone()).await?;
+            lookups.before = Some(Box::new(before));
+        }
+        Ok(lookups)
     }
 
     async fn open_publisher(&self, cluster: &FoundCluster) -> Result<Publisher, ProducerError> {

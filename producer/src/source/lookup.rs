@@ -15,7 +15,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
-use crate::prepare::lookup::{CurrentDocuments, Reply, Request};
+use crate::prepare::lookup::{CurrentDocuments, PreImageId, Reply, Request, write_filter};
 use crate::source::Batch;
 use crate::source::full_sync::SourceReader;
 
@@ -113,6 +113,27 @@ impl LiveDocuments {
         found.map_or_else(|| Ok(Reply::default()), reply)
     }
 
+    /// Reads documents of `config.system.preimages`.
+    async fn find_before(
+        &self,
+        ids: &[PreImageId],
+        after: Timestamp,
+    ) -> Result<Reply, ProducerError> {
+        let mut command = Vec::new();
+        let mut find = DocumentBuilder::start(&mut command);
+        find.str("find", "system.preimages");
+        write_filter(ids, &mut find);
+        let most = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        find.int64("batchSize", most.saturating_add(1));
+        self.reader.write_read_concern(&mut find, after);
+        find.finish();
+        let found = self
+            .reader
+            .retry(ANSWER, || self.reader.first_batch("config", &command));
+        let found = found.await.map_err(explained_before)?;
+        found.map_or_else(|| Ok(Reply::default()), reply)
+    }
+
     /// Checks whether a name belongs to the collection with this UUID.
     async fn named(&self, ns: &str, ui: CollectionUuid) -> Result<Named, ProducerError> {
         let Namespace {
@@ -156,6 +177,16 @@ impl CurrentDocuments for LiveDocuments {
         let reading = self.shutdown.unless(self.read_all(requests, after));
         let replies = self.runtime.block_on(reading);
         replies.ok_or(ProducerError::Interrupted)?
+    }
+
+    fn read_before(
+        &mut self,
+        ids: &[PreImageId],
+        after: Timestamp,
+    ) -> Result<Reply, ProducerError> {
+        let reading = self.shutdown.unless(self.find_before(ids, after));
+        let reply = self.runtime.block_on(reading);
+        reply.ok_or(ProducerError::Interrupted)?
     }
 }
 
@@ -210,6 +241,20 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
                  read on {db}, exclude the namespace, or omit --full-document lookup and --topic-mode \
                  snapshot"
             ))
+        }
+        error => error,
+    }
+}
+
+/// The same for the documents before changes.
+fn explained_before(error: ProducerError) -> ProducerError {
+    match error {
+        ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
+            ProducerError::Usage(
+                "the source's user is not permitted to read config.system.preimages: grant it the \
+                 privilege find on this collection, or omit --full-document-before lookup"
+                    .to_owned(),
+            )
         }
         error => error,
     }

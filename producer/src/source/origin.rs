@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config;
 use crate::error::ProducerError;
-use crate::prepare::lookup::Lookup;
+use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{Kept, Parts, Transactions, Walk};
 use crate::session::pipeline::Until;
@@ -189,15 +189,27 @@ impl Origin {
     /// # Errors
     /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
     pub async fn lookup(&self, shutdown: Shutdown) -> Result<Lookup, ProducerError> {
+        let documents = self.live_documents(shutdown).await?;
+        Ok(Lookup::new(Box::new(documents)))
+    }
+
+    /// Returns a lookup of the documents before changes.
+    ///
+    /// # Errors
+    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
+    pub async fn lookup_before(&self, shutdown: Shutdown) -> Result<LookupBefore, ProducerError> {
+        let documents = self.live_documents(shutdown).await?;
+        Ok(LookupBefore::new(Box::new(documents)))
+    }
+
+    async fn live_documents(&self, shutdown: Shutdown) -> Result<LiveDocuments, ProducerError> {
         let Some(client) = self.client() else {
             return Err(ProducerError::Usage(
-                "the documents of updates are looked up on a live source: a dump has none"
-                    .to_owned(),
+                "documents are looked up on a live source: a dump has none".to_owned(),
             ));
         };
         let reader = SourceReader::new(client.clone()).await?;
-        let documents = LiveDocuments::new(reader, Handle::current(), shutdown);
-        Ok(Lookup::new(Box::new(documents)))
+        Ok(LiveDocuments::new(reader, Handle::current(), shutdown))
     }
 
     /// Sends entries from `start` on until the dump ends, the queue is closed or a shutdown is

@@ -1,6 +1,7 @@
 mod for_readers;
 mod frames;
 mod lookup;
+mod lookup_before;
 mod old_servers;
 mod router_headers;
 

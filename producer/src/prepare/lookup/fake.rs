@@ -7,7 +7,7 @@ use bson::{Document as Doc, doc};
 use oplog_relay_core::document::DocumentBuilder;
 use oplog_relay_core::position::Timestamp;
 
-use super::{CurrentDocuments, Reply, Request};
+use super::{CurrentDocuments, PreImageId, Reply, Request, write_filter};
 use crate::error::ProducerError;
 
 /// The time and the number of documents of each request.
@@ -20,6 +20,8 @@ pub(crate) struct Documents {
     /// Maximum number of documents in a reply.
     pub(crate) room: Option<usize>,
     pub(crate) asked: Asked,
+    /// The documents of `config.system.preimages`.
+    pub(crate) pre_images: Vec<Doc>,
 }
 
 impl CurrentDocuments for Documents {
@@ -50,6 +52,31 @@ impl CurrentDocuments for Documents {
             }
         };
         Ok(requests.iter().map(reply).collect())
+    }
+
+    fn read_before(
+        &mut self,
+        ids: &[PreImageId],
+        after: Timestamp,
+    ) -> Result<Reply, ProducerError> {
+        self.asked.lock().unwrap().push((after, ids.len()));
+        let mut command = Vec::new();
+        let mut find = DocumentBuilder::start(&mut command);
+        write_filter(ids, &mut find);
+        find.finish();
+        let command = Doc::from_reader(command.as_slice()).unwrap();
+        let ids = command.get_document("filter").unwrap();
+        let ids = ids.get_document("_id").unwrap().get_array("$in").unwrap();
+        let stored = self.pre_images.iter();
+        let found = stored.filter(|stored| ids.iter().any(|id| stored.get("_id") == Some(id)));
+        let found: Vec<&Doc> = found.collect();
+        let room = self.room.unwrap_or(usize::MAX);
+        let sent = found.iter().take(room);
+        Ok(Reply {
+            documents: sent.flat_map(|found| found.to_vec().unwrap()).collect(),
+            is_cut: found.len() > room,
+            at: None,
+        })
     }
 }
 

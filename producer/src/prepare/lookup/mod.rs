@@ -5,7 +5,11 @@
 //! updates at once. All these entries were in the oplog before the read, and the read waits until
 //! the server has them, so the documents contain their changes. A `window` holds the documents. It
 //! is valid for entries up to the last of those.
+//!
+//! `before` does the same for the documents before changes (`--full-document-before lookup`), which
+//! the source keeps.
 
+mod before;
 mod request;
 mod window;
 
@@ -13,11 +17,12 @@ use std::fmt;
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::format::looked_up::LookedUp;
+use oplog_relay_core::format::looked_up::CurrentDocument;
 use oplog_relay_core::position::Timestamp;
 
 use crate::error::ProducerError;
 
+pub use before::{LookupBefore, OperationPlace, PreImageId, write_filter};
 pub use request::{Request, Wanted};
 use window::{Found, Window};
 
@@ -27,7 +32,7 @@ const MOST_DOCUMENTS: usize = 1000;
 /// documents.
 const WANTED_BYTES: usize = 8 << 20;
 
-/// Reads documents as a live source has them now.
+/// Reads documents that a live source keeps beside its oplog.
 pub trait CurrentDocuments: fmt::Debug + Send {
     /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies
     /// to the requests in order. If the replies become too large, those to the last requests are
@@ -38,6 +43,14 @@ pub trait CurrentDocuments: fmt::Debug + Send {
     /// [`ProducerError::Interrupted`]. A collection that is gone is not an error.
     fn read(&mut self, requests: &[Request], after: Timestamp)
     -> Result<Vec<Reply>, ProducerError>;
+
+    /// Reads the documents of `config.system.preimages` with these `_id`s, after the source has reached
+    /// the time `after`.
+    ///
+    /// # Errors
+    /// As for [`CurrentDocuments::read`].
+    fn read_before(&mut self, ids: &[PreImageId], after: Timestamp)
+    -> Result<Reply, ProducerError>;
 }
 
 /// The reply to one request.
@@ -135,12 +148,12 @@ impl Lookup {
 
     /// Returns the document that was made the current one.
     #[must_use]
-    pub fn current(&self) -> Option<LookedUp<'_>> {
+    pub fn current(&self) -> Option<CurrentDocument<'_>> {
         let Found { document, at } = self.current.as_ref()?;
         let bytes = document.clone().map(|range| self.window.bytes(range));
         // The bounds of the document were checked when it was found.
         let document = bytes.and_then(|bytes| Document::new(bytes).ok());
-        Some(LookedUp { document, at: *at })
+        Some(CurrentDocument { document, at: *at })
     }
 
     fn read(&mut self, wanted: &Wanted) -> Result<(), ProducerError> {

@@ -1,0 +1,231 @@
+//! The documents before changes, which MongoDB 6.0 and later keep in `config.system.preimages`.
+
+use std::ops::Range;
+
+use oplog_relay_core::collection_uuid::CollectionUuid;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::format::looked_up::DocumentBefore;
+use oplog_relay_core::position::Timestamp;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{CurrentDocuments, Reply};
+use crate::error::ProducerError;
+
+/// The `_id` of a document in `config.system.preimages`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PreImageId {
+    /// The UUID of the collection (`nsUUID`).
+    pub ui: CollectionUuid,
+    /// The timestamp of the oplog entry that contains the change.
+    pub ts: Timestamp,
+    /// The index of the change in the `applyOps` of that entry (`applyOpsIndex`), otherwise 0.
+    pub index: u32,
+}
+
+impl PreImageId {
+    /// Appends the `_id` as an element.
+    fn write(self, name: &str, out: &mut DocumentBuilder<'_>) {
+        out.nested(name, kind::DOCUMENT, |id| {
+            let mut uuid = vec![16, 0, 0, 0, 4];
+            uuid.extend_from_slice(&self.ui.0);
+            id.raw("nsUUID", kind::BINARY, &uuid)
+                .raw("ts", kind::TIMESTAMP, &self.ts.to_le_bytes())
+                .int64("applyOpsIndex", self.index.into());
+        });
+    }
+
+    fn read(id: Document<'_>) -> Result<Self, Malformed> {
+        let field = |name| id.get(name)?.ok_or(Malformed::Missing("_id"));
+        let ui = field("nsUUID")?;
+        let index = field("applyOpsIndex")?;
+        Ok(Self {
+            ui: ui
+                .binary()?
+                .1
+                .try_into()
+                .map(CollectionUuid)
+                .map_err(|_| ui.wrong_type())?,
+            ts: field("ts")?.timestamp()?,
+            index: u32::try_from(index.integer()?).map_err(|_| index.wrong_type())?,
+        })
+    }
+}
+
+/// Appends `{_id: {$in: [...]}}` with these `_id`s to a command.
+pub fn write_filter(ids: &[PreImageId], command: &mut DocumentBuilder<'_>) {
+    command.nested("filter", kind::DOCUMENT, |filter| {
+        filter.nested("_id", kind::DOCUMENT, |id| {
+            id.nested("$in", kind::ARRAY, |list| {
+                for (index, id) in ids.iter().enumerate() {
+                    id.write(&index.to_string(), list);
+                }
+            });
+        });
+    });
+}
+
+/// The documents before changes that were read ahead. They never change, so they are valid until the
+/// next ones are read.
+#[derive(Debug, Default)]
+pub(super) struct PreImages {
+    bytes: Vec<u8>,
+    found: FxHashMap<PreImageId, Range<usize>>,
+    /// The changes whose document the source does not have.
+    missing: FxHashSet<PreImageId>,
+}
+
+impl PreImages {
+    /// Returns the place of the document before a change, or `Some(None)` if the source does not have
+    /// it. Returns `None` if that is not known.
+    pub(super) fn find(&self, id: PreImageId) -> Option<Option<Range<usize>>> {
+        match self.found.get(&id) {
+            Some(range) => Some(Some(range.clone())),
+            None => self.missing.contains(&id).then_some(None),
+        }
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Replaces the documents by those of a reply. If the reply is cut, the documents that are not in
+    /// it may exist.
+    ///
+    /// # Errors
+    /// [`Malformed`] if a document of the reply is damaged.
+    pub(super) fn take(&mut self, ids: &[PreImageId], reply: &Reply) -> Result<(), Malformed> {
+        self.bytes.clear();
+        self.found.clear();
+        self.missing.clear();
+        let mut rest = &reply.documents[..];
+        while !rest.is_empty() {
+            let (stored, after) = Document::split(rest)?;
+            rest = after;
+            let field = |name| {
+                stored
+                    .get(name)?
+                    .ok_or(Malformed::Missing("_id or preImage"))
+            };
+            let id = PreImageId::read(field("_id")?.document()?)?;
+            let document = field("preImage").and_then(Element::document)?;
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(document.as_bytes());
+            self.found.insert(id, start..self.bytes.len());
+        }
+        if !reply.is_cut {
+            let missing = ids.iter().filter(|id| !self.found.contains_key(id));
+            self.missing.extend(missing.copied());
+        }
+        Ok(())
+    }
+}
+
+/// Looks up the documents before changes.
+#[derive(Debug)]
+pub struct LookupBefore {
+    source: Box<dyn CurrentDocuments>,
+    images: PreImages,
+    /// The place of the operation that is being encoded, if it is one of an `applyOps`.
+    operation: Option<OperationPlace>,
+    /// The document before the current change: `Some(None)` if the source does not have it.
+    current: Option<Option<Range<usize>>>,
+}
+
+/// The place of an operation in the oplog.
+#[derive(Debug, Clone, Copy)]
+pub struct OperationPlace {
+    /// The timestamp of the `applyOps` entry that contains it, which may precede its commit.
+    pub ts: Timestamp,
+    /// Its index in that entry.
+    pub index: u32,
+}
+
+impl LookupBefore {
+    /// Maximum number of documents that are asked for at a time.
+    pub const AT_ONCE: usize = 1000;
+
+    /// Creates a lookup that has read nothing yet.
+    #[must_use]
+    pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
+        Self {
+            source,
+            images: PreImages::default(),
+            operation: None,
+            current: None,
+        }
+    }
+
+    /// Sets the place of the operations that follow; `None` if entries follow.
+    pub const fn set_operation(&mut self, operation: Option<OperationPlace>) {
+        self.operation = operation;
+    }
+
+    /// Returns the identity of the change that is being encoded; `None` for an entry without a UUID,
+    /// which is older than pre-images.
+    #[must_use]
+    pub fn id_of(&self, entry: &Entry<'_>) -> Option<PreImageId> {
+        let ui = entry.ui?;
+        let OperationPlace { ts, index } = self.operation.unwrap_or(OperationPlace {
+            ts: entry.ts,
+            index: 0,
+        });
+        Some(PreImageId { ui, ts, index })
+    }
+
+    /// Returns true if the document before a change, or its absence, is known.
+    #[must_use]
+    pub fn covers(&self, id: PreImageId) -> bool {
+        self.images.find(id).is_some()
+    }
+
+    /// Asks for documents after the source has reached the time `through`, and discards those that
+    /// were read before. Does nothing if the list is empty.
+    ///
+    /// # Errors
+    /// The errors of [`CurrentDocuments::read_before`]; [`ProducerError::Undecodable`] for a damaged
+    /// reply.
+    pub fn ask(&mut self, ids: &[PreImageId], through: Timestamp) -> Result<(), ProducerError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let reply = self.source.read_before(ids, through)?;
+        let taken = self.images.take(ids, &reply);
+        taken.map_err(ProducerError::undecodable)
+    }
+
+    /// Makes the document before a change the current one, and asks for it alone if it is not known.
+    ///
+    /// # Errors
+    /// The errors of [`LookupBefore::ask`].
+    pub fn look_up(&mut self, id: PreImageId, through: Timestamp) -> Result<(), ProducerError> {
+        self.current = self.images.find(id);
+        if self.current.is_none() {
+            self.ask(&[id], through)?;
+            self.current = self.images.find(id);
+        }
+        match self.current {
+            Some(_) => Ok(()),
+            None => Err(ProducerError::Ended(
+                "a lookup of one pre-image is incomplete",
+            )),
+        }
+    }
+
+    /// Clears the current document, because the next entry has none.
+    pub fn clear_current(&mut self) {
+        self.current = None;
+    }
+
+    /// Returns the document that was made the current one.
+    #[must_use]
+    pub fn current(&self) -> DocumentBefore<'_> {
+        match &self.current {
+            None => DocumentBefore::NotLookedUp,
+            Some(None) => DocumentBefore::Missing,
+            // The bounds of the document were checked when it was found.
+            Some(Some(range)) => Document::new(self.images.bytes(range.clone()))
+                .map_or(DocumentBefore::Missing, DocumentBefore::Document),
+        }
+    }
+}
