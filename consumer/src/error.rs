@@ -18,7 +18,7 @@ pub enum ConsumerError {
     /// The configuration has faults, all of which are reported at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The request does not fit the state of the topics or of the target.
+    /// A flag does not fit the topics, the target or the environment.
     #[error("{0}")]
     Usage(String),
     /// Records or committed offsets that the group needs no longer exist.
@@ -27,7 +27,7 @@ pub enum ConsumerError {
     /// A record that cannot be decoded.
     #[error(
         "{position}: the record cannot be decoded; everything before it is applied and committed, \
-         the group's offset is at this record (--dead-letter undecodable writes it to the \
+         and the group's offset is at this record (--dead-letter undecodable writes it to the \
          dead-letter topic and continues)"
     )]
     Undecodable {
@@ -40,7 +40,7 @@ pub enum ConsumerError {
     /// An entry that cannot be replayed.
     #[error(
         "{position}: the record cannot be replayed; everything before it is applied and committed, \
-         the group's offset is at this record"
+         and the group's offset is at this record"
     )]
     Unplayable {
         /// The position of the record.

@@ -23,6 +23,8 @@
 //!   and checks them; [`cutover`] sets on the target the expiries that the replay withheld.
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
 //!   reports; [`error`] and [`failure`] define the errors and the exit codes.
+//! - [`topic_partition`] and [`record_position`] identify partitions and records; [`record_fault`]
+//!   defines why a record cannot be decoded.
 //!
 //! # Order of operations
 //!
@@ -31,15 +33,15 @@
 //! acknowledged offset is committed, and only then is the partition given up. Applying an entry
 //! twice is harmless, so whatever was not committed in time is redelivered and changes nothing.
 //!
-//! A worker receives a record in fragments only when it is complete. Until then the poll thread keeps
+//! A worker receives a fragmented record only when it is complete. Until then the poll thread keeps
 //! its fragments, for at most one record of each partition, and does not commit any of them. If the
 //! memory does not suffice for the fragments, they are discarded and read again. A start between
 //! two fragments is refused, because no member commits such an offset.
 //!
-//! A command runs when every partition of its topics is committed right before it. It is then
-//! recorded in the target's catalog, and all partitions continue. The catalog also records to which
-//! incarnation of a collection name an entry belongs, so that entries that are applied again reach
-//! the collections that they were first written to.
+//! A command with barriers runs when the committed offsets of all partitions of its topics have
+//! reached the barriers. It is then recorded in the target's catalog, and the waiting partitions
+//! continue. The catalog also records to which incarnation of a collection name an entry belongs,
+//! so that entries that are applied again reach the collections that they were first written to.
 
 pub mod audit;
 pub mod config;
@@ -194,7 +196,8 @@ async fn list_dead_letters(config: DeadLettersConfig) -> Result<ExitCode, Consum
     let shutdown = on_signals()?;
     unless_ended(&shutdown, reach(&config.kafka)).await?;
     let signal = shutdown.clone();
-    // A reader that does not read blocks the write, which must not block a thread of the runtime.
+    // The write blocks while the reader of the pipe does not read. It must not block a thread of
+    // the runtime.
     let listing = tokio::task::spawn_blocking(move || dead_letter::list(&config, &signal));
     tokio::select! {
         listed = listing => listed.map_err(|_| ConsumerError::Ended("the list of dead letters"))??,

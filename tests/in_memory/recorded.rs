@@ -1,5 +1,5 @@
-//! Golden oplogs of a real server, through every exact format and the plan of a replay into the
-//! model target, must end in the server's state.
+//! Encodes golden oplogs of a real server in every exact format, decodes them and replays them into
+//! the model target, whose state must then be that of the server.
 
 use std::collections::BTreeMap;
 
@@ -63,8 +63,8 @@ const DIFFS_WITH_ID: usize = 27;
 /// The entries of each partition, in order.
 pub(crate) type Partitions = BTreeMap<(String, i32), Vec<(EntryId, Vec<u8>)>>;
 
-/// A collection that a user's own `applyOps` updates in forms that a server never logs: whole
-/// documents without `_id`, `$inc`, `$push`, upserts. A replay stops at them.
+/// A collection that a user's own `applyOps` updates in forms that a server logs only for such a
+/// command: whole documents without `_id`, `$inc`, `$push`, upserts. A replay stops at them.
 const BY_A_USER: &str = "transactions_a.plain";
 
 /// Distributes the entries over partitions as the producer does with a dump, except commands other
@@ -75,7 +75,7 @@ pub(crate) fn spread(scenario: &Scenario) -> Result<Partitions> {
     let mut partitions = Partitions::new();
     for (_, partition, id, bytes) in dump.records {
         let entry = Entry::parse(Document::new(&bytes)?)?;
-        let known = match entry.operation {
+        let included = match entry.operation {
             Operation::Command => {
                 let db = entry.namespace().db;
                 let command = entry.command()?;
@@ -84,7 +84,7 @@ pub(crate) fn spread(scenario: &Scenario) -> Result<Partitions> {
             }
             _ => entry.ns != BY_A_USER,
         };
-        if known {
+        if included {
             let place = (entry.ns.to_owned(), partition);
             partitions.entry(place).or_default().push((id, bytes));
         }
@@ -140,7 +140,7 @@ fn carried(format: Format, entries: &[(EntryId, Vec<u8>)]) -> Result<Vec<(EntryI
         .collect()
 }
 
-/// Replays partition by partition, in batches of that many entries.
+/// Replays partition by partition, in batches of `batch` entries.
 fn replay(model: &mut Model, format: Format, partitions: &Partitions, batch: usize) -> Result<()> {
     let planner = Planner::new(4);
     for entries in partitions.values() {

@@ -41,7 +41,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Checks a complete run: exactly once across a restart, a replay, an emit and an audit.
+/// Checks a complete run: a producer that is restarted, then a replay, an emit and an audit.
 fn carries(topics: &Topics, prefix: &str) -> Result<()> {
     let mut made = history()?;
     topics.produce(&made.oplog()?, &[])?;

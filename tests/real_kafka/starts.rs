@@ -49,7 +49,7 @@ fn a_replay_whose_offsets_are_gone_is_not_mistaken_for_a_new_group() -> Result<(
     topics.replay(&target, "other", 1, &["--start=now"])?;
     topics.replay(&target, "expired", 1, &["--start-again"])?;
     ensure!(count(&target, "s.a") == usize::try_from(2 * DOCUMENTS)?);
-    // Only the lost offsets are restored.
+    // These flags have no effect on a group with committed offsets.
     topics
         .replay(&target, "expired", 1, &["--start-again", "--start=now"])
         .map(drop)
@@ -122,7 +122,7 @@ fn only_one_member_writes_to_a_file() -> Result<()> {
     Ok(())
 }
 
-/// Removes the first 40 records of every partition of a topic of eight.
+/// Removes the records before offset 40 from each of the eight partitions of a topic.
 fn remove_records(topics: &Topics, topic: &str) -> Result<()> {
     let partitions = (0..8).map(|partition| {
         format!("{{\"topic\":\"{topic}\",\"partition\":{partition},\"offset\":40}}")
@@ -164,7 +164,9 @@ fn a_new_group_refuses_to_replay_when_old_records_of_one_topic_were_removed() ->
     ensure!(code == 0 && log.contains("topic cut.s.busy"), "{log}");
     ensure!(lines(&path)? == left, "{} of {left}", lines(&path)?);
 
-    // A replay would be incomplete, even from a time before the remaining records.
+    // A replay would be incomplete, from the beginning and also from the time of the last 100
+    // documents of `s.busy`: some of their records were removed, too. One entry in nine inserts
+    // into `s.quiet`, and each entry has its own second.
     let target = ModelServer::start(Model::default())?;
     let early = format!("--start={}:1", first - 100 * 9 / 8);
     for flags in [&[][..], &[early.as_str()]] {

@@ -173,7 +173,8 @@ impl<'t> Decoder<'t> {
         faults
     }
 
-    /// Returns the fault and the offset of a record that is incomplete at the end of the partition.
+    /// Ends an incomplete record, at the end of the partition or before a record that does not
+    /// continue it. Returns the offset of its first fragment, and its fault.
     pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
         let Begun { first, .. } = self.begun.take()?;
         self.reported = true;

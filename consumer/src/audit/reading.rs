@@ -109,8 +109,8 @@ pub(super) fn read(
             Some(Err(error)) => return Err(failed(error)),
             Some(Ok(record)) => record,
         };
-        // The record was fetched for the partition that was read before this one.
         if record.topic() != topic || record.partition() != partition {
+            // The record was fetched for the partition that was read before this one.
             continue;
         }
         moved = Instant::now();

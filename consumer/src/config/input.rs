@@ -10,7 +10,8 @@ use crate::input::{ForeignInput, Input, TopicPatterns};
 /// The value of `--input` for oplog-producer's topics.
 pub(super) const RELAY: &str = "oplog-relay";
 
-/// The consent of `replay` or `emit` to deficiencies of other programs' records.
+/// The deficiencies of other programs' records that `replay` or `emit` accepts, and the part of
+/// their update events that it uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Consent {
     /// True if records that have lost types are accepted.
@@ -22,7 +23,7 @@ pub(super) struct Consent {
 }
 
 /// Returns what a replay accepts. If an event has the whole document, the replay uses it rather
-/// than the changed fields, because the result does not depend on the target's document.
+/// than the changed fields, because the result then does not depend on the target's document.
 pub(super) fn consent_of_replay(arguments: &ReplayArguments, faults: &mut Faults) -> Consent {
     if arguments.allow_unordered && arguments.group.input == RELAY {
         faults.add(

@@ -28,7 +28,7 @@ pub struct ReplayPlace {
 /// The thoroughness of `verify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyMode {
-    /// Compares only the numbers of documents, as the servers' metadata has them.
+    /// Compares only the document counts in the servers' metadata.
     Count,
     /// Compares this number of documents of each collection of each side.
     Sample(u32),
@@ -76,7 +76,7 @@ pub struct AuditConfig {
     pub kafka: KafkaOptions,
     /// The topic prefix.
     pub prefix: String,
-    /// The topics to audit; all topics of the prefix if it is empty.
+    /// The topics to audit; if empty, all topics of the prefix.
     pub topics: Vec<String>,
     /// The file for the report.
     pub report: Option<PathBuf>,
@@ -263,13 +263,13 @@ mod tests {
     use crate::config::arguments::{Arguments, Command};
 
     fn question_of(flags: &[&str]) -> String {
-        let ends = [
+        let common = [
             "oplog-consumer",
             "verify",
             "--source=mongodb://a",
             "--target=mongodb://b",
         ];
-        let arguments = Arguments::try_parse_from([&ends, flags].concat()).unwrap();
+        let arguments = Arguments::try_parse_from([&common, flags].concat()).unwrap();
         let Command::Verify(arguments) = arguments.command else {
             unreachable!("the command is verify");
         };

@@ -1,4 +1,4 @@
-//! The checked settings of each command.
+//! The checked settings of `replay`, `emit`, `cutover` and `dead-letters`.
 
 use std::path::PathBuf;
 

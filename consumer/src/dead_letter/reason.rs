@@ -11,7 +11,7 @@ pub enum Reason {
     Undecodable,
     /// A command that is unknown, that cannot be replayed, or that the target refuses.
     Command,
-    /// The target refuses the write of a document.
+    /// A write of a document that the replay cannot send, or that the target refuses.
     Write,
     /// An update did not match a document.
     Unmatched,

@@ -396,8 +396,8 @@ pub(super) mod tests {
         assert_eq!(context.take_ratio(), None);
     }
 
-    /// A member that leaves the group no longer commits, so the offset that a barrier waits for never
-    /// arrives. A write in progress is finished.
+    /// A member that leaves the group commits only after its workers have ended, so the offset that
+    /// a barrier waits for never arrives. A write in progress is finished.
     #[test]
     fn only_workers_that_wait_at_a_barrier_are_abandoned() {
         let context = context();

@@ -52,13 +52,13 @@ pub(super) struct Intake {
     identity: Identity,
     budget: usize,
     used: usize,
-    /// Bytes held by workers blocked at barriers. Not counted against the budget, or the partitions
-    /// they wait for could never advance.
+    /// Bytes held by workers that are blocked at barriers or stalled. Not counted against the
+    /// budget, or the other partitions could not advance.
     held: usize,
     /// Size of the largest incomplete record in bytes. Not counted against the budget, or the record
     /// could never be completed.
     open: usize,
-    /// True if chunks are left for which their workers had no room.
+    /// True if chunks are left for workers that had no room and do not wait at barriers.
     behind: bool,
     /// Time at which a chunk was last released.
     released: Option<Instant>,
@@ -98,7 +98,7 @@ impl Intake {
         self.behind && self.released.is_some_and(is_recent)
     }
 
-    /// Sets the bytes held by workers at barriers.
+    /// Sets the bytes held by workers that are blocked at barriers or stalled.
     pub(super) const fn set_held(&mut self, bytes: usize) {
         self.held = bytes;
     }
@@ -138,8 +138,8 @@ impl Intake {
         let mut partitions = consumer.context().partitions();
         let share = self.budget / (CHUNKS_PER_WORKER * partitions.len().max(1));
         let full = share.clamp(MIN_CHUNK_BYTES, CHUNK_BYTES);
-        // The partition of the record was just revoked. Its next owner reads the record again.
         let Some(partition) = partitions.find(record.topic(), record.partition()) else {
+            // The partition was just revoked. Its next owner reads the record again.
             return;
         };
         if !partition.takes(incoming.offset) {

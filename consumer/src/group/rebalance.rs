@@ -20,8 +20,8 @@ use crate::worker::Assignment;
 use crate::worker::assignment::{AssignmentNumber, StopOffset, Token};
 use crate::worker::chunk::Chunk;
 
-/// Time limit for the write in progress of a revoked partition, shorter than the session timeout. A
-/// write that is not finished by then is abandoned, and its offset is not committed.
+/// Maximum time to wait for the write in progress of a revoked partition, shorter than the default
+/// session timeout. The offset of a write that is not finished by then is not committed.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Number of chunks queued for a worker, in addition to the one that it applies.
 const CHUNKS_AHEAD: usize = 1;
@@ -149,8 +149,9 @@ fn start_offsets(
     Ok(start_offsets)
 }
 
-/// Returns the first offset that still exists in each partition. This takes few requests, because a
-/// member may be assigned hundreds of partitions at once and reads none of them until this is done.
+/// Returns the first offset that still exists in each partition. All of them are requested at once,
+/// because a member may be assigned hundreds of partitions, and reads none of them until this is
+/// done.
 fn first_held(
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
@@ -198,8 +199,8 @@ fn start_worker(context: &GroupContext, start_offset: StartOffset) {
         partition: name.partition,
         number: assignment,
         token: token.clone(),
-        // Only the start offset of a new group can be before the entry at which the group starts:
-        // it is that of the first record of a second. Offsets committed later are exact.
+        // A new group with `--start now` starts at the first record of a second and skips the
+        // entries up to the saved position. Offsets that are committed later are exact.
         after: last.filter(|last| is_end(*last)),
         last,
         stop_offset: StopOffset::default(),

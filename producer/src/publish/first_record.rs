@@ -1,5 +1,6 @@
-//! First records of new partitions. A partition gets no second record before the first one is delivered,
-//! but the first records of several partitions are sent together.
+//! First records of new partitions. A partition gets no second record before the first one is
+//! delivered (`known_partitions` explains why), but the first records of several partitions are
+//! sent together.
 
 use std::time::Instant;
 

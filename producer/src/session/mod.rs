@@ -459,8 +459,8 @@ impl Supervisor {
 }
 
 /// Waits until the publisher is done or all parts have ended. When the encoder or the publisher has
-/// ended, the source is aborted. Of several errors, the source's is returned, because it explains
-/// the most, then the encoder's.
+/// ended, the source is aborted. Of several errors, fencing is returned first, then the source's
+/// error, because it explains the most, then the encoder's.
 async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
     let mut failed: [Option<ProducerError>; 3] = [None, None, None];
     while let Some(part) = parts.join_next().await {

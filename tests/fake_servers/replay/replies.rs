@@ -99,7 +99,7 @@ async fn a_command_whose_refusal_quotes_raw_bytes_ends_with_the_text_of_the_serv
     Ok(())
 }
 
-/// The target is ahead: it has the document that the source inserted after deleting this one.
+/// The target is ahead: it already has `ABC`, which the source inserted after it had deleted `abc`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_equal_under_the_collation_is_removed_first() -> Result<()> {
     for version in VERSIONS {
@@ -119,7 +119,8 @@ async fn an_id_that_is_equal_under_the_collation_is_removed_first() -> Result<()
     Ok(())
 }
 
-/// For a field other than `_id` the same code concerns only the document.
+/// If the stored document has the same `_id`, code 66 concerns another field, for example a shard
+/// key. No document is removed then, and the update is a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immutable_field_other_than_id_is_a_dead_letter() -> Result<()> {
     const IMMUTABLE: i32 = 66;

@@ -13,7 +13,8 @@ pub(crate) struct Made {
     entries: Vec<(u32, Vec<u8>)>,
 }
 
-/// The place of an entry in a transaction: its session and the entry before it.
+/// The place of an entry in a transaction or among retryable writes: its session and the entry
+/// before it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) session: u8,
@@ -129,8 +130,8 @@ pub(crate) fn part(session: u8, previous: u32) -> Part {
 }
 
 /// Returns a transaction in three entries that fills several chunks (seconds 7 to 15). Around it
-/// are a small one (2 to 18), a prepared one across its end (6 to 17), an aborted one (4 to 9), and
-/// single entries.
+/// are a small one (2 to 18), a prepared one that commits after it (6 to 17), an aborted one (4 to
+/// 9), and single entries.
 pub(crate) fn history() -> Made {
     let mut made = Made::default();
     let partial = || doc! { "partialTxn": true };

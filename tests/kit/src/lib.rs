@@ -2,13 +2,14 @@
 //!
 //! # Modules
 //!
-//! - [`services`] real servers and this workspace's programs as processes
-//! - [`stub`] a fake mongod that serves an oplog and fails on request; [`model`] one that stores
+//! - [`services`]: real servers and this workspace's programs as processes
+//! - [`stub`]: a fake mongod that serves an oplog and fails on request; [`model`]: one that stores
 //!   data, as the source or the target of a test; both speak the wire protocol on a port;
-//!   [`fake_registry`] a stand-in for a schema registry
-//! - [`generated`] a server of generated documents; [`load`] and [`ddl`] the writes of a source
-//! - [`stream`] reads a source with the producer's parts, without Kafka; [`copying`] a full sync
-//! - [`topic_reader`] reads topics back; [`http_status`] reads the HTTP endpoints of a program
+//!   [`fake_registry`]: a stand-in for a schema registry
+//! - [`generated`]: a server of generated documents; [`load`] and [`ddl`]: the writes of a source
+//! - [`stream`]: the entries of a source, read with the producer's parts and without Kafka;
+//!   [`copying`]: a full sync, likewise
+//! - [`topic_reader`]: the records of topics; [`http_status`]: the HTTP endpoints of a program
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -18,7 +19,7 @@
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "in a test harness a panic is the failure report, output its log, and numbers small"
+    reason = "a panic is the failure report, output is the log, and numbers are small"
 )]
 
 pub mod copying;

@@ -162,7 +162,8 @@ impl Router {
         let known = routes().filter(|route| route.ui.is_none());
         let known = known.filter_map(|route| route.ns.strip_prefix(db)?.strip_prefix('.'));
         let mut known: Vec<String> = known.map(str::to_owned).collect();
-        // Views have no routes; they are in the topic of `system.views`.
+        // Views have no routes; they are in the topic of `system.views`. A route with a UUID shows
+        // that the server logs the drop of `system.views` itself.
         let views = collection_topic(&self.prefix, db, "system.views");
         let has_views = self.saved.topics.contains_key(&views);
         if has_views && routes().all(|route| route.ui.is_none()) {

@@ -1,6 +1,6 @@
 //! Routes of entries to topics. The routing table is part of the source's saved state: a collection
-//! keeps its route even if the rules would now choose another one, until a command changes it
-//! behind a barrier.
+//! keeps its route even if the rules would now choose another one, until a command or
+//! `--change-routing` changes it behind a barrier.
 
 mod change;
 mod command;
@@ -42,10 +42,11 @@ pub enum Target {
     First(TopicIndex),
 }
 
-/// A route that the table does not contain yet.
+/// A route whose target is not known yet: a new one, one from the saved table, or that of a
+/// command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRoute {
-    /// The key in the table: UUID or namespace.
+    /// The key in the table: UUID or namespace; empty for a command.
     pub name: String,
     /// The route.
     pub record: RouteRecord,
@@ -54,9 +55,9 @@ pub struct NewRoute {
 /// The router's decision about an entry.
 #[derive(Debug)]
 pub enum Decision {
-    /// The destination is known.
+    /// The target is known.
     Known(Target),
-    /// The route is not in the table. The caller makes sure that its topic exists, then calls
+    /// The target is not known yet. The caller makes sure that the topic exists, then calls
     /// [`Router::add`].
     Unknown(NewRoute),
     /// A command that waits for barriers. The caller encodes it, then calls [`Router::apply`].

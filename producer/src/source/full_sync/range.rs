@@ -1,10 +1,9 @@
 //! Ranges of `_id`. Each is an interval within one type, because a query cannot span several types.
 //!
 //! `$gt` and similar operators match only values of the operand's type (all numbers are one type, as are
-//! strings and symbols). So a collection with `_id`s of several types has ranges of each type: a range
-//! starts at the smallest `_id` of a type, and the last one of a type has no end.
-//! Documents that are added later below a type's smallest `_id`, or with a new type, are sent by
-//! the tail.
+//! strings and symbols). So a collection with `_id`s of several types has ranges of each type: the
+//! first range of a type starts at its smallest `_id`, and the last one has no end. Documents that
+//! are added later below a type's smallest `_id`, or with a new type, are sent by the tail.
 //!
 //! Some types have a single value (MinKey, undefined, null, MaxKey), and NaN is a number that no
 //! `$gt` or `$lt` finds: each is a range of one `_id`.
@@ -23,7 +22,7 @@ impl Id {
     /// Returns the `_id` of a document.
     ///
     /// # Errors
-    /// [`Malformed`] if the document has no `_id`.
+    /// [`Malformed`] if the document is damaged or has no `_id`.
     pub fn of(document: Document<'_>) -> Result<Self, Malformed> {
         let id = document.get("_id")?.ok_or(Malformed::Missing("_id"))?;
         Ok(Self::from_element(id))
@@ -194,6 +193,7 @@ pub(super) fn split(smallest: &[Id], mut samples: Vec<Id>, parts: usize) -> Vec<
         let mut from = first.clone();
         if first.is_nan() {
             ranges.push(Range::new(first.clone(), Some(first.clone())));
+            // NaN is sorted before all other numbers, so the smallest of those is not known.
             from = Id::double(f64::NEG_INFINITY);
         }
         let alike: Vec<&Id> = samples

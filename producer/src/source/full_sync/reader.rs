@@ -30,7 +30,8 @@ const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
 /// Maximum number of retries of a query before the session fails.
 const RETRIES: u32 = 5;
 /// Names of the BSON types in queries, in the sort order of the types. Types of one group are
-/// compared by value.
+/// compared by value. Arrays and regular expressions are left out, because a server does not store
+/// one as `_id`.
 const TYPES: &[&[&str]] = &[
     &["minKey"],
     &["undefined"],
@@ -147,7 +148,8 @@ impl SourceReader {
         run.await?.try_collect().await
     }
 
-    /// Finds a collection or view: by its UUID under any current name, if it has one.
+    /// Finds a collection by its UUID, whatever its current name is. Without a UUID, finds a
+    /// collection or view by its name.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

@@ -49,7 +49,8 @@ impl Measured {
     }
 }
 
-/// Runs a case and samples the process of a server during it.
+/// Runs a case and measures the resources that its process, the broker and the MongoDB server with
+/// the process id `server` use for it.
 pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Measured> {
     let broker = child("java").context("the broker is not a child of this process")?;
     let cpu = |id| sample(id).map(|sample| sample.cpu).unwrap_or_default();

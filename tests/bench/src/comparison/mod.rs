@@ -8,8 +8,8 @@
 //!
 //! | case | what runs | its ratio is relative to |
 //! | --- | --- | --- |
-//! | `cursor` | the driver's raw batch cursor, tailable; it iterates over every batch, nothing else | |
-//! | `producer` | librdkafka with lz4; payloads and keys are prepared | |
+//! | `cursor` | the driver's raw batch cursor, tailable; it iterates over every batch, nothing else | `loop` |
+//! | `producer` | librdkafka with lz4; payloads and keys are prepared | `loop` |
 //! | `loop` | a loop of both: cursor, key, librdkafka; no transactions, no headers | |
 //! | `raw`, `bson`, `json` | `oplog-producer run --until-caught-up` in that format, exactly once | `loop` |
 //! | `json-oplog`, `json-debezium`, `json-snapshot`, `json-headers`, `avro` | the same in the other envelopes, as latest states, with headers for routers, and in Avro | `loop` |

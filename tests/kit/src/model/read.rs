@@ -98,7 +98,7 @@ impl Model {
         if self.view(call.db, name).is_some() {
             return Err(Failure::new(
                 238,
-                format!("the model does not run view {ns}"),
+                format!("the model does not support reading view {ns}"),
             ));
         }
         if call.flag("tailable")? {
@@ -265,7 +265,7 @@ fn fits(document: &Bson, wanted: Document<'_>) -> Result<bool, Failure> {
     filter::matches(Document::new(&document)?, wanted, &Collation::default())
 }
 
-/// Sorts by fields of the document itself, or backwards by `{$natural: -1}`.
+/// Sorts by top-level fields, or reverses the order for `{$natural: -1}`.
 fn sort(documents: &mut [Document<'_>], by: Document<'_>) -> Result<(), Failure> {
     let mut fields = Vec::new();
     for element in by.elements() {

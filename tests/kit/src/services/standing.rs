@@ -52,7 +52,7 @@ pub struct StandingState {
     pub address: String,
     /// The process id, if it runs.
     pub id: Option<u32>,
-    /// True if it answers at the address.
+    /// True if it runs on the given port and answers.
     pub ready: bool,
 }
 
