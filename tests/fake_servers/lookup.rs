@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
 use oplog_producer::config;
 use oplog_producer::error::{Directive, ProducerError};
-use oplog_producer::prepare::lookup::{Lookup, PreImageId};
+use oplog_producer::prepare::lookup::{Lookup, LookupBefore, PreImageId};
 use oplog_producer::source::origin::Origin;
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document as Raw;
@@ -227,11 +227,14 @@ async fn a_shutdown_ends_a_lookup() -> Result<()> {
     Ok(())
 }
 
-/// Reads the document before a change, as the encoder does; `None` if the source does not have it.
-async fn read_before(scene: &Scene, index: u32) -> Result<Found, ProducerError> {
+async fn looking_up_before(scene: &Scene) -> Result<LookupBefore> {
     let live = config::Origin::Live(Secret::new(scene.server.uri()));
     let origin = Origin::open(&live, Some("rs0")).await?;
-    let mut before = origin.lookup_before(scene.shutdown.clone()).await?;
+    Ok(origin.lookup_before(scene.shutdown.clone()).await?)
+}
+
+/// Reads the document before a change, as the encoder does; `None` if the source does not have it.
+fn read_before(before: &mut LookupBefore, index: u32) -> Result<Found, ProducerError> {
     let id = PreImageId {
         ui: CollectionUuid([7; 16]),
         ts: at(1),
@@ -257,9 +260,11 @@ async fn the_document_before_a_change_is_read_from_the_pre_images_of_the_source(
         doc! { "_id": id, "preImage": { "_id": 1, "n": index } }
     };
     let insert = doc! { "insert": "system.preimages", "documents": [kept(0), kept(3)] };
-    config.run_command(insert).await?;
+    let reply = config.run_command(insert).await?;
+    ensure!(reply.get_i32("n").is_ok_and(|n| n == 2), "{reply}");
+    let mut before = looking_up_before(&scene).await?;
     for (index, n) in [(0, Some(0)), (1, None), (3, Some(3))] {
-        let found = read_before(&scene, index).await?;
+        let found = read_before(&mut before, index)?;
         let found = found.map(|found| found.get_i64("n")).transpose()?;
         ensure!(found == n, "{index}: {found:?}");
     }
@@ -268,7 +273,7 @@ async fn the_document_before_a_change_is_read_from_the_pre_images_of_the_source(
     ensure!(concern.as_ref() == Some(&expected), "{concern:?}");
 
     scene.server.fail_next("find", UNAUTHORIZED);
-    let error = read_before(&scene, 0).await.err().context("no error")?;
+    let error = read_before(&mut before, 0).err().context("no error")?;
     ensure!(
         error.directive() == Directive::Stop(ExitCode::Usage),
         "{error}"

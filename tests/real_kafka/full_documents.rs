@@ -104,6 +104,19 @@ impl Source {
         self.log_change("d", doc! { "o": { "_id": id } })
     }
 
+    /// Keeps the document before the last change, as MongoDB 6.0 does.
+    fn keep_before(&self, document: Document) -> Result<()> {
+        let ts = bson::Timestamp {
+            time: self.second,
+            increment: 1,
+        };
+        let id = doc! { "nsUUID": self.ui.clone(), "ts": ts, "applyOpsIndex": 0_i64 };
+        let kept = doc! { "_id": id, "preImage": document };
+        let insert = doc! { "insert": "system.preimages", "documents": [kept] };
+        self.run("config", &insert)?;
+        Ok(())
+    }
+
     /// Changes the first 200 documents, each in one of five ways, and inserts another hundred.
     fn change_all(&mut self) -> Result<()> {
         for id in 0..300 {
@@ -426,5 +439,61 @@ fn debezium_updates_have_the_document_that_the_source_has_now() -> Result<()> {
         }
     }
     ensure!(with_after == 9, "{with_after} documents");
+    Ok(())
+}
+
+#[test]
+fn updates_and_deletes_have_the_document_before_them() -> Result<()> {
+    let mut source = Source::new()?;
+    source.insert(1)?;
+    source.update(1, 5)?;
+    source.keep_before(doc! { "_id": 1, "n": 1 })?;
+    source.update(1, 6)?;
+    source.delete(1)?;
+    source.keep_before(doc! { "_id": 1, "n": 6 })?;
+    let flags = [
+        "--format=json",
+        "--full-document-before=lookup",
+        "--start=oldest",
+    ];
+    let topics = Topics::none("before")?;
+    source.carry(&topics, &flags, (0, ""))?;
+    let schema = EventSchema::of_change_events()?;
+    let mut found = Vec::new();
+    for record in topics.records()? {
+        let event = parse(&record)?;
+        schema.check(&event)?;
+        if let Some(before) = event.get("fullDocumentBeforeChange") {
+            found.push((event["operationType"].clone(), before["n"].clone()));
+        }
+    }
+    // The source has not kept the document before the second update.
+    let expected = serde_json::json!([["update", 1], ["update", null], ["delete", 6]]);
+    ensure!(serde_json::to_value(&found)? == expected, "{found:?}");
+    // A replay does not need these documents.
+    let target = ModelServer::start(Model::default())?;
+    topics.replay(&target, "before", 1, &["--allow-lossy"])?;
+    ensure!(target.model().state().get("s.a").is_none_or(Vec::is_empty));
+
+    let topics = Topics::none("before-debezium")?;
+    let flags = [&flags[..], &["--envelope=debezium"]].concat();
+    source.carry(&topics, &flags, (0, ""))?;
+    let schema = EventSchema::of_debezium()?;
+    let mut found = Vec::new();
+    for record in topics.records()? {
+        if record.value.is_empty() {
+            continue;
+        }
+        let event = parse(&record)?;
+        schema.check(&event)?;
+        found.push((event["op"].clone(), event["before"].clone()));
+    }
+    let expected = serde_json::json!([
+        ["c", null],
+        ["u", "{\"_id\":1,\"n\":1}"],
+        ["u", null],
+        ["d", "{\"_id\":1,\"n\":6}"],
+    ]);
+    ensure!(serde_json::to_value(&found)? == expected, "{found:?}");
     Ok(())
 }
