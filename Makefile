@@ -54,10 +54,10 @@ unit:
 programs:
 	cargo build --locked --workspace --bins --test end_to_end
 
-# Servers and programs are processes of their own, which mostly wait for each other: three tests at a time
+# Servers and programs are processes of their own, which mostly wait for each other: four tests at a time
 # keep two cores busy.
 e2e: programs
-	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=3
+	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=4
 
 # Kafka Connect with MongoDB's sink connector, Debezium's transform, Kafka's command-line tools, a schema
 # registry with its deserializer for Java, and the examples in Python and Java, on our topics.

@@ -2,6 +2,7 @@
 //! model of a server, all in this process: no ports, no programs.
 
 mod avro_events;
+mod format_examples;
 mod handmade;
 mod recorded;
 mod updates;
