@@ -16,7 +16,7 @@ help:
 	@echo "make demo           the main job on real servers, visibly; about a minute after the build"
 	@echo "make test           everything that CI runs"
 	@echo "make test-quick     lint, unit tests and the tests in memory, without servers"
-	@echo "make lint           formatting, clippy, documentation, no import circles between folders"
+	@echo "make lint           formatting, clippy, documentation, no import cycles between folders"
 	@echo "make unit           unit and property tests, no servers"
 	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
 	@echo "make interop        only the tests in which foreign programs read our topics; part of make test"

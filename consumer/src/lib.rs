@@ -88,7 +88,8 @@ use crate::worker::sink::Sink;
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Replay(arguments) if arguments.help_errors => {
-            stdout::tell(crate::replay::directive::table().trim_end()).map(|()| ExitCode::Done)
+            stdout::print_line(crate::replay::directive::table().trim_end())
+                .map(|()| ExitCode::Done)
         }
         Command::Replay(arguments) => match ReplayConfig::check(&arguments) {
             Ok(config) => Box::pin(replay(config)).await,

@@ -10,7 +10,7 @@ use crate::error::ConsumerError;
 ///
 /// # Errors
 /// Returns [`ConsumerError::Output`] if standard output cannot be written.
-pub fn tell(text: &str) -> Result<(), ConsumerError> {
+pub fn print_line(text: &str) -> Result<(), ConsumerError> {
     match beside(|| writeln!(io::stdout().lock(), "{text}")) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(ConsumerError::Output("standard output".to_owned(), error))

@@ -25,7 +25,7 @@ pub enum Treatment {
     /// Runs in partition 0 of its collection's topic, ordered within that partition only.
     Inline,
     /// Is recognized, but requires no action from a replay.
-    PassOver,
+    Ignore,
     /// Stops the replay, which cannot reproduce the command.
     Stop,
 }
@@ -97,48 +97,44 @@ pub const COMMANDS: &[Known] = &[
     known("deleteIndex", Treatment::Barrier, "old name of dropIndexes"),
     known(
         "dropDatabase",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "the drop of each collection precedes it: logged by the server, or added by the producer \
          for servers up to 3.4, which do not log it",
     ),
     known(
         "startIndexBuild",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "the indexes are created at commitIndexBuild, which contains all of them",
     ),
-    known(
-        "abortIndexBuild",
-        Treatment::PassOver,
-        "nothing was created",
-    ),
+    known("abortIndexBuild", Treatment::Ignore, "nothing was created"),
     known(
         "dbCheck",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "compares members of the source",
     ),
     known(
         "modifyCollectionShardingIndexCatalog",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "a shard's own catalog",
     ),
     known(
         "createGlobalIndex",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "a shard's own catalog",
     ),
     known(
         "dropGlobalIndex",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "a shard's own catalog",
     ),
     known(
         "createDatabaseMetadata",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "a shard's own catalog",
     ),
     known(
         "dropDatabaseMetadata",
-        Treatment::PassOver,
+        Treatment::Ignore,
         "a shard's own catalog",
     ),
     known(
@@ -222,7 +218,7 @@ pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
         return Ok(None);
     };
     if name == b"collMod" && !changes_something(entry.o)? {
-        return Ok(Some(Treatment::PassOver));
+        return Ok(Some(Treatment::Ignore));
     }
     let dry_run = name == b"importCollection" && is_set(entry.o, "dryRun")?;
     Ok(Some(match known.treatment {
@@ -231,7 +227,7 @@ pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
             Demand::Form => Treatment::Build,
             Demand::Nothing => Treatment::Inline,
         },
-        Treatment::Stop if dry_run => Treatment::PassOver,
+        Treatment::Stop if dry_run => Treatment::Ignore,
         treatment => treatment,
     }))
 }
@@ -284,7 +280,7 @@ pub fn index_specs(o: Document<'_>) -> Result<Vec<Document<'_>>, Malformed> {
 
 /// Returns true if an entry drops a database.
 #[must_use]
-pub fn ends_database(entry: &Entry<'_>) -> bool {
+pub fn is_drop_database(entry: &Entry<'_>) -> bool {
     entry.operation == Operation::Command
         && entry
             .command()
@@ -485,13 +481,13 @@ mod tests {
         }
         assert_eq!(with(&command(doc! { "fly": 1 }), treatment), Ok(None));
         let dry = command(doc! { "importCollection": "a.b", "dryRun": true });
-        assert_eq!(with(&dry, treatment), Ok(Some(Treatment::PassOver)));
+        assert_eq!(with(&dry, treatment), Ok(Some(Treatment::Ignore)));
     }
 
     #[test]
     fn collmod_empty_on_fcv_change() {
         let bare = command(doc! { "collMod": "c", "uuid": Bson::Null });
-        assert_eq!(with(&bare, treatment), Ok(Some(Treatment::PassOver)));
+        assert_eq!(with(&bare, treatment), Ok(Some(Treatment::Ignore)));
         let real = command(doc! { "collMod": "c", "validator": {} });
         assert_eq!(with(&real, treatment), Ok(Some(Treatment::Barrier)));
     }

@@ -195,7 +195,7 @@ impl<'a> Entry<'a> {
     ///
     /// # Errors
     /// [`EntryError`] as in [`Entry::parse`], except for unknown operations.
-    pub fn parse_whatever_it_does(raw: Document<'a>) -> Result<Self, EntryError> {
+    pub fn parse_any_operation(raw: Document<'a>) -> Result<Self, EntryError> {
         match Self::parse(raw) {
             Err(EntryError::UnknownOperation { .. }) => {
                 let mut fields = Fields::default();

@@ -52,7 +52,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         State::default(),
     )
     .ordered(stream.order)?
-    .asking(origin.collections());
+    .with_collections(origin.collections());
     let lookup = match stream.lookups.current {
         true => Some(origin.lookup(shutdown.clone()).await?),
         false => None,

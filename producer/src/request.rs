@@ -6,7 +6,7 @@ use oplog_relay_runtime::kafka::Admin;
 
 use crate::config::RequestConfig;
 use crate::error::ProducerError;
-use crate::publish::send_alone;
+use crate::publish::send_single_record;
 
 /// Writes a request for a full sync to the state topic of a source, for the producer that tails it.
 ///
@@ -25,7 +25,8 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
     let value = serde_json::to_vec(&config.request)
         .map_err(|error| ProducerError::Usage(format!("{key}: {error}")))?;
     let options = config.kafka.clone();
-    let sent = tokio::task::spawn_blocking(move || send_alone(&options, &topic, &key, &value));
+    let sent =
+        tokio::task::spawn_blocking(move || send_single_record(&options, &topic, &key, &value));
     sent.await
         .map_err(|_| ProducerError::Ended("the thread that writes the request ended"))?
 }

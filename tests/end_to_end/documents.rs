@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use oplog_consumer::dead_letter::Reason;
 use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
+use prometheus::Registry;
 
 /// The environment variable that makes the test write the page instead of comparing it.
 const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
@@ -15,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 const CONFIGURATION: &str = "docs/configuration.md";
 const ERRORS: &str = "docs/errors.md";
+const METRICS: &str = "docs/metrics.md";
 const COMMANDS: [(&str, &[&str]); 2] = [
     ("oplog-producer", &["run", "inspect", "full-sync", "health"]),
     (
@@ -125,6 +128,32 @@ fn check_sections(path: &str, sections: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Returns the section with the metrics of a program.
+fn section_of_metrics(program: &str, registry: &Registry) -> String {
+    let rows = registry.gather().into_iter().map(|family| {
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        format!("| `{}` | {kind} | {} |\n", family.name(), family.help())
+    });
+    let rows: String = rows.collect();
+    format!("\n## Metrics of {program}\n\n| name | type | meaning |\n| --- | --- | --- |\n{rows}")
+}
+
+#[test]
+fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
+    let producer = oplog_producer::telemetry::metrics::Metrics::new()?;
+    let consumer = oplog_consumer::telemetry::metrics::Metrics::new()?;
+    // A metric with a label exists from its first value on.
+    producer.failed("source");
+    consumer.count_error("commit");
+    consumer.count_dead_letter(Reason::Write);
+    let programs = [
+        ("oplog-producer", &producer.registry),
+        ("oplog-consumer", &consumer.registry),
+    ];
+    let sections = programs.map(|(program, registry)| section_of_metrics(program, registry));
+    check_sections(METRICS, &sections.concat())
 }
 
 #[test]

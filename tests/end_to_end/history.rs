@@ -163,7 +163,7 @@ fn home(
     let Namespace { db, collection } = entry.namespace();
     let topic = if entry.operation == Operation::Command {
         match scope(entry)? {
-            Some(scope) if treatment(entry)? != Some(Treatment::PassOver) => {
+            Some(scope) if treatment(entry)? != Some(Treatment::Ignore) => {
                 collection_topic(prefix, scope.db, scope.collection)
             }
             _ => command_topic(prefix, db),

@@ -27,7 +27,7 @@ use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 /// The value that earlier versions of the consumer wrote in place of an index's expiry.
-const PUT_OFF: i64 = i32::MAX as i64;
+const POSTPONED_EXPIRY: i64 = i32::MAX as i64;
 const UNAUTHORIZED: i32 = 13;
 
 fn arguments(words: &[&str]) -> Result<Command> {
@@ -299,7 +299,7 @@ async fn expiries_that_an_earlier_oplog_consumer_replaced_are_restored() -> Resu
         for command in [
             doc! { "dropIndexes": "sessions", "index": "t_1" },
             doc! { "createIndexes": "sessions", "indexes": [small] },
-            doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": PUT_OFF } },
+            doc! { "collMod": "sessions", "index": { "name": "t_1", "expireAfterSeconds": POSTPONED_EXPIRY } },
         ] {
             scene.shop.run_command(command).await?;
         }

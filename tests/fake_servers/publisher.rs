@@ -14,7 +14,7 @@ use oplog_producer::encode::chunk::{Chunk, EncodedRecord, NewTopic, Reached, Top
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::prepare::claims::Claims;
 use oplog_producer::publish::Oversize;
-use oplog_producer::publish::{Publisher, send_alone};
+use oplog_producer::publish::{Publisher, send_single_record};
 use oplog_producer::session::pipeline::{BeginsAt, OtherClaims, PublishLoop, Until, queues};
 use oplog_producer::telemetry::metrics::Metrics;
 use oplog_relay_core::position::{Position, Timestamp};
@@ -246,7 +246,9 @@ async fn a_source_that_finds_its_topic_claimed_by_another_withdraws_its_claim() 
     }
     let options = options(&cluster);
     let claim = br#"{"v":1,"format":"bson","format_version":1,"partitions":4}"#;
-    tokio::task::block_in_place(|| send_alone(&options, other, &format!("topic/{DATA}"), claim))?;
+    tokio::task::block_in_place(|| {
+        send_single_record(&options, other, &format!("topic/{DATA}"), claim)
+    })?;
     let reader = Reader::new(&options);
     let others = OtherClaims {
         claims: Claims::new(

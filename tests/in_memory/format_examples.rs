@@ -93,6 +93,12 @@ fn examples() -> Result<BTreeMap<&'static str, String>> {
     write_latest_state(&insert, Mode::Relaxed, &mut out)?;
     add("a latest state", &mut out)?;
 
+    found.extend(with_documents(&update)?);
+    Ok(found)
+}
+
+/// Returns the examples of an update with documents that were looked up.
+fn with_documents(update: &Entry<'_>) -> Result<Vec<(&'static str, String)>> {
     let document = doc! { "_id": 1, "a": 5 }.to_vec()?;
     let document = Document::new(&document)?;
     let current = CurrentDocument {
@@ -107,15 +113,17 @@ fn examples() -> Result<BTreeMap<&'static str, String>> {
         current: None,
         before: DocumentBefore::Document(document),
     };
-    for (name, looked_up) in [("a lookup", &current), ("a document before", &before)] {
+    let events = [("a lookup", &current), ("a document before", &before)];
+    let events = events.map(|(name, looked_up)| {
         let entry = Entry {
             looked_up: Some(looked_up),
-            ..update
+            ..*update
         };
+        let mut out = Vec::new();
         write_change_event(&entry, "rs0", 0, Mode::Relaxed, &mut out)?;
-        add(name, &mut out)?;
-    }
-    Ok(found)
+        Ok((name, String::from_utf8(out)?))
+    });
+    events.into_iter().collect()
 }
 
 fn avro_as_json(value: &[u8]) -> Result<Vec<u8>> {

@@ -9,7 +9,7 @@ use crate::error::ConsumerError;
 use crate::group::start::Held;
 use crate::json_line::JsonLine;
 use crate::record_position::RecordPosition;
-use crate::stdout::tell;
+use crate::stdout::print_line;
 use crate::verify::Verdict;
 
 /// Number of faults after which further faulty records are not printed. The report file contains
@@ -104,7 +104,7 @@ impl Tally {
         self.faults += 1;
         self.topic(&position.name.topic).faults += 1;
         if self.faults <= SHOWN {
-            tell(&format!("{}: {position}: {reason}", fault.name()))?;
+            print_line(&format!("{}: {position}: {reason}", fault.name()))?;
         }
         let line = JsonLine::new(fault.name()).text("topic", &position.name.topic);
         let line = line.number("partition", position.name.partition);
@@ -119,7 +119,7 @@ impl Tally {
             "source {source} has written to this topic, but the topic does not exist, or the Kafka \
              user has no permission to describe it"
         );
-        tell(&format!("missing: topic {topic}: {reason}"))?;
+        print_line(&format!("missing: topic {topic}: {reason}"))?;
         let line = JsonLine::new("missing").text("topic", topic);
         self.write(line.text("reason", &reason))
     }
@@ -128,7 +128,7 @@ impl Tally {
     pub(super) fn removed(&mut self, held: &Held) -> Result<(), ConsumerError> {
         self.removed += 1;
         let (name, low) = (&held.name, held.low);
-        tell(&format!(
+        print_line(&format!(
             "removed: {}, partition {} begins at offset {low}: older records were removed (by \
              retention or kafka-delete-records) and are not part of this audit",
             name.topic, name.partition
@@ -140,7 +140,7 @@ impl Tally {
 
     /// Reports that a part of the audit is inconclusive.
     pub(super) fn unknown(&mut self, reason: String) -> Result<(), ConsumerError> {
-        tell(&format!("could not tell: {reason}"))?;
+        print_line(&format!("could not tell: {reason}"))?;
         self.write(JsonLine::new("couldNotTell").text("reason", &reason))?;
         self.unknown.push(reason);
         Ok(())
@@ -150,7 +150,7 @@ impl Tally {
     pub(super) fn finish(mut self) -> Result<Verdict, ConsumerError> {
         let topics = std::mem::take(&mut self.topics);
         let width = topics.keys().map(String::len).max().unwrap_or(5).max(5);
-        tell(&format!(
+        print_line(&format!(
             "{:width$} {:>10} {:>10} {:>10} {:>6}  entries by operation",
             "topic", "records", "tombstones", "barriers", "faults"
         ))?;
@@ -161,7 +161,7 @@ impl Tally {
             let shown: Vec<String> = entries
                 .map(|(operation, count)| format!("{operation} {count}"))
                 .collect();
-            tell(&format!(
+            print_line(&format!(
                 "{topic:width$} {:>10} {:>10} {:>10} {:>6}  {}",
                 numbers.records,
                 numbers.tombstones,
@@ -198,7 +198,7 @@ impl Tally {
             0 => String::new(),
             partitions => format!("; partitions that do not begin at offset 0: {partitions}"),
         };
-        tell(&format!(
+        print_line(&format!(
             "verdict: {word} (records: {records}, faults: {}{removed})",
             self.faults
         ))?;

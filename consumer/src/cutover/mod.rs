@@ -23,7 +23,7 @@ use crate::replay::catalog::{History, histories};
 use crate::replay::directive::UNAUTHORIZED;
 use crate::replay::plan::command::done;
 use crate::replay::suspended_indexes;
-use crate::stdout::tell;
+use crate::stdout::print_line;
 
 pub use expiries::Expiries;
 
@@ -64,7 +64,7 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
              the oplog again. Run replay --until-caught-up, which builds it"
         ));
     }
-    tell(&format!(
+    print_line(&format!(
         "restored: {restored}, gone: {gone}, not restored: {}",
         unfinished.len()
     ))?;
@@ -165,8 +165,8 @@ async fn restore(target: &Client, withheld: Withheld<'_>) -> Result<Restored, Co
 fn report(withheld: Withheld<'_>, restored: Restored) -> Result<Restored, ConsumerError> {
     let what = withheld.name();
     match &restored {
-        Restored::Done => tell(&format!("{what}: expireAfterSeconds {}", withheld.seconds))?,
-        Restored::Gone => tell(&format!("{what}: gone from the target"))?,
+        Restored::Done => print_line(&format!("{what}: expireAfterSeconds {}", withheld.seconds))?,
+        Restored::Gone => print_line(&format!("{what}: gone from the target"))?,
         Restored::Refused(_) => {}
     }
     Ok(restored)

@@ -18,7 +18,7 @@ use super::{Restored, Withheld, failed};
 use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
 use crate::replay::plan::command::done;
-use crate::stdout::tell;
+use crate::stdout::print_line;
 
 type Driver<T> = mongodb::error::Result<T>;
 
@@ -44,7 +44,7 @@ pub(super) async fn rebuild(
     if let Err(error) = try_out(target, expiring(&old, withheld.seconds)).await {
         return refused_or_failed(withheld, error);
     }
-    tell(&format!(
+    print_line(&format!(
         "{}: rebuilding the index, because this target cannot add an expiry to an existing one",
         withheld.name()
     ))?;

@@ -18,7 +18,7 @@ use super::assigned::{Partition, Partitions};
 use super::fetch::Received;
 use super::intake::Intake;
 use super::rebalance;
-use super::standstill::{Connection, StallDetector};
+use super::stall_detector::{Connection, StallDetector};
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
 use crate::worker::assignment::ReportEvent;

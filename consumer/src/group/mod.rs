@@ -43,7 +43,7 @@ mod intake;
 pub mod offsets;
 mod probe;
 mod rebalance;
-mod standstill;
+mod stall_detector;
 pub mod start;
 
 use std::sync::Arc;

@@ -76,11 +76,11 @@ impl CommitMetadata {
             return Committer::Other;
         };
         match metadata.ts.parse() {
-            Ok(ts) if ts > Timestamp::default() => Committer::Us(Some(EntryId {
+            Ok(ts) if ts > Timestamp::default() => Committer::ThisProgram(Some(EntryId {
                 ts,
                 ord: metadata.ord,
             })),
-            _ => Committer::Us(None),
+            _ => Committer::ThisProgram(None),
         }
     }
 }
@@ -89,7 +89,7 @@ impl CommitMetadata {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committer {
     /// This program, after it applied this entry; `None` if it had not applied any.
-    Us(Option<EntryId>),
+    ThisProgram(Option<EntryId>),
     /// Another program. Kafka's own reset tool leaves the metadata empty.
     Other,
 }
@@ -211,11 +211,14 @@ mod tests {
         };
         let text = CommitMetadata::text(Some(id));
         assert_eq!(text, r#"{"v":1,"ts":"1700000000:7","ord":2}"#);
-        assert_eq!(CommitMetadata::read(&text), Committer::Us(Some(id)));
+        assert_eq!(
+            CommitMetadata::read(&text),
+            Committer::ThisProgram(Some(id))
+        );
         assert_eq!(CommitMetadata::text(None), r#"{"v":1,"ts":"0:0","ord":0}"#);
         assert_eq!(
             CommitMetadata::read(&CommitMetadata::text(None)),
-            Committer::Us(None)
+            Committer::ThisProgram(None)
         );
         for other in ["", "x", "{}"] {
             assert_eq!(CommitMetadata::read(other), Committer::Other);

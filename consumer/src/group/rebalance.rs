@@ -130,9 +130,9 @@ fn start_offsets(
         let (offset, committer) = match element {
             Some(element) => match element.offset() {
                 Offset::Offset(offset) => (Some(offset), CommitMetadata::read(element.metadata())),
-                _ => (None, Committer::Us(None)),
+                _ => (None, Committer::ThisProgram(None)),
             },
-            None => (None, Committer::Us(None)),
+            None => (None, Committer::ThisProgram(None)),
         };
         match first_offset(offset, low) {
             First::At(next) => start_offsets.push(StartOffset {
@@ -179,7 +179,7 @@ fn start_worker(context: &GroupContext, start_offset: StartOffset) {
         committer,
     } = start_offset;
     let last = match committer {
-        Committer::Us(last) => last,
+        Committer::ThisProgram(last) => last,
         Committer::Other => {
             tracing::info!(
                 topic = name.topic,

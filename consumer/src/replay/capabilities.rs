@@ -3,7 +3,7 @@
 use mongodb::Client;
 use mongodb::bson::{Uuid, doc};
 use oplog_relay_core::filter::CATALOG_DB;
-use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code, in_time};
 
 use crate::replay::directive::{Directive, rule_for};
 
@@ -21,7 +21,7 @@ pub(crate) async fn accepts_uuids(client: &Client) -> mongodb::error::Result<boo
     let uuid = Uuid::new();
     let command = doc! { "drop": format!("probe-{uuid}"), COLLECTION_UUID: uuid };
     let database = client.database(CATALOG_DB);
-    let Err(error) = in_time(ANSWER, database.run_command(command)).await else {
+    let Err(error) = in_time(REPLY_LIMIT, database.run_command(command)).await else {
         return Ok(false);
     };
     match error_code(&error) {

@@ -19,7 +19,7 @@ use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::replay::target::Target;
-use crate::replay::writes::turn::Permits;
+use crate::replay::writes::permits::Permits;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
 use crate::worker::applied::{Applied, Refusal, SinkError};
@@ -194,7 +194,7 @@ impl MongoSink {
             .await
             .map_err(|error| catalog_unreadable(&error))?;
         target.readiness.target_reached();
-        target.metrics.held_of_catalog(catalog.held());
+        target.metrics.set_catalog_held(catalog.held());
         Ok(Self {
             target,
             catalog,

@@ -138,7 +138,7 @@ impl Metrics {
     }
 
     /// Sets the number of commands and names of the catalog that are held in memory.
-    pub fn held_of_catalog(&self, count: usize) {
+    pub fn set_catalog_held(&self, count: usize) {
         self.catalog_held
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }

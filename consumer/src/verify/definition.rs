@@ -22,7 +22,7 @@ use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::mongo::is_set;
 
-use crate::replay::plan::command::PUT_OFF;
+use crate::replay::plan::command::POSTPONED_EXPIRY;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
@@ -214,7 +214,8 @@ fn compare_index(
             continue;
         }
         let withheld = expected.withheld.get(&Some(index.to_owned())).copied();
-        let is_off = right.is_none() || right.and_then(seconds) == Some(i64::from(PUT_OFF));
+        let is_off =
+            right.is_none() || right.and_then(seconds) == Some(i64::from(POSTPONED_EXPIRY));
         if name == EXPIRES && is_off && withheld.is_some() && withheld == left.and_then(seconds) {
             continue;
         }
@@ -340,11 +341,14 @@ mod tests {
             doc! {},
             &[doc! { "v": 2, "key": { "t": 1 }, "name": "t_1" }],
         );
-        assert_eq!(parts(&index(60), &index(PUT_OFF), &known), (vec![], 0));
+        assert_eq!(
+            parts(&index(60), &index(POSTPONED_EXPIRY), &known),
+            (vec![], 0)
+        );
         assert_eq!(parts(&index(60), &plain, &known), (vec![], 0));
         assert_eq!(parts(&index(60), &index(60), &none), (vec![], 0));
         for expected in [none, withheld(Some("t_1"), 61), withheld(Some("u_1"), 60)] {
-            for target in [&index(PUT_OFF), &plain] {
+            for target in [&index(POSTPONED_EXPIRY), &plain] {
                 let found = parts(&index(60), target, &expected);
                 assert_eq!(found, (vec![field.clone()], 0));
             }

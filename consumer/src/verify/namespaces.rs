@@ -8,7 +8,7 @@ use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 use oplog_relay_core::topic::is_temporary;
-use oplog_relay_runtime::mongo::{ANSWER, MongoError, error_code, in_time};
+use oplog_relay_runtime::mongo::{MongoError, REPLY_LIMIT, error_code, in_time};
 
 use super::definition::Definition;
 use super::side::Server;
@@ -30,7 +30,7 @@ pub(super) async fn both(
 ) -> Result<Listing, ConsumerError> {
     let mut all = Listing::new();
     for (place, server) in servers.into_iter().enumerate() {
-        let names = in_time(ANSWER, server.client.list_database_names()).await;
+        let names = in_time(REPLY_LIMIT, server.client.list_database_names()).await;
         for db in names.map_err(|error| failed(server, &error))? {
             // The collections of internal databases are not listed: few users have the privilege for it.
             if is_internal(&format!("{db}.x")) {
@@ -128,7 +128,7 @@ async fn all(server: &Server, db: &str, command: Bson) -> mongodb::error::Result
             .try_collect()
             .await
     };
-    in_time(ANSWER, listed).await
+    in_time(REPLY_LIMIT, listed).await
 }
 
 fn failed(server: &Server, error: &mongodb::error::Error) -> ConsumerError {

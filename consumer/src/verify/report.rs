@@ -13,7 +13,7 @@ use super::saved::Saved;
 use super::side::id_text;
 use crate::error::ConsumerError;
 use crate::json_line::JsonLine;
-use crate::stdout::tell;
+use crate::stdout::print_line;
 
 /// The version of the report's lines.
 pub(super) const VERSION: u64 = 1;
@@ -175,7 +175,7 @@ impl Report {
     fn show(&mut self, text: &str) -> Result<(), ConsumerError> {
         self.shown += 1;
         if self.shown <= SHOWN {
-            tell(text)?;
+            print_line(text)?;
         }
         Ok(())
     }
@@ -206,7 +206,7 @@ impl Report {
 
     /// Reports a note, which is not a difference.
     pub(super) fn note(&mut self, text: &str) -> Result<(), ConsumerError> {
-        tell(&format!("note: {}: {text}", self.ns))?;
+        print_line(&format!("note: {}: {text}", self.ns))?;
         let line = JsonLine::new("note").text("ns", &self.ns);
         self.write(line.text("text", text))
     }
@@ -312,7 +312,7 @@ impl Report {
                 text = format!("{text}, {number} {what}");
             }
         }
-        tell(&text)?;
+        print_line(&text)?;
         let line = JsonLine::new("collection").text("ns", &self.ns);
         let mut line = counts.write(line).number("definitions", self.definitions);
         if let Some(reason) = reason {
@@ -339,7 +339,7 @@ impl Report {
         let line = line.number("repaired", totals.repaired + self.created);
         self.write(line.number("collectionsNotCompared", self.unknown))?;
         self.flush()?;
-        tell(&format!(
+        print_line(&format!(
             "verdict: {word} ({documents} documents compared, {differences} differences, {} that \
              keep changing, {} repaired, {} collections not compared completely)",
             totals.unsettled,

@@ -9,7 +9,7 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_runtime::mongo::{ANSWER, READ, error_text, in_time, is_transient};
+use oplog_relay_runtime::mongo::{READ, REPLY_LIMIT, error_text, in_time, is_transient};
 use rustc_hash::FxHashMap;
 
 use super::cursor::{CursorError, Documents, shown};
@@ -270,7 +270,7 @@ impl Server {
     /// Returns the number of documents of a collection, from the server's metadata.
     pub(super) async fn count(&self, ns: &str) -> Result<u64, CursorError> {
         let collection = self.collection(ns);
-        let counted = in_time(ANSWER, collection.estimated_document_count()).await;
+        let counted = in_time(REPLY_LIMIT, collection.estimated_document_count()).await;
         counted.map_err(|error| self.failed("none", &error))
     }
 

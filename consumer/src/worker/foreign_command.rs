@@ -46,7 +46,7 @@ pub(super) enum Handling {
 /// Returns the handling of a command by a replay. A damaged command is reported when it runs.
 pub(super) fn handling(entry: &Entry<'_>) -> Handling {
     match treatment(entry) {
-        Ok(Some(Treatment::PassOver)) => Handling::Skip,
+        Ok(Some(Treatment::Ignore)) => Handling::Skip,
         Ok(Some(Treatment::Inline)) => Handling::AnyTime,
         Ok(Some(Treatment::Barrier | Treatment::Build | Treatment::Stop) | None) | Err(_) => {
             Handling::InOrder

@@ -280,7 +280,7 @@ impl<'l> Group<'l> {
             unreachable!("nothing is ever removed")
         };
         let last = match CommitMetadata::read(&world.metadata[partition]) {
-            Committer::Us(last) => last,
+            Committer::ThisProgram(last) => last,
             Committer::Other => None,
         };
         self.seats[partition] = Some(Seat {

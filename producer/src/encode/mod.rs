@@ -35,7 +35,9 @@ pub(crate) use state_records::write_state;
 use std::collections::{BTreeMap, BTreeSet};
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
-use oplog_relay_core::command::{ends_database, is_index_entry, write_create_indexes, write_drop};
+use oplog_relay_core::command::{
+    is_drop_database, is_index_entry, write_create_indexes, write_drop,
+};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::format::Format;
@@ -283,7 +285,7 @@ impl Encoder {
     pub fn recall(&mut self, batch: &Batch) -> Result<(), ProducerError> {
         for document in batch.documents()? {
             let document = document.map_err(ProducerError::undecodable)?;
-            let entry = Entry::parse_whatever_it_does(document);
+            let entry = Entry::parse_any_operation(document);
             let entry = entry.map_err(|error| ProducerError::unreadable(document, &error))?;
             self.transactions.recall(&entry)?;
         }
@@ -325,7 +327,7 @@ impl Encoder {
         }
         match self.transactions.see(entry)? {
             Seen::Commit(commit) => self.encode_commit(entry, &commit, done, chunk, hand_on)?,
-            Seen::Plain if ends_database(entry) => {
+            Seen::Plain if is_drop_database(entry) => {
                 self.encode_drop_database(entry, done, chunk, hand_on)?;
             }
             _ if done > 0 => {
@@ -364,7 +366,7 @@ impl Encoder {
         match error {
             EntryError::UnknownOperation { ts, ns, op } if self.router.leaves_out(ns) => {
                 tracing::warn!(%ts, ns, op, "an entry with an unknown operation is skipped");
-                Entry::parse_whatever_it_does(document)
+                Entry::parse_any_operation(document)
                     .map_err(|error| ProducerError::unreadable(document, &error))
             }
             _ => Err(ProducerError::unreadable(document, error)),

@@ -12,7 +12,7 @@ use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
 /// # Errors
 /// [`ProducerError::Usage`] for a topic that is not suitable; [`ProducerError::Kafka`];
 /// [`ProducerError::Refused`].
-pub async fn make_sure_of(
+pub async fn ensure_internal_topic(
     admin: &Admin,
     prefix: &str,
     source: &str,

@@ -49,7 +49,7 @@ use crate::error::ProducerError;
 use crate::publish::log_end_offsets::Ends;
 
 use crate::publish::known_partitions::KnownPartitions;
-pub use crate::publish::single_record::send_alone;
+pub use crate::publish::single_record::send_single_record;
 use barriers::NextOffsets;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
 pub use pace::Pace;

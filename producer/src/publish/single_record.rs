@@ -11,7 +11,7 @@ use crate::error::ProducerError;
 ///
 /// # Errors
 /// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not accept.
-pub fn send_alone(
+pub fn send_single_record(
     options: &KafkaOptions,
     topic: &str,
     key: &str,

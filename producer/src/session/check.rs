@@ -57,7 +57,7 @@ impl Supervisor {
         let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
         let admin = Admin::connect(&self.config.kafka).await?;
         let replication_factor = self.config.replication_factor;
-        internal_topics::make_sure_of(&admin, prefix, source, replication_factor).await?;
+        internal_topics::ensure_internal_topic(&admin, prefix, source, replication_factor).await?;
         let names = admin.topics().await?;
         let existing = topics::existing(&admin, names.keys().map(String::as_str), prefix).await?;
         let new_settings = self.new_topic_settings(&admin).await?;

@@ -330,7 +330,7 @@ impl Supervisor {
         Ok(Encoder::new(
             self.origin.name(),
             stream.format,
-            router.asking(self.origin.collections()),
+            router.with_collections(self.origin.collections()),
             topics,
             after(start),
             identity,

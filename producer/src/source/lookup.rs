@@ -1,4 +1,4 @@
-//! Reads the documents of updates from a live source by `_id`.
+//! Reads the documents of updates from a live source by `_id`, and the documents before changes.
 //!
 //! A collection is read by its name, as MongoDB's change streams do. After each read its UUID is
 //! checked: if the name no longer belongs to the collection of the entries, all its documents count
@@ -10,7 +10,7 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_runtime::mongo::{ANSWER, error_code};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code};
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 
@@ -108,7 +108,7 @@ impl LiveDocuments {
         find.finish();
         let found = self
             .reader
-            .retry(ANSWER, || self.reader.first_batch(db, &command));
+            .retry(REPLY_LIMIT, || self.reader.first_batch(db, &command));
         let found = found.await.map_err(|error| explained(error, &request.ns))?;
         found.map_or_else(|| Ok(Reply::default()), reply)
     }
@@ -129,7 +129,7 @@ impl LiveDocuments {
         find.finish();
         let found = self
             .reader
-            .retry(ANSWER, || self.reader.first_batch("config", &command));
+            .retry(REPLY_LIMIT, || self.reader.first_batch("config", &command));
         let found = found.await.map_err(explained_before)?;
         found.map_or_else(|| Ok(Reply::default()), reply)
     }
@@ -149,7 +149,7 @@ impl LiveDocuments {
         list.finish();
         let listed = self
             .reader
-            .retry(ANSWER, || self.reader.first_batch(db, &command));
+            .retry(REPLY_LIMIT, || self.reader.first_batch(db, &command));
         let listed = listed.await.map_err(|error| explained(error, ns))?;
         let Some(listed) = listed else {
             return Ok(Named {

@@ -8,7 +8,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
 use oplog_relay_runtime::config::Start;
-use oplog_relay_runtime::mongo::{self, ANSWER, Hello, in_time};
+use oplog_relay_runtime::mongo::{self, Hello, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
@@ -17,7 +17,7 @@ use crate::config;
 use crate::error::ProducerError;
 use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::Collections;
-use crate::prepare::transaction::{Kept, Parts, Transactions, Walk};
+use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transactions};
 use crate::session::pipeline::Until;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
@@ -165,8 +165,10 @@ impl Origin {
         shutdown: Shutdown,
     ) -> Transactions {
         let parts = match &self.kind {
-            Kind::Live { oplog, .. } => Parts::Live(Walk::new(oplog.clone(), Handle::current())),
-            Kind::Dump(_) => Parts::Kept(Kept::default()),
+            Kind::Live { oplog, .. } => {
+                Parts::Live(OplogHistory::new(oplog.clone(), Handle::current()))
+            }
+            Kind::Dump(_) => Parts::Spooled(SpooledParts::default()),
         };
         Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
     }
@@ -297,7 +299,7 @@ async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError>
     // Without the privilege to read this collection the check is skipped, because it only guards
     // against a configuration mistake.
     let shard = version.find_one(doc! { "_id": "shardIdentity" });
-    let shard = in_time(ANSWER, shard).await.ok().flatten();
+    let shard = in_time(REPLY_LIMIT, shard).await.ok().flatten();
     if shard.is_some() {
         return Err(ProducerError::Usage(
             "the source is a shard of a sharded cluster: each shard logs its own copy of a command \
@@ -327,7 +329,7 @@ async fn replica_set_id(client: &Client) -> Option<String> {
         .database("local")
         .collection::<bson::Document>("system.replset");
     let found = config.find_one(doc! {});
-    let found = in_time(ANSWER, found).await.ok().flatten()?;
+    let found = in_time(REPLY_LIMIT, found).await.ok().flatten()?;
     match found.get_document("settings").ok()?.get("replicaSetId")? {
         Bson::ObjectId(id) => Some(id.to_hex()),
         _ => None,

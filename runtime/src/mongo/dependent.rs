@@ -6,7 +6,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::error::Result;
 
-use super::{ANSWER, error_code, in_time, is_set};
+use super::{REPLY_LIMIT, error_code, in_time, is_set};
 
 /// NamespaceNotFound: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
@@ -18,7 +18,7 @@ const NO_COLLECTION: i32 = 26;
 /// The server's error; code 13 if the user may not list collections or indexes.
 pub async fn documents_depend(database: &Database, filter: Document) -> Result<bool> {
     let listed = database.run_command(doc! { "listCollections": 1, "filter": filter });
-    let reply = in_time(ANSWER, listed).await?;
+    let reply = in_time(REPLY_LIMIT, listed).await?;
     let Some(found) = first_batch(&reply).into_iter().next() else {
         return Ok(false);
     };
@@ -31,7 +31,7 @@ pub async fn documents_depend(database: &Database, filter: Document) -> Result<b
     let name = found.get_str("name").unwrap_or_default();
     // A collection has at most 64 indexes, fewer than a first batch holds.
     let indexes = database.run_command(doc! { "listIndexes": name });
-    match in_time(ANSWER, indexes).await {
+    match in_time(REPLY_LIMIT, indexes).await {
         Ok(reply) => Ok(first_batch(&reply).into_iter().any(is_unique_besides_id)),
         Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(false),
         Err(error) => Err(error),

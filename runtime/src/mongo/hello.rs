@@ -5,7 +5,7 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{ReadPreference, SelectionCriteria};
 use oplog_relay_core::position::{OpTime, Timestamp};
 
-use super::{ANSWER, error_code, in_time};
+use super::{REPLY_LIMIT, error_code, in_time};
 
 /// CommandNotFound: the server does not know the command.
 const COMMAND_NOT_FOUND: i32 = 59;
@@ -67,7 +67,7 @@ async fn run(client: &Client, command: Document) -> Result<Document, mongodb::er
     let request = database
         .run_command(command)
         .selection_criteria(SelectionCriteria::ReadPreference(preference));
-    in_time(ANSWER, request).await
+    in_time(REPLY_LIMIT, request).await
 }
 
 impl Hello {

@@ -8,7 +8,7 @@ use mongodb::error::{Error, ErrorKind, Result};
 /// The time limit of a small request. Without it, a request would wait indefinitely if a proxy
 /// keeps the connection open after its connection to the server is lost. The limit exceeds the time
 /// for which a server usually holds locks.
-pub const ANSWER: Duration = Duration::from_secs(120);
+pub const REPLY_LIMIT: Duration = Duration::from_secs(120);
 /// The time limit of a read of documents: a filter may skip many of them, and a sort reads all of
 /// them first.
 pub const READ: Duration = Duration::from_secs(3600);
@@ -47,6 +47,6 @@ mod tests {
         let never = in_time::<()>(Duration::from_millis(1), std::future::pending());
         let error = never.await.unwrap_err();
         assert!(is_transient(&error) && is_late(&error), "{error}");
-        assert_eq!(in_time(ANSWER, async { Ok(3) }).await.ok(), Some(3));
+        assert_eq!(in_time(REPLY_LIMIT, async { Ok(3) }).await.ok(), Some(3));
     }
 }

@@ -13,7 +13,7 @@ pub use code::{
 pub use dependent::documents_depend;
 pub use flag::is_set;
 pub use hello::{Hello, hello};
-pub use in_time::{ANSWER, READ, in_time, is_late};
+pub use in_time::{READ, REPLY_LIMIT, in_time, is_late};
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use oplog_producer::encode::barrier::BarrierRequest;
 use oplog_producer::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
-use oplog_producer::prepare::transaction::{Kept, Parts, Transactions};
+use oplog_producer::prepare::transaction::{Parts, SpooledParts, Transactions};
 use oplog_producer::source::Batch;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
@@ -64,7 +64,7 @@ pub(crate) fn carry(entries: &[Vec<u8>]) -> Result<Carried> {
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: PARTITIONS,
     };
-    let parts = Parts::Kept(Kept::default());
+    let parts = Parts::Spooled(SpooledParts::default());
     let transactions = Transactions::new(parts, History::default(), true, Shutdown::manual());
     let router = Router::new("cdc", NamespaceFilter::default(), State::default());
     let format = Format::Bson;

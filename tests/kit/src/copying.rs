@@ -80,7 +80,8 @@ impl Copying {
             state_topic: "__cdc.state.rs0".to_owned(),
             partitions: 4,
         };
-        let router = Router::new("cdc", filter, saved.state.clone()).asking(origin.collections());
+        let router =
+            Router::new("cdc", filter, saved.state.clone()).with_collections(origin.collections());
         let transactions = origin.transactions(start, History::default(), shutdown.clone());
         let held: Vec<CollectionUuid> = sync.copies.held().collect();
         let end = Some(sync.position);

@@ -123,7 +123,7 @@ impl Stream {
             _ => None,
         };
         let router = Router::new("cdc", NamespaceFilter::default(), state.clone())
-            .asking(origin.collections());
+            .with_collections(origin.collections());
         let topics = Topics::Nowhere {
             state_topic: "__cdc.state.rs0".to_owned(),
             partitions: 4,

@@ -1,4 +1,4 @@
-//! Fails if files of different folders of a crate import each other in a circle.
+//! Fails if files of different folders of a crate import each other in a cycle.
 //!
 //! A file imports another one if a path in its code (`use crate::…`, `super::…`, or a path in an
 //! expression) leads into that file's module. Code under `#[cfg(test)]` does not count, and neither
@@ -12,7 +12,7 @@
     reason = "this program reports to the terminal"
 )]
 
-mod circles;
+mod cycles;
 mod modules;
 mod paths;
 
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::circles::circles;
+use crate::cycles::cycles;
 use crate::modules::{Module, modules_of};
 use crate::paths::{Name, paths_in};
 
@@ -39,13 +39,13 @@ fn main() -> ExitCode {
         }
     }
     if found > 0 {
-        eprintln!("{found} import circles lead through several folders");
+        eprintln!("{found} import cycles lead through several folders");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-/// Prints the circles of a crate that lead through several folders; returns their number.
+/// Prints the cycles of a crate that lead through several folders; returns their number.
 fn report(source: &Path) -> std::io::Result<usize> {
     let modules = modules_of(source)?;
     let by_path: BTreeMap<&[String], usize> = modules
@@ -58,8 +58,8 @@ fn report(source: &Path) -> std::io::Result<usize> {
         .map(|module| imports_of(module, &modules, &by_path))
         .collect();
     let mut found = 0;
-    for circle in circles(&imports) {
-        let mut folders: Vec<&str> = circle
+    for cycle in cycles(&imports) {
+        let mut folders: Vec<&str> = cycle
             .iter()
             .filter_map(|index| modules.get(*index))
             .map(|module| module.folder.as_str())
@@ -71,11 +71,11 @@ fn report(source: &Path) -> std::io::Result<usize> {
         }
         found += 1;
         println!(
-            "{}: a circle through {}",
+            "{}: a cycle through {}",
             source.display(),
             folders.join(", ")
         );
-        for line in edges_of(&circle, &imports, &modules) {
+        for line in edges_of(&cycle, &imports, &modules) {
             println!("    {line}");
         }
     }
@@ -148,15 +148,15 @@ fn absolute(path: &[Name], module: &[String]) -> Option<Vec<String>> {
     Some(base)
 }
 
-/// Returns the imports of a circle that lead from one folder into another.
-fn edges_of(circle: &[usize], imports: &[Vec<usize>], modules: &[Module]) -> Vec<String> {
+/// Returns the imports of a cycle that lead from one folder into another.
+fn edges_of(cycle: &[usize], imports: &[Vec<usize>], modules: &[Module]) -> Vec<String> {
     let mut lines = Vec::new();
-    for from in circle {
+    for from in cycle {
         for to in imports.get(*from).into_iter().flatten() {
             let (Some(importing), Some(imported)) = (modules.get(*from), modules.get(*to)) else {
                 continue;
             };
-            if circle.contains(to) && importing.folder != imported.folder {
+            if cycle.contains(to) && importing.folder != imported.folder {
                 lines.push(format!("{} imports {}", importing.file, imported.file));
             }
         }

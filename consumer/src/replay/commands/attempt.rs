@@ -2,7 +2,9 @@
 
 use mongodb::bson::{Document, RawDocumentBuf};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
-use oplog_relay_runtime::mongo::{ANSWER, error_code, error_text, is_transient, undecoded_reply};
+use oplog_relay_runtime::mongo::{
+    REPLY_LIMIT, error_code, error_text, is_transient, undecoded_reply,
+};
 use oplog_relay_runtime::retry::Backoff;
 
 use crate::error::ConsumerError;
@@ -129,7 +131,7 @@ impl MongoSink {
         let running = database.run_raw_command(command).into_future();
         tokio::pin!(running);
         loop {
-            match tokio::time::timeout(ANSWER, &mut running).await {
+            match tokio::time::timeout(REPLY_LIMIT, &mut running).await {
                 Ok(Err(error)) => {
                     let reply = undecoded_reply(&error).map(document::Document::new);
                     let reply = reply.map(|reply| reply.and_then(WriteReply::read));

@@ -8,7 +8,7 @@ use oplog_relay_runtime::mongo::is_set;
 use crate::error::ConsumerError;
 use crate::replay::commands::Execution;
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
-use crate::replay::plan::command::{PUT_OFF, done};
+use crate::replay::plan::command::{POSTPONED_EXPIRY, done};
 use crate::replay::sink::MongoSink;
 
 /// Fields of an index that are not compared: a server adds them, they do not change the definition,
@@ -107,7 +107,7 @@ impl MongoSink {
         index: &Document,
     ) -> Result<(), ConsumerError> {
         let seconds = index.get("expireAfterSeconds").map(number);
-        if seconds.is_none_or(|seconds| seconds == Bson::Double(PUT_OFF.into())) {
+        if seconds.is_none_or(|seconds| seconds == Bson::Double(POSTPONED_EXPIRY.into())) {
             return Ok(());
         }
         let index_name = index.get_str("name").unwrap_or_default();
@@ -117,7 +117,7 @@ impl MongoSink {
             index = index_name,
             "postponing the expiry of documents by an existing TTL index of the target until cutover"
         );
-        let change = doc! { "name": index_name, "expireAfterSeconds": PUT_OFF };
+        let change = doc! { "name": index_name, "expireAfterSeconds": POSTPONED_EXPIRY };
         let command = doc! { "collMod": name, "index": change };
         let refused = self
             .persist("postponing the expiry of an index", || async {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn an_index_is_its_key_name_and_options() {
         let wanted = doc! { "v": 2, "key": { "a": 1, "b": -1 }, "name": "i",
-        "collation": { "locale": "simple" }, "expireAfterSeconds": PUT_OFF };
+        "collation": { "locale": "simple" }, "expireAfterSeconds": POSTPONED_EXPIRY };
         let same = doc! { "v": 1, "key": { "a": 1.0, "b": -1_i64 }, "name": "i", "sparse": false,
         "ns": "s.a", "expireAfterSeconds": 60 };
         assert_eq!(definition(&wanted, false), definition(&same, false));

@@ -15,7 +15,9 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
-use oplog_relay_runtime::mongo::{ANSWER, error_code, error_text, in_time, is_set, is_transient};
+use oplog_relay_runtime::mongo::{
+    REPLY_LIMIT, error_code, error_text, in_time, is_set, is_transient,
+};
 use oplog_relay_runtime::retry::Backoff;
 
 use crate::dead_letter::Reason;
@@ -72,7 +74,7 @@ impl MongoSink {
     {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let error = match in_time(ANSWER, ask()).await {
+            let error = match in_time(REPLY_LIMIT, ask()).await {
                 Ok(answer) => {
                     if backoff.attempts() > 0 {
                         self.target.readiness.target_reached();

@@ -28,7 +28,7 @@ impl MongoSink {
             self.catalog.incarnations_at(source, id)
         });
         let incarnations = reading.await?;
-        self.target.metrics.held_of_catalog(self.catalog.held());
+        self.target.metrics.set_catalog_held(self.catalog.held());
         Ok(incarnations)
     }
 

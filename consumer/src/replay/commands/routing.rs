@@ -12,7 +12,7 @@ use oplog_relay_runtime::mongo::{error_code, is_set};
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
 use crate::replay::deferred::held_document::GONE;
-use crate::replay::plan::command::PUT_OFF;
+use crate::replay::plan::command::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -97,7 +97,7 @@ impl MongoSink {
     ) -> Result<(), ConsumerError> {
         if index
             .get_i32(EXPIRES)
-            .is_ok_and(|seconds| seconds == PUT_OFF)
+            .is_ok_and(|seconds| seconds == POSTPONED_EXPIRY)
         {
             // Many servers accept this value only in `collMod`.
             index.remove(EXPIRES);

@@ -4,7 +4,7 @@
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_runtime::mongo::{ANSWER, error_code, in_time, undecoded_reply};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code, in_time, undecoded_reply};
 use oplog_relay_runtime::retry::Backoff;
 
 use crate::config::Unmatched;
@@ -173,7 +173,7 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command).map_err(|error| damaged(&error))?;
         let _permit = self.target.limits.permit(kind).await;
         let database = self.target.client.database(db);
-        let reply = in_time(ANSWER, database.run_raw_command(command)).await;
+        let reply = in_time(REPLY_LIMIT, database.run_raw_command(command)).await;
         let unreadable = |error: &dyn std::fmt::Display| {
             ConsumerError::Refused(format!(
                 "the target's reply to writes to {ns} cannot be decoded: {error}"

@@ -2,7 +2,7 @@
 
 use mongodb::bson::doc;
 use mongodb::error::{Error, ErrorKind};
-use oplog_relay_runtime::mongo::{ANSWER, error_code, error_text, in_time, is_transient};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code, error_text, in_time, is_transient};
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -118,7 +118,7 @@ impl MongoSink {
     async fn answers(&self) -> bool {
         let admin = self.target.client.database("admin");
         let ping = admin.run_command(doc! { "ping": 1 });
-        in_time(ANSWER, ping).await.is_ok()
+        in_time(REPLY_LIMIT, ping).await.is_ok()
     }
 }
 

@@ -8,7 +8,7 @@
 //!   `command_error` handles commands that failed as a whole
 //! - `unchanged` finds inserts whose document already exists; `equal_id` handles documents whose `_id`s
 //!   are equal under a collation
-//! - `rewrite` reads, changes and replaces documents; `find` reads documents by their `_id`; `turn`
+//! - `rewrite` reads, changes and replaces documents; `find` reads documents by their `_id`; `permits`
 //!   limits the number of concurrent reads
 //! - `bypass` tracks the collections whose validators cannot be bypassed
 
@@ -19,7 +19,7 @@ pub(crate) mod equal_id;
 pub(crate) mod find;
 pub(crate) mod limits;
 pub(crate) mod outcome;
+pub(crate) mod permits;
 pub(crate) mod reply;
 pub(crate) mod rewrite;
-pub(crate) mod turn;
 pub(crate) mod unchanged;

@@ -5,7 +5,7 @@
 //!
 //! **Memory.** A stored document may have grown much larger than the inserted one. Documents are
 //! compared as each reply arrives and are not kept, so a lookup holds one reply.
-//! [`LOOKUPS_AT_ONCE`](crate::replay::writes::turn::LOOKUPS_AT_ONCE) limits the number of
+//! [`LOOKUPS_AT_ONCE`](crate::replay::writes::permits::LOOKUPS_AT_ONCE) limits the number of
 //! concurrent lookups.
 
 use std::collections::HashSet;
@@ -14,12 +14,12 @@ use futures_util::StreamExt;
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_runtime::mongo::{ANSWER, error_text, in_time};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_text, in_time};
 
 use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::replay::writes::turn::acquire;
+use crate::replay::writes::permits::acquire;
 use crate::worker::assignment::Token;
 
 /// Number of documents that are looked up with one query.
@@ -91,9 +91,11 @@ impl MongoSink {
         };
         let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
-        let mut cursor = in_time(ANSWER, cursor).await?;
+        let mut cursor = in_time(REPLY_LIMIT, cursor).await?;
         let mut found = HashSet::new();
-        while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
+        while let Some(reply) =
+            in_time(REPLY_LIMIT, async { cursor.next().await.transpose() }).await?
+        {
             for element in reply.doc_slices()?.into_iter() {
                 let stored = element?.as_document();
                 found.extend(stored.and_then(|stored| wanted.get(stored.as_bytes()).copied()));

@@ -237,7 +237,7 @@ fn excluded_collections_are_not_read() {
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: 4,
     };
-    let kept = Parts::Kept(Kept::default());
+    let kept = Parts::Spooled(SpooledParts::default());
     let transactions = Transactions::new(kept, History::default(), true, Shutdown::manual());
     let lookup = Lookup::new(Box::new(source));
     let mut encoder = Encoder::new("rs0", LATEST, router, topics, None, None, transactions)

@@ -16,7 +16,7 @@ use oplog_relay_core::state::{History, Order, OrderRule, State};
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::*;
-use crate::prepare::transaction::{Kept, Parts};
+use crate::prepare::transaction::{Parts, SpooledParts};
 
 fn entry(seconds: u32, op: &str, ns: &str, id: i32) -> Vec<u8> {
     let mut out = Vec::new();
@@ -49,7 +49,7 @@ fn encoder_with(format: Format, state: State, end: Option<Position>) -> Encoder 
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: 4,
     };
-    let kept = Parts::Kept(Kept::default());
+    let kept = Parts::Spooled(SpooledParts::default());
     let history = History::default();
     let transactions = Transactions::new(kept, history, true, Shutdown::manual());
     Encoder::new("rs0", format, router, topics, end, None, transactions)

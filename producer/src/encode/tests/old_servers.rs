@@ -121,7 +121,7 @@ fn an_unknown_operation_stops_the_stream_only_in_a_streamed_namespace() {
         state_topic: "__cdc.state.rs0".to_owned(),
         partitions: 4,
     };
-    let kept = Parts::Kept(Kept::default());
+    let kept = Parts::Spooled(SpooledParts::default());
     let transactions = Transactions::new(kept, History::default(), true, Shutdown::manual());
     let mut encoder = Encoder::new(
         "rs0",

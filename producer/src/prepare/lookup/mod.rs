@@ -32,7 +32,7 @@ const MOST_DOCUMENTS: usize = 1000;
 /// documents.
 const WANTED_BYTES: usize = 8 << 20;
 
-/// Reads documents that a live source keeps beside its oplog.
+/// Reads documents of a live source that are not in its oplog.
 pub trait CurrentDocuments: fmt::Debug + Send {
     /// Reads documents by `_id`, after the source has reached the time `after`. Returns the replies
     /// to the requests in order. If the replies become too large, those to the last requests are

@@ -82,7 +82,7 @@ impl Router {
                 Ok(Decision::Command(route))
             }
             Some(Treatment::Inline) => Ok(self.without_barrier(entry, Some(&scope))),
-            Some(Treatment::PassOver | Treatment::Stop) | None => {
+            Some(Treatment::Ignore | Treatment::Stop) | None => {
                 Ok(self.without_barrier(entry, None))
             }
         }

@@ -25,7 +25,7 @@ impl Router {
     /// Sets the live source to query about collections that have no route yet. Without it, their
     /// properties are known only from commands.
     #[must_use]
-    pub fn asking(mut self, collections: Option<Box<dyn Collections>>) -> Self {
+    pub fn with_collections(mut self, collections: Option<Box<dyn Collections>>) -> Self {
         self.collections = collections;
         self
     }

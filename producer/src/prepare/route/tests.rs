@@ -295,7 +295,7 @@ impl FakeCollections {
 
     fn router(&self, rule: OrderRule) -> Router {
         let router = router(&[]).ordered(rule).unwrap();
-        router.asking(Some(Box::new(self.clone())))
+        router.with_collections(Some(Box::new(self.clone())))
     }
 
     fn queried(&self) -> Vec<String> {
@@ -341,7 +341,7 @@ fn a_collection_without_a_route_is_queried_once() {
     let saved = auto.state().clone();
     let source = FakeCollections::new(&[("shop.c", None)]);
     let restarted = Router::new("cdc", NamespaceFilter::default(), saved);
-    let mut restarted = restarted.asking(Some(Box::new(source.clone())));
+    let mut restarted = restarted.with_collections(Some(Box::new(source.clone())));
     let insert = entry("i", "shop.c", None, &[("_id", "x")]);
     assert_eq!(learned_order(&mut restarted, &insert), Order::Id);
     assert!(source.queried().is_empty());

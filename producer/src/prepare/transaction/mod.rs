@@ -45,8 +45,8 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use crate::error::{PositionLost, ProducerError};
 use crate::source::oplog::link::Link;
 
-pub use crate::prepare::transaction::oplog_history::Walk;
-pub use crate::prepare::transaction::spooled::Kept;
+pub use crate::prepare::transaction::oplog_history::OplogHistory;
+pub use crate::prepare::transaction::spooled::SpooledParts;
 pub use operation::{Operations, build};
 pub use shape::{Commit, Shape};
 
@@ -54,16 +54,16 @@ pub use shape::{Commit, Shape};
 #[derive(Debug)]
 pub enum Parts {
     /// The oplog, from which they are read again.
-    Live(Walk),
+    Live(OplogHistory),
     /// A local store, because a dump is read only once.
-    Kept(Kept),
+    Spooled(SpooledParts),
 }
 
 impl Parts {
     fn link(&mut self, at: OpTime) -> Result<Option<Link>, ProducerError> {
         match self {
             Self::Live(walk) => walk.link(at),
-            Self::Kept(kept) => Ok(kept.link(at)),
+            Self::Spooled(kept) => Ok(kept.link(at)),
         }
     }
 
@@ -73,21 +73,21 @@ impl Parts {
     fn rules_out(&self, at: OpTime, begin: Option<Timestamp>) -> bool {
         match self {
             Self::Live(_) => begin.is_some_and(|begin| at.ts < begin),
-            Self::Kept(kept) => !kept.has_another_at(at),
+            Self::Spooled(kept) => !kept.has_another_at(at),
         }
     }
 
     fn known(&self, at: OpTime) -> Option<Link> {
         match self {
             Self::Live(walk) => walk.known(at),
-            Self::Kept(kept) => kept.link(at),
+            Self::Spooled(kept) => kept.link(at),
         }
     }
 
     fn forget(&mut self, at: OpTime) {
         match self {
             Self::Live(walk) => walk.forget(at),
-            Self::Kept(kept) => kept.forget(at),
+            Self::Spooled(kept) => kept.forget(at),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Transactions {
             begin: self.begin,
             open: match &self.parts {
                 Parts::Live(_) => None,
-                Parts::Kept(kept) => self.unread.or_else(|| kept.oldest()),
+                Parts::Spooled(kept) => self.unread.or_else(|| kept.oldest()),
             },
         }
     }
@@ -170,7 +170,7 @@ impl Transactions {
             self.from_oldest = false;
             self.begin = Some(entry.ts);
         }
-        if let Parts::Kept(kept) = &mut self.parts {
+        if let Parts::Spooled(kept) = &mut self.parts {
             self.unread = None;
             kept.term_moved_on(entry);
             kept.session_moved_on(entry);
@@ -187,7 +187,7 @@ impl Transactions {
             Shape::Part(link) => {
                 match &mut self.parts {
                     Parts::Live(walk) => walk.remember(link),
-                    Parts::Kept(kept) => kept.keep(entry, link)?,
+                    Parts::Spooled(kept) => kept.keep(entry, link)?,
                 }
                 Seen::Part
             }
@@ -289,7 +289,7 @@ impl Transactions {
         }
         let found = match &mut self.parts {
             Parts::Live(walk) => walk.read(at)?,
-            Parts::Kept(kept) => kept.read(at)?,
+            Parts::Spooled(kept) => kept.read(at)?,
         };
         found.ok_or_else(|| lost(entry, at))
     }

@@ -16,14 +16,14 @@ const LINKS: usize = 1 << 16;
 
 /// A reader of the oplog by time, for a thread that may block.
 #[derive(Debug)]
-pub struct Walk {
+pub struct OplogHistory {
     oplog: Oplog,
     runtime: Handle,
     seen: BTreeMap<Timestamp, Link>,
     limit: usize,
 }
 
-impl Walk {
+impl OplogHistory {
     /// Creates a reader of an oplog on a runtime.
     #[must_use]
     pub const fn new(oplog: Oplog, runtime: Handle) -> Self {
@@ -63,7 +63,7 @@ impl Walk {
     /// Reads an entry from the server; returns `None` if it is gone.
     ///
     /// # Errors
-    /// The errors of [`Walk::link`].
+    /// The errors of [`OplogHistory::link`].
     pub fn read(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
         self.runtime.block_on(self.oplog.entry(at))
     }
@@ -83,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn links_are_remembered_up_to_a_limit_and_by_term() {
         let client = Client::with_uri_str("mongodb://127.0.0.1:9").await.unwrap();
-        let mut walk = Walk::new(Oplog::new(&client), Handle::current());
+        let mut walk = OplogHistory::new(Oplog::new(&client), Handle::current());
         walk.limit = 2;
         let at = |seconds| OpTime {
             ts: Timestamp::new(seconds, 1),

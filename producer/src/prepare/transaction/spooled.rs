@@ -17,7 +17,7 @@ const MEMORY_BYTES: usize = 64 << 20;
 
 /// Entries by their time, until their transaction ends.
 #[derive(Debug)]
-pub struct Kept {
+pub struct SpooledParts {
     parts: BTreeMap<Timestamp, Part>,
     /// The open transaction of each session, and its entries.
     sessions: FxHashMap<Vec<u8>, Open>,
@@ -56,13 +56,13 @@ struct Spill {
     end: u64,
 }
 
-impl Default for Kept {
+impl Default for SpooledParts {
     fn default() -> Self {
         Self::with_budget(MEMORY_BYTES)
     }
 }
 
-impl Kept {
+impl SpooledParts {
     /// Creates an empty store; `budget` is in bytes.
     #[must_use]
     pub fn with_budget(budget: usize) -> Self {
@@ -183,7 +183,7 @@ impl Kept {
     /// Returns the bytes of the entry at an optime.
     ///
     /// # Errors
-    /// The errors of [`Kept::keep`].
+    /// The errors of [`SpooledParts::keep`].
     pub fn read(&self, at: OpTime) -> Result<Option<Vec<u8>>, ProducerError> {
         let part = self.parts.get(&at.ts).filter(|part| part.link.at == at);
         match part.map(|part| &part.place) {

@@ -111,7 +111,7 @@ impl SegmentReader {
         let parsed = Document::new(bytes)
             .map_err(ProducerError::undecodable)
             .and_then(|document| {
-                Entry::parse_whatever_it_does(document)
+                Entry::parse_any_operation(document)
                     .map_err(|error| ProducerError::unreadable(document, &error))
             });
         parsed.map_err(|error| match error {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bson::doc;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::CopyKind;
-use oplog_relay_runtime::mongo::{ANSWER, in_time};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, in_time};
 use tokio::task::JoinSet;
 
 use super::copies::Copy;
@@ -148,7 +148,7 @@ fn rate_of(bytes: usize, took: Duration) -> Option<u64> {
 async fn filled(source: &SourceReader) -> Option<u64> {
     let local = source.client().database("local");
     let stats = local.run_command(doc! { "collStats": "oplog.rs" });
-    let stats = in_time(ANSWER, stats).await.ok()?;
+    let stats = in_time(REPLY_LIMIT, stats).await.ok()?;
     let [size, most] = ["size", "maxSize"].map(|name| number(stats.get(name)));
     size.saturating_mul(100).checked_div(most)
 }

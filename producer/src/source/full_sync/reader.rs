@@ -13,7 +13,7 @@ use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::CopyKind;
-use oplog_relay_runtime::mongo::{self, ANSWER, READ, error_code, in_time, is_set};
+use oplog_relay_runtime::mongo::{self, READ, REPLY_LIMIT, error_code, in_time, is_set};
 use oplog_relay_runtime::retry::Backoff;
 
 use super::range::Id;
@@ -112,13 +112,13 @@ impl SourceReader {
     /// [`ProducerError::Source`]; [`ProducerError::Usage`] for a collection that cannot be copied.
     pub async fn list(&self, filter: &NamespaceFilter) -> Result<Vec<Listed>, ProducerError> {
         let databases = self.client.list_database_names();
-        let databases = in_time(ANSWER, databases).await;
+        let databases = in_time(REPLY_LIMIT, databases).await;
         let mut all = Vec::new();
         for db in databases.map_err(ProducerError::Source)? {
             if is_internal(&format!("{db}.x")) {
                 continue;
             }
-            let found = in_time(ANSWER, self.list_database(&db, doc! {})).await;
+            let found = in_time(REPLY_LIMIT, self.list_database(&db, doc! {})).await;
             let found = found.map_err(ProducerError::Source)?;
             for described in &found {
                 let Some(listed) = listed(&db, described, &found)? else {
@@ -170,7 +170,7 @@ impl SourceReader {
         }
         for filter in filters {
             let found = self
-                .retry(ANSWER, || self.list_database(db, filter.clone()))
+                .retry(REPLY_LIMIT, || self.list_database(db, filter.clone()))
                 .await?;
             for described in &found {
                 // A server that does not support the second filter may return everything.
@@ -202,7 +202,7 @@ impl SourceReader {
                 found => found,
             }
         };
-        let found = self.retry(ANSWER, query).await?;
+        let found = self.retry(REPLY_LIMIT, query).await?;
         let is_copied = |index: &Typed| {
             // An index that is being built is sent at the commit of its build.
             !index.contains_key("buildUUID")
@@ -230,7 +230,7 @@ impl SourceReader {
         } = Namespace::split(ns);
         let database = self.client.database(db);
         let stats = database.run_command(doc! { "collStats": name });
-        let stats = match in_time(ANSWER, stats).await {
+        let stats = match in_time(REPLY_LIMIT, stats).await {
             Ok(stats) => stats,
             Err(error) => {
                 tracing::debug!(

@@ -20,7 +20,7 @@ use mongodb::{Client, Collection};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::{OpTime, Position, Timestamp};
-use oplog_relay_runtime::mongo::{self, ANSWER, in_time};
+use oplog_relay_runtime::mongo::{self, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::retry::Backoff;
 
 pub use self::tail::Tail;
@@ -85,7 +85,7 @@ impl Oplog {
         let listed = database
             .list_collection_names()
             .filter(doc! { "name": "oplog.rs" });
-        let names = in_time(ANSWER, listed).await;
+        let names = in_time(REPLY_LIMIT, listed).await;
         let names = names.map_err(ProducerError::Source)?;
         if names.is_empty() {
             return Err(ProducerError::Usage(
@@ -133,7 +133,7 @@ impl Oplog {
             1 => found,
             _ => found.sort(doc! { "$natural": direction }),
         };
-        let limit = if direction == 1 { ANSWER } else { SCAN };
+        let limit = if direction == 1 { REPLY_LIMIT } else { SCAN };
         in_time(limit, found).await
     }
 
@@ -254,7 +254,7 @@ const fn bson_timestamp(ts: Timestamp) -> BsonTimestamp {
 /// Reads time and term from an entry's bytes.
 pub(crate) fn position_of(bytes: &[u8]) -> Result<Position, ProducerError> {
     let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
-    let entry = Entry::parse_whatever_it_does(document)
+    let entry = Entry::parse_any_operation(document)
         .map_err(|error| ProducerError::unreadable(document, &error))?;
     Ok(Position {
         ts: entry.ts,

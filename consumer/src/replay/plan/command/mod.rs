@@ -43,7 +43,7 @@ pub struct Withheld {
 /// `collMod` accepts on every server. Indexes that a replay creates have no `expireAfterSeconds`,
 /// because servers up to 6.0 refuse this value at creation. Indexes that earlier versions of this
 /// program created may have it.
-pub const PUT_OFF: i32 = i32::MAX;
+pub const POSTPONED_EXPIRY: i32 = i32::MAX;
 
 /// An option of MongoDB 4.4 and 5.0 that affects only change streams of the source. MongoDB 6.0
 /// refuses it.
@@ -135,7 +135,7 @@ pub fn translate(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated,
     }
     let command = entry.command()?;
     match treatment(entry)? {
-        Some(Treatment::PassOver) => return Ok(plain(Action::Nothing)),
+        Some(Treatment::Ignore) => return Ok(plain(Action::Nothing)),
         Some(Treatment::Stop) | None => {
             return Err(PlanFault::Command(
                 String::from_utf8_lossy(command.name).into_owned(),

@@ -12,7 +12,7 @@ use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{
-    ANSWER, error_code, error_text, in_time, is_cursor_gone, is_transient,
+    REPLY_LIMIT, error_code, error_text, in_time, is_cursor_gone, is_transient,
 };
 use oplog_relay_runtime::retry::Backoff;
 use rustc_hash::FxHashMap;
@@ -26,7 +26,7 @@ use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zer
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::replay::writes::turn::acquire;
+use crate::replay::writes::permits::acquire;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -145,9 +145,11 @@ impl MongoSink {
         let command = RawDocumentBuf::from_bytes(command).map_err(mongodb::error::Error::from)?;
         let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
-        let mut cursor = in_time(ANSWER, cursor).await?;
+        let mut cursor = in_time(REPLY_LIMIT, cursor).await?;
         let refuse = |write: &Write<'_>, text| self.refuse(ns, write, Reason::Write, None, text);
-        while let Some(reply) = in_time(ANSWER, async { cursor.next().await.transpose() }).await? {
+        while let Some(reply) =
+            in_time(REPLY_LIMIT, async { cursor.next().await.transpose() }).await?
+        {
             self.target.readiness.target_reached();
             let (mut outcomes, mut bytes) = (Vec::new(), 0);
             for element in reply.doc_slices()?.into_iter() {

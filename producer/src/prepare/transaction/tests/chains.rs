@@ -157,7 +157,7 @@ fn txn_larger_than_memory_goes_through_a_file() {
         last(4, 3, 80..81, 80, session(1, 1)),
         abort(5, 2, session(2, 1)),
     ];
-    let mut kept = Kept::with_budget(entries[0].len());
+    let mut kept = SpooledParts::with_budget(entries[0].len());
     for bytes in &entries[..3] {
         let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
         let Shape::Part(link) = Shape::of(&entry).unwrap() else {
@@ -167,7 +167,7 @@ fn txn_larger_than_memory_goes_through_a_file() {
     }
     assert_eq!(kept.size(), (entries[0].len(), 2));
     let start = Start {
-        kept: Kept::with_budget(entries[0].len()),
+        kept: SpooledParts::with_budget(entries[0].len()),
         ..Start::default()
     };
     let outcome = run_from(start, &entries).unwrap();
@@ -178,7 +178,7 @@ fn txn_larger_than_memory_goes_through_a_file() {
 
 #[test]
 fn ended_transactions_use_neither_memory_nor_file() {
-    let mut kept = Kept::with_budget(300);
+    let mut kept = SpooledParts::with_budget(300);
     let mut links = Vec::new();
     for seconds in 1..20 {
         let bytes = partial(seconds, seconds - 1, 1..3, session(1, 1));

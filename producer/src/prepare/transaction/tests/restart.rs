@@ -98,7 +98,7 @@ fn the_start_of_an_open_transaction_stays_saved_until_the_dump_is_read_again() {
         begin: Some(Timestamp::new(1, 1)),
         open: Some(Timestamp::new(2, 1)),
     };
-    let kept = Parts::Kept(Kept::default());
+    let kept = Parts::Spooled(SpooledParts::default());
     let mut transactions = Transactions::new(kept, saved, false, Shutdown::manual());
     assert_eq!(transactions.history(), saved);
     let entries = history();
@@ -165,7 +165,7 @@ fn a_position_inside_what_is_no_transaction_is_refused() {
 #[test]
 fn a_shutdown_stops_the_read_between_two_entries_of_a_transaction() {
     let shutdown = Shutdown::manual();
-    let kept = Parts::Kept(Kept::default());
+    let kept = Parts::Spooled(SpooledParts::default());
     let mut transactions = Transactions::new(kept, History::default(), true, shutdown.clone());
     let entries = history();
     let parse = |bytes| Entry::parse(Document::new(bytes).unwrap()).unwrap();

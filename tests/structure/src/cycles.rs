@@ -1,7 +1,7 @@
-//! Circles in a graph: its strongly connected components of more than one node.
+//! Cycles in a graph: its strongly connected components of more than one node.
 
-/// Finds the circles by Tarjan's algorithm. `edges` contains the successors of each node.
-pub(crate) fn circles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
+/// Finds the cycles by Tarjan's algorithm. `edges` contains the successors of each node.
+pub(crate) fn cycles(edges: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut search = Search {
         edges,
         numbers: vec![None; edges.len()],
@@ -69,9 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_nodes_that_reach_each_other_are_a_circle() {
+    fn only_nodes_that_reach_each_other_are_a_cycle() {
         let edges = [vec![1], vec![2, 3], vec![1], vec![4], vec![]];
-        assert_eq!(circles(&edges), [vec![1, 2]]);
-        assert_eq!(circles(&[vec![1], vec![]]), [[0_usize; 0]; 0]);
+        assert_eq!(cycles(&edges), [vec![1, 2]]);
+        assert_eq!(cycles(&[vec![1], vec![]]), [[0_usize; 0]; 0]);
     }
 }
