@@ -36,7 +36,7 @@ const COMMANDS: [(&str, &[&str]); 2] = [
 
 /// Flags of Kafka's tools, of mongod, of cargo and of the tests' own programs, and the flag that
 /// every program has.
-const FOREIGN_FLAGS: [&str; 28] = [
+const FOREIGN_FLAGS: [&str; 29] = [
     "--add",
     "--all-topics",
     "--allow-principal",
@@ -54,6 +54,7 @@ const FOREIGN_FLAGS: [&str; 28] = [
     "--open",
     "--operation",
     "--quick",
+    "--release",
     "--replSet",
     "--reset-offsets",
     "--resource-pattern-type",

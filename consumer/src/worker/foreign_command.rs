@@ -115,7 +115,8 @@ impl PartitionWorker {
             return Ok(Applied::Done);
         }
         self.acknowledge(NextOffset::at(located.offset), last, true);
-        if target.has_run(&topic.source, located.id).await? {
+        // Without a time, the same command at another time has the same identity.
+        if has_time(located.id) && target.has_run(&topic.source, located.id).await? {
             return Ok(Applied::Done);
         }
         if let Some(reason) = self.reason_of_unknown_order(&names, located.id).await? {
@@ -146,6 +147,12 @@ impl PartitionWorker {
         names: &[String],
         id: EntryId,
     ) -> Result<Option<String>, ConsumerError> {
+        if !has_time(id) {
+            return Ok(Some(
+                "its record has no time, which the pipeline of the connector may remove (clusterTime)"
+                    .to_owned(),
+            ));
+        }
         let topic = &self.assignment.topic;
         let partitions = self.context.topics.partitions().await?;
         let own = partitions.get(topic).copied().unwrap_or_default();

@@ -439,6 +439,7 @@ impl PartitionWorker {
         let (entries, _) = batch.entries.split_at(before);
         match self.apply_batch(&Batch { entries, ..*batch }, topic).await {
             Ok(Applied::Done) => {
+                self.note_newest(entries);
                 let last = entries.last().map(|located| located.id);
                 self.acknowledge(NextOffset::at(offset), last, false);
             }

@@ -99,7 +99,7 @@ impl PartitionWorker {
         let mut entries: Vec<Located<'s>> = all;
         // This is not done in the loop above, because the rest outlives these names.
         for located in entries.iter_mut().filter(|_| renamed) {
-            if let Found::Here(ns) = find(located, incarnations) {
+            if let Found::Here(ns) = find(located, self.assignment.partition, incarnations) {
                 located.entry.ns = ns;
             }
         }
@@ -141,16 +141,18 @@ impl PartitionWorker {
             self.context.metrics.filtered.inc();
             return Ok(Judged::Pass);
         }
-        Ok(match find(located, incarnations) {
-            Found::Here(ns) => Judged::Apply {
-                under_another: ns != entry.ns,
+        Ok(
+            match find(located, self.assignment.partition, incarnations) {
+                Found::Here(ns) => Judged::Apply {
+                    under_another: ns != entry.ns,
+                },
+                Found::Gone => {
+                    self.context.metrics.dropped_entries.inc();
+                    Judged::Pass
+                }
+                Found::Foreign => Judged::Foreign,
             },
-            Found::Gone => {
-                self.context.metrics.dropped_entries.inc();
-                Judged::Pass
-            }
-            Found::Foreign => Judged::Foreign,
-        })
+        )
     }
 
     /// Returns true if the filter includes the entry. The namespace of a command is `db.$cmd`, so the
@@ -164,7 +166,11 @@ impl PartitionWorker {
     }
 }
 
-fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Found<'n> {
+fn find<'n>(
+    located: &Located<'n>,
+    partition: i32,
+    incarnations: Option<&'n Incarnations>,
+) -> Found<'n> {
     let Entry { ns, ui, .. } = located.entry;
     let Some(incarnations) = incarnations else {
         return Found::Here(ns);
@@ -174,7 +180,9 @@ fn find<'n>(located: &Located<'n>, incarnations: Option<&'n Incarnations>) -> Fo
     }
     let written = match has_time(located.id) {
         true => Moment::Time(located.id),
-        false => Moment::Offset(located.offset),
+        false if partition == 0 => Moment::Offset(located.offset),
+        // The topic had one partition when its commands ran, so this partition was added later.
+        false => Moment::Offset(i64::MAX),
     };
     match incarnations.resolve(ns, written, ui) {
         Resolved::Live(ns) => Found::Here(ns),

@@ -6,10 +6,10 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::format::Decoded;
 use crate::position::{EntryId, Timestamp};
 
-/// The number of ordinals of changes of documents.
-const CHANGES: i64 = 1 << 31;
-/// The number of ordinals of a frame, which holds many entries. The operations of a transaction have
-/// the same timestamp and may be in several frames.
+/// The number of ordinals of records with one change, which follow from their offsets.
+const SINGLE: i64 = 1 << 30;
+/// The number of ordinals of a frame with several entries. The operations of a transaction have the
+/// same timestamp and may be in several frames.
 const FRAME: i64 = 1 << 16;
 /// The first ordinal of commands.
 const COMMANDS: u32 = 1 << 31;
@@ -22,28 +22,25 @@ pub(super) struct Output<'o> {
     /// The buffer that holds the record, to which entries are appended.
     pub(super) arena: &'o mut Vec<u8>,
     found: &'o mut Vec<Decoded>,
+    offset: i64,
     /// The ordinal of the record's next change.
     next: u32,
 }
 
 impl<'o> Output<'o> {
     pub(super) fn new(arena: &'o mut Vec<u8>, found: &'o mut Vec<Decoded>, offset: i64) -> Self {
-        Self::from(arena, found, offset)
+        Self {
+            arena,
+            found,
+            offset,
+            next: within(offset, SINGLE),
+        }
     }
 
-    /// Returns the output of a frame.
-    pub(super) fn of_frame(
-        arena: &'o mut Vec<u8>,
-        found: &'o mut Vec<Decoded>,
-        offset: i64,
-    ) -> Self {
-        Self::from(arena, found, offset.wrapping_mul(FRAME))
-    }
-
-    fn from(arena: &'o mut Vec<u8>, found: &'o mut Vec<Decoded>, first: i64) -> Self {
-        let next = u32::try_from(first.rem_euclid(CHANGES));
-        let next = next.expect("a number below 2^31 has at most 32 bits");
-        Self { arena, found, next }
+    /// Sets the ordinals of a frame with several entries. They are separate from those of single
+    /// entries, because frames may have both.
+    pub(super) fn start_frame(&mut self) {
+        self.next = (1 << 30) | within(self.offset.wrapping_mul(FRAME), SINGLE);
     }
 
     /// Adds the entry that is at this place in the arena.
@@ -72,6 +69,11 @@ impl<'o> Output<'o> {
         self.add(header.ts, header.op == "c", range);
         Ok(())
     }
+}
+
+/// Returns a number modulo a power of two.
+fn within(number: i64, count: i64) -> u32 {
+    u32::try_from(number.rem_euclid(count)).expect("a number below 2^30 has at most 32 bits")
 }
 
 /// Returns the ordinal of a command, a checksum of its `ns` and its `o`. The commands of a

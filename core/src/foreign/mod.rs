@@ -18,9 +18,9 @@
 //! The timestamp of an entry is the one in the record. For Debezium it consists of the seconds of
 //! `source.ts_ms` and of `source.ord`. A record without a time, such as a document that mongo-kafka
 //! copied, has the timestamp 0:0. The ordinal of a change of a document is the offset of its record
-//! modulo 2^31, plus the number of entries before it in the record. It is therefore the same
-//! whenever the record is read again. Only records of several entries (MongoShake's frames) can
-//! share ordinals with the records that follow. The ordinal of a command is a checksum of its `ns`
+//! modulo 2^30. The entries of a frame of MongoShake with several entries have other ordinals, made
+//! of its offset and their indexes. An ordinal is therefore the same whenever the record is read
+//! again, and differs from those of the other changes with its timestamp. The ordinal of a command is a checksum of its `ns`
 //! and its `o`, so a command that the writer repeats after a failover keeps its identity, and the
 //! commands of a transaction differ.
 //!
@@ -171,10 +171,7 @@ pub fn decode(
     arena: &mut Vec<u8>,
     found: &mut Vec<Decoded>,
 ) -> Result<(), ForeignError> {
-    let mut output = match rules.writer {
-        Writer::MongoshakeRaw => Output::of_frame(arena, found, record.offset),
-        _ => Output::new(arena, found, record.offset),
-    };
+    let mut output = Output::new(arena, found, record.offset);
     let value = record.value.clone();
     let decoded = match rules.writer {
         Writer::MongoshakeBson => mongoshake::decode_bson(value, &mut output),

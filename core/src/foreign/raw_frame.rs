@@ -135,6 +135,9 @@ pub(super) fn decode(value: Range<usize>, output: &mut Output<'_>) -> Result<(),
         let last = frame.entries.len().saturating_sub(1);
         frame.entries.get(last..).unwrap_or_default()
     };
+    if entries.len() > 1 {
+        output.start_frame();
+    }
     let mut inflated = 0;
     for entry in entries {
         let entry = match frame.compression {

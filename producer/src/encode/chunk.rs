@@ -167,6 +167,10 @@ pub struct Counts {
     pub looked_up: u64,
     /// Number of updates whose document was looked up and was gone.
     pub gone: u64,
+    /// Number of changes whose earlier document was looked up and found.
+    pub found_before: u64,
+    /// Number of changes whose earlier document was looked up and was not there.
+    pub missing_before: u64,
 }
 
 /// Number of transactions by outcome, in a part of the source.

@@ -8,6 +8,7 @@ use oplog_relay_core::format::is_for_readers;
 use oplog_relay_core::format::looked_up::DocumentBefore;
 
 use super::Encoder;
+use super::chunk::Chunk;
 use super::lookup::{for_each_operation, operations_of};
 use crate::error::ProducerError;
 use crate::prepare::lookup::{LookupBefore, OperationPlace, PreImageId};
@@ -24,17 +25,24 @@ impl Encoder {
 
     /// Looks up the document before an update or delete.
     #[inline]
-    pub(super) fn look_up_before(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
+    pub(super) fn look_up_before(
+        &mut self,
+        entry: &Entry<'_>,
+        chunk: &mut Chunk,
+    ) -> Result<(), ProducerError> {
         let Some(before) = &mut self.before else {
             return Ok(());
         };
-        match before.id_of(entry).filter(|_| changes_document(entry)) {
-            Some(id) => before.look_up(id, entry.ts),
-            None => {
-                before.clear_current();
-                Ok(())
-            }
+        let Some(id) = before.id_of(entry).filter(|_| changes_document(entry)) else {
+            before.clear_current();
+            return Ok(());
+        };
+        before.look_up(id, entry.ts)?;
+        match before.current().document() {
+            Some(_) => chunk.counts.found_before += 1,
+            None => chunk.counts.missing_before += 1,
         }
+        Ok(())
     }
 
     /// Returns the document before the change that is being encoded.
@@ -64,9 +72,10 @@ impl Encoder {
         };
         let mut wanted = Vec::new();
         self.add_changes(entry, &mut wanted);
-        if wanted.first().is_none_or(|first| before.covers(*first)) {
+        let first = wanted.first().copied();
+        let Some(first) = first.filter(|first| !before.covers(*first)) else {
             return Ok(());
-        }
+        };
         wanted.clear();
         let mut through = entry.ts;
         // A damaged entry is reported when it is encoded.
@@ -76,6 +85,7 @@ impl Encoder {
             };
             through = through.max(entry.ts);
             self.add_changes(&entry, &mut wanted);
+            wanted.retain(|wanted| wanted.ui == first.ui);
             if wanted.len() >= LookupBefore::AT_ONCE {
                 break;
             }
@@ -99,15 +109,19 @@ impl Encoder {
         };
         let mut wanted: Vec<PreImageId> = Vec::new();
         let mut place = first;
+        let mut is_first = true;
         for_each_operation(commit, operations.clone(), |operation| {
             self.add_change(operation, place, &mut wanted);
             place.index = place.index.saturating_add(1);
-            let is_known = matches!(&wanted[..], [only] if before.covers(*only));
-            !is_known && wanted.len() < LookupBefore::AT_ONCE
+            // This runs before each operation, so it must not go through all of them each time.
+            if std::mem::take(&mut is_first) && wanted.first().is_none_or(|it| before.covers(*it)) {
+                wanted.clear();
+                return false;
+            }
+            let ui = wanted.first().map(|first| first.ui);
+            wanted.retain(|wanted| Some(wanted.ui) == ui);
+            wanted.len() < LookupBefore::AT_ONCE
         });
-        if wanted.first().is_none_or(|first| before.covers(*first)) {
-            return Ok(());
-        }
         match &mut self.before {
             Some(before) => before.ask(&wanted, commit.ts),
             None => Ok(()),

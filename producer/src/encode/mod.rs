@@ -473,7 +473,7 @@ impl Encoder {
         }
         let damaged = |error| ProducerError::damaged(entry, &error);
         self.look_up(entry, chunk)?;
-        self.look_up_before(entry)?;
+        self.look_up_before(entry, chunk)?;
         let looked_up = self.looked_up();
         let with_document;
         let entry = match &looked_up {

@@ -104,10 +104,11 @@ impl Encoder {
         let mut operations = Operations::of(part).map_err(damaged)?;
         let mut place = timestamp_of(part, commit);
         loop {
-            if self.lookup.is_some() {
+            let is_new = split.ord >= split.done;
+            if is_new && self.lookup.is_some() {
                 self.look_up_operations(commit, &operations)?;
             }
-            if self.before.is_some() {
+            if is_new && self.before.is_some() {
                 self.look_up_before_operations(commit, &operations, place)?;
             }
             let Some(operation) = operations.next() else {

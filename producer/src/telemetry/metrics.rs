@@ -143,6 +143,10 @@ impl Metrics {
         self.copied.bytes.inc_by(chunk.counts.copied_bytes);
         self.lookups.found.inc_by(chunk.counts.looked_up);
         self.lookups.gone.inc_by(chunk.counts.gone);
+        self.lookups.found_before.inc_by(chunk.counts.found_before);
+        self.lookups
+            .missing_before
+            .inc_by(chunk.counts.missing_before);
         self.records.inc_by(chunk.records.len() as u64);
         self.record_bytes.inc_by(chunk.arena.len() as u64);
         self.queue_records.set(in_flight.into());
@@ -320,23 +324,27 @@ impl CopyCounters {
     }
 }
 
-/// Counters of the updates whose document was looked up.
+/// Counters of the documents that were looked up.
 #[derive(Debug)]
 struct LookupCounters {
     found: IntCounter,
     gone: IntCounter,
+    found_before: IntCounter,
+    missing_before: IntCounter,
 }
 
 impl LookupCounters {
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let lookups = opts(
             "lookups_total",
-            "Updates whose document was looked up on the source, by result.",
+            "Changes whose document was looked up on the source, by result.",
         );
         let lookups = registered(registry, IntCounterVec::new(lookups, &["result"])?)?;
         Ok(Self {
             found: lookups.with_label_values(&["found"]),
             gone: lookups.with_label_values(&["gone"]),
+            found_before: lookups.with_label_values(&["found_before"]),
+            missing_before: lookups.with_label_values(&["missing_before"]),
         })
     }
 }

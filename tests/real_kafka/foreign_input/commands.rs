@@ -290,3 +290,17 @@ fn a_late_command_is_refused_even_after_a_restart() -> Result<()> {
     ended.expect(6, &["later entries, up to 1005:1"])?;
     Ok(())
 }
+
+/// The pipeline of a connector may remove `clusterTime`. Two drops then look the same.
+#[test]
+fn a_command_without_a_time_is_refused() -> Result<()> {
+    let foreign = Foreign::new()?;
+    let text = r#"{"_id":{"_data":"82"},"operationType":"drop","ns":{"db":"s","coll":"a"}}"#;
+    let records = [copied(1), Written::new("1", text)];
+    foreign.write("timeless", 1, &records)?;
+    let target = target()?;
+    let ended = foreign.replay(&target, "mongo-kafka-json", "timeless", &[])?;
+    ended.expect(6, &["topic timeless, partition 0, offset 1", "has no time"])?;
+    ensure!(documents(&target)?["s.a"].len() == 1);
+    Ok(())
+}

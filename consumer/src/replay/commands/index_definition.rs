@@ -20,7 +20,7 @@ const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
 
 impl MongoSink {
     /// Returns the command with only those of its indexes that are missing on the target; `None` if
-    /// none or all of them are missing. Existing indexes must be the same, except for what a replay
+    /// none of them is missing. Existing indexes must be the same, except for what a replay
     /// withholds: `expireAfterSeconds`, which is postponed here, and `unique`, if the index was
     /// created as non-unique because its collection is partitioned by `_id`.
     ///

@@ -9,9 +9,13 @@ use crate::prepare::lookup::fake::{Asked, Documents};
 const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
 
 fn uuid() -> Bson {
+    uuid_of(7)
+}
+
+fn uuid_of(collection: u8) -> Bson {
     let binary = Binary {
         subtype: bson::spec::BinarySubtype::Uuid,
-        bytes: vec![7; 16],
+        bytes: vec![collection; 16],
     };
     binary.into()
 }
@@ -142,4 +146,39 @@ fn documents_that_a_reply_has_no_room_for_are_asked_for_again() {
     assert_eq!(found, [1, 2, 3, 4, 5].map(Some));
     let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
     assert_eq!(counts, [5, 3, 1]);
+}
+
+/// A request for several collections could read the documents of many others.
+#[test]
+fn each_collection_is_asked_for_alone_and_the_others_stay() {
+    let of = |collection: u8, mut fields: Doc| {
+        fields.insert("ui", uuid_of(collection));
+        fields
+    };
+    let (mut encoder, asked) = looking_up(vec![pre_image(1, 0, 10)], None);
+    let entries: Vec<Vec<u8>> = (1..=6)
+        .map(|seconds| at(seconds, of(7 + u8::from(seconds % 2 == 0), update(1))))
+        .collect();
+    let chunk = encode(&mut encoder, &entries).unwrap();
+    let found: Vec<Option<i64>> = before(&chunk).into_iter().map(|(_, n)| n).collect();
+    assert_eq!(found, [10, -1, -1, -1, -1, -1].map(Some));
+    let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
+    assert_eq!(counts, [3, 3]);
+    assert_eq!(
+        (chunk.counts.found_before, chunk.counts.missing_before),
+        (1, 5)
+    );
+}
+
+/// The reply has no room for the last document, and the source does not have the second one.
+#[test]
+fn a_document_before_the_last_one_of_a_cut_reply_is_known_to_be_missing() {
+    let kept = [1, 3, 4].map(|seconds| pre_image(seconds, 0, seconds.cast_signed()));
+    let (mut encoder, asked) = looking_up(kept.to_vec(), Some(2));
+    let entries: Vec<Vec<u8>> = (1..=4).map(|seconds| at(seconds, update(1))).collect();
+    let chunk = encode(&mut encoder, &entries).unwrap();
+    let found: Vec<Option<i64>> = before(&chunk).into_iter().map(|(_, n)| n).collect();
+    assert_eq!(found, [1, -1, 3, 4].map(Some));
+    let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
+    assert_eq!(counts, [4, 1]);
 }

@@ -12,6 +12,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{CurrentDocuments, Reply};
 use crate::error::ProducerError;
 
+/// Bytes of documents of other collections that are kept when those of a collection are read.
+const MAX_HELD_BYTES: usize = 16 << 20;
+/// Approximate memory of an entry of a map.
+const ID_COST: usize = 64;
+
 /// The `_id` of a document in `config.system.preimages`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PreImageId {
@@ -65,39 +70,33 @@ pub fn write_filter(ids: &[PreImageId], command: &mut DocumentBuilder<'_>) {
     });
 }
 
-/// The documents before changes that were read ahead. They never change, so they are valid until the
-/// next ones are read.
+/// The documents before changes of one collection that were read ahead. They never change, so they
+/// are valid until the next ones are read.
 #[derive(Debug, Default)]
-pub(super) struct PreImages {
+struct PreImages {
     bytes: Vec<u8>,
     found: FxHashMap<PreImageId, Range<usize>>,
     /// The changes whose document the source does not have.
     missing: FxHashSet<PreImageId>,
 }
 
+/// What is known of the document before a change.
+#[derive(Debug, Clone)]
+enum Known {
+    Missing,
+    /// Its place in the bytes of its collection.
+    At(PreImageId, Range<usize>),
+}
+
 impl PreImages {
-    /// Returns the place of the document before a change, or `Some(None)` if the source does not have
-    /// it. Returns `None` if that is not known.
-    pub(super) fn find(&self, id: PreImageId) -> Option<Option<Range<usize>>> {
-        match self.found.get(&id) {
-            Some(range) => Some(Some(range.clone())),
-            None => self.missing.contains(&id).then_some(None),
-        }
-    }
-
-    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
-        self.bytes.get(range).unwrap_or_default()
-    }
-
-    /// Replaces the documents by those of a reply. If the reply is cut, the documents that are not in
-    /// it may exist.
+    /// Reads the documents of a reply to a request for these `_id`s. The reply is in the order of the
+    /// `_id`s. If it is cut, the documents after its last one may exist.
     ///
     /// # Errors
     /// [`Malformed`] if a document of the reply is damaged.
-    pub(super) fn take(&mut self, ids: &[PreImageId], reply: &Reply) -> Result<(), Malformed> {
-        self.bytes.clear();
-        self.found.clear();
-        self.missing.clear();
+    fn read(ids: &[PreImageId], reply: &Reply) -> Result<Self, Malformed> {
+        let mut images = Self::default();
+        let mut last = None;
         let mut rest = &reply.documents[..];
         while !rest.is_empty() {
             let (stored, after) = Document::split(rest)?;
@@ -109,15 +108,27 @@ impl PreImages {
             };
             let id = PreImageId::read(field("_id")?.document()?)?;
             let document = field("preImage").and_then(Element::document)?;
-            let start = self.bytes.len();
-            self.bytes.extend_from_slice(document.as_bytes());
-            self.found.insert(id, start..self.bytes.len());
+            let start = images.bytes.len();
+            images.bytes.extend_from_slice(document.as_bytes());
+            images.found.insert(id, start..images.bytes.len());
+            last = last.max(Some((id.ts, id.index)));
         }
-        if !reply.is_cut {
-            let missing = ids.iter().filter(|id| !self.found.contains_key(id));
-            self.missing.extend(missing.copied());
+        let is_known = |id: &&PreImageId| !reply.is_cut || Some((id.ts, id.index)) <= last;
+        let missing = ids.iter().filter(|id| !images.found.contains_key(id));
+        images.missing = missing.filter(is_known).copied().collect();
+        Ok(images)
+    }
+
+    fn find(&self, id: PreImageId) -> Option<Known> {
+        match self.found.get(&id) {
+            Some(range) => Some(Known::At(id, range.clone())),
+            None => self.missing.contains(&id).then_some(Known::Missing),
         }
-        Ok(())
+    }
+
+    /// Returns the approximate memory in bytes.
+    fn cost(&self) -> usize {
+        self.bytes.len() + (self.found.len() + self.missing.len()) * ID_COST
     }
 }
 
@@ -125,11 +136,12 @@ impl PreImages {
 #[derive(Debug)]
 pub struct LookupBefore {
     source: Box<dyn CurrentDocuments>,
-    images: PreImages,
+    /// The documents that were read ahead, by collection.
+    images: FxHashMap<CollectionUuid, PreImages>,
     /// The place of the operation that is being encoded, if it is one of an `applyOps`.
     operation: Option<OperationPlace>,
-    /// The document before the current change: `Some(None)` if the source does not have it.
-    current: Option<Option<Range<usize>>>,
+    /// The document before the current change, if it was looked up.
+    current: Option<Known>,
 }
 
 /// The place of an operation in the oplog.
@@ -150,7 +162,7 @@ impl LookupBefore {
     pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
         Self {
             source,
-            images: PreImages::default(),
+            images: FxHashMap::default(),
             operation: None,
             current: None,
         }
@@ -176,22 +188,33 @@ impl LookupBefore {
     /// Returns true if the document before a change, or its absence, is known.
     #[must_use]
     pub fn covers(&self, id: PreImageId) -> bool {
-        self.images.find(id).is_some()
+        self.find(id).is_some()
     }
 
-    /// Asks for documents after the source has reached the time `through`, and discards those that
-    /// were read before. Does nothing if the list is empty.
+    fn find(&self, id: PreImageId) -> Option<Known> {
+        self.images.get(&id.ui)?.find(id)
+    }
+
+    /// Asks for documents of one collection after the source has reached the time `through`, and
+    /// discards those of this collection that were read before. Does nothing if the list is empty.
+    /// MongoDB scans all `_id`s between the least and the greatest one of a request, and the `_id`s
+    /// begin with the UUID, so a request for several collections could read those of many others.
     ///
     /// # Errors
     /// The errors of [`CurrentDocuments::read_before`]; [`ProducerError::Undecodable`] for a damaged
     /// reply.
     pub fn ask(&mut self, ids: &[PreImageId], through: Timestamp) -> Result<(), ProducerError> {
-        if ids.is_empty() {
+        let Some(first) = ids.first() else {
             return Ok(());
+        };
+        self.images.remove(&first.ui);
+        if self.images.values().map(PreImages::cost).sum::<usize>() > MAX_HELD_BYTES {
+            self.images.clear();
         }
         let reply = self.source.read_before(ids, through)?;
-        let taken = self.images.take(ids, &reply);
-        taken.map_err(ProducerError::undecodable)
+        let images = PreImages::read(ids, &reply).map_err(ProducerError::undecodable)?;
+        self.images.insert(first.ui, images);
+        Ok(())
     }
 
     /// Makes the document before a change the current one, and asks for it alone if it is not known.
@@ -199,10 +222,10 @@ impl LookupBefore {
     /// # Errors
     /// The errors of [`LookupBefore::ask`].
     pub fn look_up(&mut self, id: PreImageId, through: Timestamp) -> Result<(), ProducerError> {
-        self.current = self.images.find(id);
+        self.current = self.find(id);
         if self.current.is_none() {
             self.ask(&[id], through)?;
-            self.current = self.images.find(id);
+            self.current = self.find(id);
         }
         match self.current {
             Some(_) => Ok(()),
@@ -220,12 +243,18 @@ impl LookupBefore {
     /// Returns the document that was made the current one.
     #[must_use]
     pub fn current(&self) -> DocumentBefore<'_> {
-        match &self.current {
-            None => DocumentBefore::NotLookedUp,
-            Some(None) => DocumentBefore::Missing,
-            // The bounds of the document were checked when it was found.
-            Some(Some(range)) => Document::new(self.images.bytes(range.clone()))
-                .map_or(DocumentBefore::Missing, DocumentBefore::Document),
-        }
+        let Some(known) = &self.current else {
+            return DocumentBefore::NotLookedUp;
+        };
+        let document = match known {
+            Known::Missing => None,
+            Known::At(id, range) => {
+                let images = self.images.get(&id.ui);
+                let bytes = images.and_then(|images| images.bytes.get(range.clone()));
+                // The bounds of the document were checked when it was found.
+                bytes.and_then(|bytes| Document::new(bytes).ok())
+            }
+        };
+        document.map_or(DocumentBefore::Missing, DocumentBefore::Document)
     }
 }
