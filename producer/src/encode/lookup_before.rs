@@ -15,6 +15,9 @@ use crate::prepare::lookup::{LookupBefore, OperationPlace, PreImageId};
 use crate::prepare::transaction::Operations;
 use crate::source::Documents;
 
+/// Maximum number of changes of one entry that are listed at a time.
+const MOST_CHANGES: usize = 1000;
+
 impl Encoder {
     /// Adds the document before the change to each update and delete, if a lookup is given.
     #[must_use]
@@ -86,7 +89,7 @@ impl Encoder {
             through = through.max(entry.ts);
             self.add_changes(&entry, &mut wanted);
             wanted.retain(|wanted| wanted.ui == first.ui);
-            if wanted.len() >= LookupBefore::AT_ONCE {
+            if wanted.len() >= before.at_once() {
                 break;
             }
         }
@@ -120,7 +123,7 @@ impl Encoder {
             }
             let ui = wanted.first().map(|first| first.ui);
             wanted.retain(|wanted| Some(wanted.ui) == ui);
-            wanted.len() < LookupBefore::AT_ONCE
+            wanted.len() < before.at_once()
         });
         match &mut self.before {
             Some(before) => before.ask(&wanted, commit.ts),
@@ -138,7 +141,7 @@ impl Encoder {
             Some(operations) => for_each_operation(entry, operations, |operation| {
                 self.add_change(operation, place, wanted);
                 place.index = place.index.saturating_add(1);
-                wanted.len() < LookupBefore::AT_ONCE
+                wanted.len() < MOST_CHANGES
             }),
             None => self.add_change(entry, place, wanted),
         }

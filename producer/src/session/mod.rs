@@ -55,7 +55,7 @@ struct Lagging(u32);
 
 /// The lookups of documents of a session.
 #[derive(Debug, Default)]
-struct Lookups {
+struct OpenLookups {
     current: Option<Lookup>,
     before: Option<Box<LookupBefore>>,
 }
@@ -271,7 +271,7 @@ impl Supervisor {
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
         let has_state = checkpoint.state.source.is_some();
-        let Lookups { current, before } = *Box::pin(self.lookups()).await?;
+        let OpenLookups { current, before } = *Box::pin(self.lookups()).await?;
         let encoder = self
             .encoder(checkpoint, start, topics)?
             .changing(routing, rules)
@@ -342,9 +342,9 @@ impl Supervisor {
     }
 
     /// Returns the lookups of documents that are configured.
-    async fn lookups(&self) -> Result<Box<Lookups>, ProducerError> {
+    async fn lookups(&self) -> Result<Box<OpenLookups>, ProducerError> {
         let wanted = self.config.stream.lookups;
-        let mut lookups = Box::new(Lookups::default());
+        let mut lookups = Box::new(OpenLookups::default());
         if wanted.current {
             lookups.current = Some(self.origin.lookup(self.shutdown.clone()).await?);
         }

@@ -47,8 +47,10 @@ const MAX_TEXT_CHARS: usize = 300;
 
 /// The outcome of writing a held document.
 enum Tried {
-    /// The document was written, or it became a dead letter.
+    /// The document was written.
     Released,
+    /// It became a dead letter.
+    DeadLettered,
     /// An index still refuses the document.
     Refused(WriteError),
     Abandoned,
@@ -123,10 +125,12 @@ impl MongoSink {
         };
         let key = key(ns, write.document_id)?;
         tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
-        self.target.metrics.held_documents.inc();
         self.check_room(document.len())?;
         let mut held = self.held();
         let before = held.get(&key);
+        if before.is_none() {
+            self.target.metrics.held_documents.inc();
+        }
         let since = before.map_or(write.id, |before| before.since);
         let position = before.and_then(|before| before.position.clone());
         let parked_note = before.and_then(|before| before.parked_note.clone());
@@ -278,11 +282,14 @@ impl MongoSink {
                 if !token.is_valid() {
                     return Ok(Applied::Abandoned);
                 }
-                match self.try_one(&key.0, held, token).await? {
-                    Tried::Released => {
+                let tried = self.try_one(&key.0, held, token).await?;
+                if matches!(tried, Tried::Released) {
+                    self.target.metrics.released_documents.inc();
+                }
+                match tried {
+                    Tried::Released | Tried::DeadLettered => {
                         self.held().remove(key);
                         self.delete_parked_note(held.parked_note.as_deref()).await?;
-                        self.target.metrics.released_documents.inc();
                         progress = true;
                     }
                     Tried::Refused(error) => {
@@ -342,7 +349,7 @@ impl MongoSink {
                 return Ok(Tried::Abandoned);
             }
             if self.complete_refusal(ns, held)? {
-                return Ok(Tried::Released);
+                return Ok(Tried::DeadLettered);
             }
         }
         if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {

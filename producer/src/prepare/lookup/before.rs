@@ -9,11 +9,11 @@ use oplog_relay_core::format::looked_up::DocumentBefore;
 use oplog_relay_core::position::Timestamp;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{CurrentDocuments, Reply};
+use super::{CurrentDocuments, MOST_DOCUMENTS, Reply, WANTED_BYTES};
 use crate::error::ProducerError;
 
 /// Bytes of documents of other collections that are kept when those of a collection are read.
-const MAX_HELD_BYTES: usize = 16 << 20;
+const MAX_HELD_BYTES: usize = 32 << 20;
 /// Approximate memory of an entry of a map.
 const ID_COST: usize = 64;
 
@@ -140,6 +140,8 @@ pub struct LookupBefore {
     images: FxHashMap<CollectionUuid, PreImages>,
     /// The place of the operation that is being encoded, if it is one of an `applyOps`.
     operation: Option<OperationPlace>,
+    /// Number of documents to ask for at a time.
+    at_once: usize,
     /// The document before the current change, if it was looked up.
     current: Option<Known>,
 }
@@ -154,9 +156,6 @@ pub struct OperationPlace {
 }
 
 impl LookupBefore {
-    /// Maximum number of documents that are asked for at a time.
-    pub const AT_ONCE: usize = 1000;
-
     /// Creates a lookup that has read nothing yet.
     #[must_use]
     pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
@@ -164,6 +163,7 @@ impl LookupBefore {
             source,
             images: FxHashMap::default(),
             operation: None,
+            at_once: MOST_DOCUMENTS,
             current: None,
         }
     }
@@ -183,6 +183,12 @@ impl LookupBefore {
             index: 0,
         });
         Some(PreImageId { ui, ts, index })
+    }
+
+    /// Returns the number of documents to ask for at a time.
+    #[must_use]
+    pub const fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Returns true if the document before a change, or its absence, is known.
@@ -213,6 +219,9 @@ impl LookupBefore {
         }
         let reply = self.source.read_before(ids, through)?;
         let images = PreImages::read(ids, &reply).map_err(ProducerError::undecodable)?;
+        if let Some(average) = images.bytes.len().checked_div(images.found.len()) {
+            self.at_once = (WANTED_BYTES / average.max(1)).clamp(1, MOST_DOCUMENTS);
+        }
         self.images.insert(first.ui, images);
         Ok(())
     }
