@@ -8,6 +8,18 @@ use std::str::FromStr;
 pub struct CollectionUuid(pub [u8; 16]);
 
 impl CollectionUuid {
+    /// Returns the value as BSON stores it: the length, the subtype 4, and the bytes.
+    #[inline]
+    #[must_use]
+    pub fn binary(&self) -> [u8; 21] {
+        let mut binary = [0; 21];
+        if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
+            *head = [16, 0, 0, 0, 4];
+            tail.copy_from_slice(&self.0);
+        }
+        binary
+    }
+
     /// Returns the text with hyphens.
     #[must_use]
     pub fn hyphenated(&self) -> [u8; 36] {

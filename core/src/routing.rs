@@ -74,9 +74,7 @@ impl RoutingChange {
             list.nested(&index.to_string(), kind::DOCUMENT, |item| {
                 item.str("ns", ns);
                 if let Some(ui) = ui {
-                    let mut binary = vec![16, 0, 0, 0, 4];
-                    binary.extend_from_slice(&ui.0);
-                    item.raw("ui", kind::BINARY, &binary);
+                    item.raw("ui", kind::BINARY, &ui.binary());
                 }
             });
         }

@@ -57,12 +57,7 @@ impl Captured<'_> {
         entry.int64("t", self.at.term).int32("v", 2);
         entry.str("op", op).str("ns", ns);
         if let Some(ui) = self.ui {
-            let mut binary = [0; 21];
-            if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
-                *head = [16, 0, 0, 0, 4];
-                tail.copy_from_slice(&ui.0);
-            }
-            entry.raw("ui", kind::BINARY, &binary);
+            entry.raw("ui", kind::BINARY, &ui.binary());
         }
         entry.document("o", o);
         entry.nested("snapshot", kind::DOCUMENT, |snapshot| {

@@ -8,6 +8,8 @@ use crate::position::{EntryId, Timestamp};
 
 /// The number of ordinals of records with one change, which follow from their offsets.
 const SINGLE: i64 = 1 << 30;
+/// The first ordinal of frames with several entries.
+const FRAMES: u32 = 1 << 30;
 /// The number of ordinals of a frame with several entries. The operations of a transaction have the
 /// same timestamp and may be in several frames.
 const FRAME: i64 = 1 << 16;
@@ -40,7 +42,7 @@ impl<'o> Output<'o> {
     /// Sets the ordinals of a frame with several entries. They are separate from those of single
     /// entries, because frames may have both.
     pub(super) fn start_frame(&mut self) {
-        self.next = (1 << 30) | within(self.offset.wrapping_mul(FRAME), SINGLE);
+        self.next = FRAMES | within(self.offset.wrapping_mul(FRAME), SINGLE);
     }
 
     /// Adds the entry that is at this place in the arena.

@@ -144,13 +144,8 @@ impl<'o> EventWriter<'o> {
         }
         self.namespace(entry)?;
         if let Some(ui) = entry.ui {
-            let mut binary = [0; 21];
-            if let Some((head, tail)) = binary.split_first_chunk_mut::<5>() {
-                *head = [16, 0, 0, 0, 4];
-                tail.copy_from_slice(&ui.0);
-            }
             self.name("collectionUUID");
-            self.value(kind::BINARY, &binary)?;
+            self.value(kind::BINARY, &ui.binary())?;
         }
         Ok(())
     }

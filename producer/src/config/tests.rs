@@ -211,20 +211,13 @@ fn documents_are_looked_up_on_a_live_source_where_an_envelope_has_a_place_for_th
 
 #[test]
 fn topics_for_readers_are_spread_by_id() {
-    let order_of = |flags: &[&str]| {
-        let common = [
-            "--source=mongodb://h",
-            "--brokers=k:1",
-            "--topic-prefix=cdc",
-        ];
-        let config = run(&[&common[..], &["--format=json"], flags].concat());
-        config.map(|config| config.stream.order)
-    };
+    let order_of =
+        |flags: &[&str]| live(&[&["--format=json"], flags].concat()).map(|stream| stream.order);
     let readers = "--replayable=false";
     assert_eq!(order_of(&[]).unwrap(), OrderRule::Auto);
     assert_eq!(order_of(&[readers]).unwrap(), OrderRule::Id);
     let error = order_of(&[readers, "--order=collection"]).unwrap_err();
-    assert!(error.to_string().contains("--order: "), "{error}");
+    assert!(error.contains("--order: "), "{error}");
 }
 
 #[test]

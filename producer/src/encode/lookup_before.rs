@@ -15,9 +15,6 @@ use crate::prepare::lookup::{LookupBefore, OperationPlace, PreImageId};
 use crate::prepare::transaction::Operations;
 use crate::source::Documents;
 
-/// Maximum number of changes of one entry that are listed at a time.
-const MOST_CHANGES: usize = 1000;
-
 impl Encoder {
     /// Adds the document before the change to each update and delete, if a lookup is given.
     #[must_use]
@@ -74,11 +71,10 @@ impl Encoder {
             return Ok(());
         };
         let mut wanted = Vec::new();
-        self.add_changes(entry, &mut wanted);
-        let first = wanted.first().copied();
-        let Some(first) = first.filter(|first| !before.covers(*first)) else {
+        self.add_changes(entry, 1, &mut wanted);
+        if wanted.first().is_none_or(|first| before.covers(*first)) {
             return Ok(());
-        };
+        }
         wanted.clear();
         let mut through = entry.ts;
         // A damaged entry is reported when it is encoded.
@@ -87,8 +83,7 @@ impl Encoder {
                 break;
             };
             through = through.max(entry.ts);
-            self.add_changes(&entry, &mut wanted);
-            wanted.retain(|wanted| wanted.ui == first.ui);
+            self.add_changes(&entry, before.at_once(), &mut wanted);
             if wanted.len() >= before.at_once() {
                 break;
             }
@@ -121,8 +116,6 @@ impl Encoder {
                 wanted.clear();
                 return false;
             }
-            let ui = wanted.first().map(|first| first.ui);
-            wanted.retain(|wanted| Some(wanted.ui) == ui);
             wanted.len() < before.at_once()
         });
         match &mut self.before {
@@ -131,8 +124,8 @@ impl Encoder {
         }
     }
 
-    /// Adds the changes of an entry, or those of its operations.
-    fn add_changes(&self, entry: &Entry<'_>, wanted: &mut Vec<PreImageId>) {
+    /// Adds the changes of an entry, or those of its operations, until the list has `most` of them.
+    fn add_changes(&self, entry: &Entry<'_>, most: usize, wanted: &mut Vec<PreImageId>) {
         let mut place = OperationPlace {
             ts: entry.ts,
             index: 0,
@@ -141,16 +134,19 @@ impl Encoder {
             Some(operations) => for_each_operation(entry, operations, |operation| {
                 self.add_change(operation, place, wanted);
                 place.index = place.index.saturating_add(1);
-                wanted.len() < MOST_CHANGES
+                wanted.len() < most
             }),
             None => self.add_change(entry, place, wanted),
         }
     }
 
+    /// Adds a change, unless it is of another collection than the first one of the list: each
+    /// collection is asked for alone.
     fn add_change(&self, entry: &Entry<'_>, place: OperationPlace, wanted: &mut Vec<PreImageId>) {
         if let Some(ui) = entry.ui
             && changes_document(entry)
             && !self.router.leaves_out(entry.ns)
+            && wanted.first().is_none_or(|first| first.ui == ui)
         {
             let OperationPlace { ts, index } = place;
             wanted.push(PreImageId { ui, ts, index });
@@ -164,8 +160,8 @@ fn changes_document(entry: &Entry<'_>) -> bool {
     matches!(entry.operation, Operation::Update | Operation::Delete) && is_for_readers(entry)
 }
 
-/// Returns the timestamp of the entry that contains a list of operations.
-pub(super) fn timestamp_of(part: Document<'_>, commit: &Entry<'_>) -> OperationPlace {
+/// Returns the place of the first operation of a part.
+pub(super) fn first_place(part: Document<'_>, commit: &Entry<'_>) -> OperationPlace {
     let ts = part.get("ts").ok().flatten();
     let ts = ts.and_then(|ts| ts.timestamp().ok());
     OperationPlace {

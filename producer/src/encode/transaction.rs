@@ -4,7 +4,7 @@ use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
 use oplog_relay_core::position::EntryId;
 
-use super::lookup_before::timestamp_of;
+use super::lookup_before::first_place;
 use super::{Encoder, HandOn};
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
@@ -102,7 +102,7 @@ impl Encoder {
         let commit = split.commit;
         let damaged = |error: Malformed| broken(commit, &error.to_string());
         let mut operations = Operations::of(part).map_err(damaged)?;
-        let mut place = timestamp_of(part, commit);
+        let mut place = first_place(part, commit);
         loop {
             let is_new = split.ord >= split.done;
             if is_new && self.lookup.is_some() {

@@ -92,25 +92,11 @@ impl LiveDocuments {
 
     /// Reads the documents of a request from the collection that has its name now.
     async fn find(&self, request: &Request, after: Timestamp) -> Result<Reply, ProducerError> {
-        let Namespace {
-            db,
-            collection: name,
-        } = Namespace::split(&request.ns);
-        let mut command = Vec::new();
-        let mut find = DocumentBuilder::start(&mut command);
-        find.str("find", name);
-        request.write_filter(&mut find);
-        // With a batch size above the number of documents, the server detects that nothing follows
-        // and keeps no cursor.
-        let most = i64::try_from(request.count()).unwrap_or(i64::MAX);
-        find.int64("batchSize", most.saturating_add(1));
-        self.reader.write_read_concern(&mut find, after);
-        find.finish();
-        let found = self
-            .reader
-            .retry(REPLY_LIMIT, || self.reader.first_batch(db, &command));
-        let found = found.await.map_err(|error| explained(error, &request.ns))?;
-        found.map_or_else(|| Ok(Reply::default()), reply)
+        let from = Namespace::split(&request.ns);
+        let found = self.read_listed(from, request.count(), after, |find| {
+            request.write_filter(find);
+        });
+        found.await.map_err(|error| explained(error, &request.ns))
     }
 
     /// Reads documents of `config.system.preimages`.
@@ -119,19 +105,36 @@ impl LiveDocuments {
         ids: &[PreImageId],
         after: Timestamp,
     ) -> Result<Reply, ProducerError> {
+        let from = Namespace {
+            db: "config",
+            collection: "system.preimages",
+        };
+        let found = self.read_listed(from, ids.len(), after, |find| write_filter(ids, find));
+        found.await.map_err(explained_before)
+    }
+
+    /// Reads the documents that a filter lists by their `_id`s, of which there are `count`.
+    async fn read_listed(
+        &self,
+        from: Namespace<'_>,
+        count: usize,
+        after: Timestamp,
+        write_filter: impl FnOnce(&mut DocumentBuilder<'_>),
+    ) -> Result<Reply, ProducerError> {
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
-        find.str("find", "system.preimages");
-        write_filter(ids, &mut find);
-        let most = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        find.str("find", from.collection);
+        write_filter(&mut find);
+        // With a batch size above the number of documents, the server detects that nothing follows
+        // and keeps no cursor.
+        let most = i64::try_from(count).unwrap_or(i64::MAX);
         find.int64("batchSize", most.saturating_add(1));
         self.reader.write_read_concern(&mut find, after);
         find.finish();
         let found = self
             .reader
-            .retry(REPLY_LIMIT, || self.reader.first_batch("config", &command));
-        let found = found.await.map_err(explained_before)?;
-        found.map_or_else(|| Ok(Reply::default()), reply)
+            .retry(REPLY_LIMIT, || self.reader.first_batch(from.db, &command));
+        found.await?.map_or_else(|| Ok(Reply::default()), reply)
     }
 
     /// Checks whether a name belongs to the collection with this UUID.

@@ -133,8 +133,7 @@ impl<'b> AvroReader<'b> {
             let uuid: CollectionUuid = uuid
                 .parse()
                 .map_err(|_| FormatError::Avro("its collectionUUID is not a UUID"))?;
-            let binary = [&[16, 0, 0, 0, 4][..], &uuid.0].concat();
-            event.raw("collectionUUID", kind::BINARY, &binary);
+            event.raw("collectionUUID", kind::BINARY, &uuid.binary());
         }
         Ok(())
     }

@@ -32,9 +32,7 @@ impl PreImageId {
     /// Appends the `_id` as an element.
     fn write(self, name: &str, out: &mut DocumentBuilder<'_>) {
         out.nested(name, kind::DOCUMENT, |id| {
-            let mut uuid = vec![16, 0, 0, 0, 4];
-            uuid.extend_from_slice(&self.ui.0);
-            id.raw("nsUUID", kind::BINARY, &uuid)
+            id.raw("nsUUID", kind::BINARY, &self.ui.binary())
                 .raw("ts", kind::TIMESTAMP, &self.ts.to_le_bytes())
                 .int64("applyOpsIndex", self.index.into());
         });
