@@ -7,8 +7,10 @@ use bson::doc;
 use oplog_relay_kit::model::{Model, ModelServer};
 use oplog_relay_kit::services::{Program, wait_until};
 use oplog_relay_kit::topic_reader::read_undecoded;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::made::Made;
+use crate::made::{BEGIN, Made};
 use crate::topics::{LIMIT, Topics};
 
 const DOCUMENTS: i32 = 40;
@@ -53,6 +55,48 @@ fn a_replay_whose_offsets_are_gone_is_not_mistaken_for_a_new_group() -> Result<(
     topics
         .replay(&target, "expired", 1, &["--start-again", "--start=now"])
         .map(drop)
+}
+
+/// Writes a position to a topic. The transaction stays open.
+fn write_position(topics: &Topics, seconds: u32) -> Result<BaseProducer> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", topics.brokers())
+        .set("transactional.id", format!("{}.position", topics.prefix()))
+        .create()?;
+    producer.init_transactions(LIMIT)?;
+    producer.begin_transaction()?;
+    let topic = format!("__{}.position.golden", topics.prefix());
+    let value = format!(r#"{{"v":1,"ts":"{seconds}:1","term":1,"ord":0,"routing":1}}"#);
+    let record = BaseRecord::to(&topic)
+        .partition(0)
+        .key("position")
+        .payload(&value);
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(LIMIT)?;
+    Ok(producer)
+}
+
+/// Kafka acknowledges a commit before its markers are written, so the last position may not be
+/// readable yet.
+#[test]
+fn a_start_now_waits_for_the_position_that_is_being_committed() -> Result<()> {
+    let mut made = Made::default();
+    inserts("s.a", 0..DOCUMENTS, &mut made)?;
+    let topics = Topics::carry("committing", &made.oplog()?)?;
+    write_position(&topics, BEGIN)?.commit_transaction(LIMIT)?;
+    let open = write_position(&topics, BEGIN + 10_000)?;
+    let target = ModelServer::start(Model::default())?;
+    let flags = ["--start=now", "--until-caught-up"];
+    let mut program = topics.start(&target, "committing", &flags)?;
+    wait_until("the wait for the transaction", LIMIT, || {
+        let log = program.stderr_text();
+        log.is_ok_and(|log| log.contains("waiting for the transaction"))
+    })?;
+    open.commit_transaction(LIMIT)?;
+    let code = program.wait(LIMIT)?;
+    ensure!(code == 0, "{}", program.stderr_text()?);
+    ensure!(count(&target, "s.a") == 0, "{}", program.stderr_text()?);
+    Ok(())
 }
 
 fn emit(topics: &Topics, prefix: &str, path: &Path, more: &[&str]) -> Result<Program> {

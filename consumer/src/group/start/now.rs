@@ -5,20 +5,32 @@
 //! read before the end offsets, so all entries up to it are in the topics. The group starts at the first
 //! records of the position's second and skips the entries up to the position, which is recorded in the
 //! metadata of its first commit.
+//!
+//! Kafka acknowledges a commit before it writes the transaction's markers, so a position that was just
+//! saved may not be readable yet. The positions are therefore read once the transactions that were
+//! open at start have ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use oplog_relay_core::barrier::BARRIER_ORD;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_core::state::{PositionRecord, State};
 use oplog_relay_core::topic::{position_topic, source_of_state_topic, state_topic};
 use oplog_relay_runtime::kafka::Reader;
+use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use super::{Held, REQUEST, at_seconds, held as held_now, persist};
+use super::{Held, REQUEST, at_seconds, held as held_now, persist, written};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
+use crate::topic_partition::TopicPartition;
+
+/// Time limit of the wait for open transactions. A running producer commits every second at the
+/// latest, so only a transaction of a producer that was killed stays open for longer. The previous
+/// position is a consistent cut too.
+const OPEN_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// Returns the start offset of each partition, and the id after which it starts.
 pub(crate) fn cut<C: ConsumerContext>(
@@ -63,17 +75,27 @@ fn positions<C: ConsumerContext>(
         consumer.fetch_metadata(None, REQUEST)
     })?;
     let reader = Reader::new(&config.kafka);
-    let names = metadata
+    let names: BTreeSet<&str> = metadata
         .topics()
         .iter()
-        .map(rdkafka::metadata::MetadataTopic::name);
-    for source in names.filter_map(|name| source_of_state_topic(prefix, name)) {
-        let last = reader.read_last_committed_blocking(&position_topic(prefix, source))?;
+        .map(rdkafka::metadata::MetadataTopic::name)
+        .collect();
+    for source in names
+        .iter()
+        .filter_map(|name| source_of_state_topic(prefix, name))
+    {
+        let (positions, states) = (position_topic(prefix, source), state_topic(prefix, source));
+        for topic in [&positions, &states] {
+            if names.contains(topic.as_str()) {
+                wait_for_open_transactions(consumer, config, topic, shutdown)?;
+            }
+        }
+        let last = reader.read_last_committed_blocking(&positions)?;
         let Some(position) = last.and_then(|stored| position(stored.value.as_deref()?)) else {
             continue;
         };
         let mut state = State::default();
-        for record in reader.read_all_blocking(&state_topic(prefix, source))? {
+        for record in reader.read_all_blocking(&states)? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
             let applied = state.apply(&key, record.value.as_deref());
             applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
@@ -81,6 +103,54 @@ fn positions<C: ConsumerContext>(
         found.extend(state.topics.into_keys().map(|topic| (topic, position)));
     }
     Ok(found)
+}
+
+/// Waits until the transactions that are open in a topic of one partition have ended, for
+/// [`OPEN_TRANSACTION`] at most.
+fn wait_for_open_transactions<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    config: &GroupConfig,
+    topic: &str,
+    shutdown: &Shutdown,
+) -> Result<(), ConsumerError> {
+    let deadline = Instant::now() + OPEN_TRANSACTION;
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    let doing = format!("reading the end of topic {topic}");
+    let name = TopicPartition {
+        topic: topic.to_owned(),
+        partition: 0,
+    };
+    let empty = Held {
+        name,
+        low: 0,
+        end: 0,
+    };
+    let written = written(&config.kafka, vec![empty], shutdown)?;
+    let written = written.first().map_or(0, |held| held.end);
+    loop {
+        let (_, stable) = persist(&doing, shutdown, || {
+            consumer.fetch_watermarks(topic, 0, REQUEST)
+        })?;
+        if stable >= written {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            tracing::warn!(
+                topic,
+                "a transaction stays open, so the group starts at the position before it"
+            );
+            return Ok(());
+        }
+        if backoff.attempts() == 0 {
+            tracing::info!(
+                topic,
+                "waiting for the transaction that is open in this topic"
+            );
+        }
+        if !backoff.sleep_blocking(shutdown) {
+            return Err(ConsumerError::interrupted(shutdown));
+        }
+    }
 }
 
 /// Returns an id that follows all entries that are complete at a saved position. If the position is
