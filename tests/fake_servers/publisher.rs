@@ -102,7 +102,7 @@ fn commit_with(request: Request, faults: &[Fault]) -> Result<Result<(), Producer
     let mut publisher = open(&cluster)?;
     cluster.request_errors(request, faults);
     let sent = publisher.send(&chunk(true));
-    let committed = sent.and_then(|()| publisher.commit(&position(1)));
+    let committed = sent.and_then(|()| publisher.commit(&position(1)).map(drop));
     if committed.is_err() {
         publisher.abort();
     }

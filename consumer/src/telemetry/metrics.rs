@@ -18,6 +18,8 @@ use crate::worker::batch::Located;
 
 const PREFIX: &str = "oplog_consumer";
 
+use crate::telemetry::latency::Latency;
+
 /// The lag of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
@@ -68,6 +70,8 @@ pub struct Metrics {
     pub folded: IntCounter,
     /// Time that the sink takes for a batch.
     pub apply_seconds: Histogram,
+    /// The parts of an entry's way.
+    pub latency: Latency,
     /// Source time of the last entry applied, milliseconds since 1970; 0 before the first.
     applied_ms: AtomicI64,
 }
@@ -132,6 +136,7 @@ impl Metrics {
             rewritten_documents,
             folded,
             apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,
+            latency: Latency::register(&registry)?,
             applied_ms: AtomicI64::new(0),
             registry,
         })

@@ -2,8 +2,12 @@
 //! record: all values are in one buffer, and the buffers are reused.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use oplog_relay_core::format::FormatError;
+use oplog_relay_runtime::clock::now_ms;
+
+use crate::telemetry::latency::Taken;
 
 /// The place of one record in its [`Chunk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Chunk {
     pub headers: Vec<u8>,
     /// The records in order.
     pub records: Vec<RecordSlot>,
+    /// Time at which the first record was taken from the Kafka client; `None` while there is none.
+    pub taken: Option<Taken>,
     /// The cost of the records in memory, in bytes.
     cost: usize,
 }
@@ -50,6 +56,10 @@ impl Chunk {
         value: Option<&[u8]>,
         oplog_id: Option<&[u8]>,
     ) -> usize {
+        self.taken.get_or_insert_with(|| Taken {
+            at: Instant::now(),
+            at_ms: now_ms(),
+        });
         let value = append(&mut self.arena, value.unwrap_or_default());
         let oplog_id = oplog_id.map(|id| append(&mut self.headers, id));
         let cost = value.len() + oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST;
@@ -136,6 +146,7 @@ impl Chunk {
             buffer.shrink_to(KEPT_BYTES);
         }
         self.records.clear();
+        self.taken = None;
         self.cost = 0;
     }
 }

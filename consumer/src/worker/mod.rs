@@ -35,6 +35,7 @@ use crate::group::offsets::NextOffset;
 use crate::replay::MongoSink;
 use crate::replay::catalog::Incarnations;
 use crate::replay::plan::PlanError;
+use crate::telemetry::latency::Taken;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::{EndReport, ReportEvent};
 use crate::worker::barrier::Side;
@@ -53,6 +54,8 @@ pub struct PartitionWorker {
     context: Arc<WorkerContext>,
     /// The decoder of the current chunk.
     decoder: Decoder,
+    /// Time at which the current chunk was taken from the Kafka client.
+    taken: Option<Taken>,
     /// Set while documents are held.
     deferred: Option<DeferredDocuments>,
     /// True if another program writes the topic.
@@ -71,6 +74,7 @@ impl PartitionWorker {
             assignment,
             context,
             decoder: Decoder::default(),
+            taken: None,
             deferred: None,
             reads_foreign,
             newest,
@@ -108,6 +112,7 @@ impl PartitionWorker {
                 .map(|slot| NextOffset::after(slot.last));
             reached = last.or(reached);
             let bytes = chunk.cost();
+            self.taken = chunk.taken;
             let outcome = self.apply(&mut chunk).await;
             chunk.clear();
             reports.send(assignment, ReportEvent::Released { bytes, chunk });
@@ -416,6 +421,9 @@ impl PartitionWorker {
         }
         let metrics = &self.context.metrics;
         metrics.apply_seconds.observe(begun.elapsed().as_secs_f64());
+        if let (Some(taken), Some(last)) = (self.taken, batch.entries.last()) {
+            metrics.latency.observe(taken, last.entry.wall, begun);
+        }
         metrics.count(batch.entries);
         Ok(Applied::Done)
     }

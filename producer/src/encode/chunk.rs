@@ -1,6 +1,7 @@
 //! Encoded records on their way from the encoder to the publisher.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use oplog_relay_core::position::Position;
 use oplog_relay_core::state::History;
@@ -102,6 +103,19 @@ pub struct Chunk {
     pub signal: Signal,
     /// Counts of what was read for the chunk.
     pub counts: Counts,
+    /// The times at which the chunk was handed over; `None` if it was not made from a batch.
+    pub handed: Option<HandedOver>,
+}
+
+/// The times at which a chunk was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Time at which the encoder received the batch.
+    pub received: Instant,
+    /// The same time by the wall clock, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// Time at which the chunk entered the publisher's queue.
+    pub encoded: Instant,
 }
 
 /// The place in the source that a chunk reaches.

@@ -7,6 +7,10 @@ use crate::error::ProducerError;
 
 /// Pause between two checks of outstanding deliveries.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
+/// The same within the first [`SOON`], when few records are outstanding.
+const SHORT_PAUSE: Duration = Duration::from_micros(200);
+/// Time in which the records of a small transaction are delivered.
+const SOON: Duration = Duration::from_millis(10);
 /// Approximate bounds of the bytes that are sent and not delivered: enough to keep broker and client
 /// busy, few enough that a commit does not wait long and that records are still in the processor's
 /// cache when they are compressed. The client's own limit is not sufficient: it has to admit one
@@ -75,7 +79,10 @@ impl Publisher {
                 let reason = format!("{waiting} records were not delivered in time");
                 return Err(ProducerError::kafka("waiting for deliveries", reason));
             }
-            std::thread::sleep(DRAIN_PAUSE);
+            std::thread::sleep(match begun.elapsed() < SOON {
+                true => SHORT_PAUSE,
+                false => DRAIN_PAUSE,
+            });
         }
     }
 }

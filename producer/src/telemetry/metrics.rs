@@ -14,6 +14,7 @@ use prometheus::{
 use serde_json::{Value, json};
 
 use crate::encode::chunk::{Chunk, TransactionCounts};
+use crate::telemetry::latency::{ChunkTimes, CommitTimes, Latency};
 use crate::telemetry::progress::Progress;
 
 /// Buckets of the commit duration, in seconds.
@@ -36,6 +37,7 @@ pub struct Metrics {
     position: Gauge,
     commits: IntCounter,
     commit_seconds: Histogram,
+    latency: Latency,
     queue_records: IntGauge,
     queue_bytes: IntGauge,
     errors: IntCounterVec,
@@ -63,6 +65,14 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+fn commit_histogram() -> Result<Histogram, prometheus::Error> {
+    let options = HistogramOpts::new(
+        "oplog_producer_commit_seconds",
+        "Time from the flush to the commit of a Kafka transaction.",
+    );
+    Histogram::with_opts(options.buckets(COMMIT_BUCKETS.to_vec()))
+}
+
 impl Metrics {
     /// Registers all metrics.
     ///
@@ -83,11 +93,6 @@ impl Metrics {
         };
         let by_operation = by("op", "entries_total", "Entries read from the source.")?;
         let errors = by("kind", "errors_total", "Failures, by kind.")?;
-        let seconds = HistogramOpts::new(
-            "oplog_producer_commit_seconds",
-            "Time from the flush to the commit of a Kafka transaction.",
-        )
-        .buckets(COMMIT_BUCKETS.to_vec());
         let metrics = Self {
             entries: Operation::ALL
                 .map(|operation| by_operation.with_label_values(&[operation.name()])),
@@ -110,7 +115,8 @@ impl Metrics {
                 "Source time of the saved position.",
             )?,
             commits: counter("commits_total", "Kafka transactions committed.")?,
-            commit_seconds: registered(&registry, Histogram::with_opts(seconds)?)?,
+            commit_seconds: registered(&registry, commit_histogram()?)?,
+            latency: Latency::register(&registry)?,
             queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
             queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
             sessions: counter(
@@ -174,6 +180,13 @@ impl Metrics {
         } else {
             self.caught_up.store(false, Ordering::Relaxed);
             self.refresh();
+        }
+    }
+
+    /// Records where the time of a committed transaction's chunks was spent.
+    pub fn passed(&self, chunks: &[ChunkTimes], commit: &CommitTimes) {
+        for chunk in chunks {
+            self.latency.observe(chunk, commit);
         }
     }
 

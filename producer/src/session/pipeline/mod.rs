@@ -11,15 +11,17 @@ pub use claimed::OtherClaims;
 pub use handover::{Handover, Intake, queues};
 pub use progress::BeginsAt;
 
+use std::cell::Cell;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::http::Health;
 use tokio::sync::mpsc;
 
 use crate::encode::Encoder;
-use crate::encode::chunk::{Chunk, Signal};
+use crate::encode::chunk::{Chunk, HandedOver, Signal};
 use crate::error::ProducerError;
 use crate::publish::Publisher;
 use crate::session::pipeline::claimed::ClaimCheck;
@@ -27,6 +29,7 @@ use crate::session::pipeline::progress::Progress;
 use crate::session::pipeline::schedule::{Circumstances, Schedule};
 use crate::session::pipeline::silence::Silence;
 use crate::source::SourceEvent;
+use crate::telemetry::latency::ChunkTimes;
 use crate::telemetry::metrics::Metrics;
 
 /// Runs the encoder's loop until the source ends or the publisher has ended.
@@ -40,9 +43,16 @@ pub fn encode(
     metrics: &Metrics,
 ) -> Result<(), ProducerError> {
     let mut chunk = Chunk::default();
+    let received = Cell::new(None);
     let mut hand_on = |chunk: &mut Chunk| {
         if chunk.is_empty() {
             return Ok(());
+        }
+        if let Some(received) = received.get() {
+            chunk.handed = Some(HandedOver {
+                encoded: Instant::now(),
+                ..received
+            });
         }
         metrics.queued(i64::try_from(chunk.arena.len()).unwrap_or(0));
         handover.hand_over(chunk)
@@ -52,7 +62,9 @@ pub fn encode(
         if let Err(error) = begun {
             break Err(error);
         }
-        let outcome = match events.blocking_recv() {
+        let event = events.blocking_recv();
+        received.set(event.as_ref().and_then(receipt));
+        let outcome = match event {
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
@@ -84,6 +96,16 @@ pub fn encode(
         Err(ProducerError::Ended("the publisher ended") | ProducerError::Interrupted) => Ok(()),
         result => result,
     }
+}
+
+/// Returns the time at which a batch is received; `None` for other events.
+fn receipt(event: &SourceEvent) -> Option<HandedOver> {
+    let now = Instant::now();
+    matches!(event, SourceEvent::Batch(_)).then(|| HandedOver {
+        received: now,
+        received_ms: now_ms(),
+        encoded: now,
+    })
 }
 
 /// The condition under which the publisher is done.
@@ -145,6 +167,8 @@ pub struct PublishLoop<'p> {
     signal: Signal,
     claims: ClaimCheck,
     silence: Option<Silence>,
+    /// The times of the chunks of the open transaction that have records.
+    passing: Vec<ChunkTimes>,
 }
 
 impl<'p> PublishLoop<'p> {
@@ -167,6 +191,7 @@ impl<'p> PublishLoop<'p> {
             signal: Signal::More,
             claims: ClaimCheck::default(),
             silence: None,
+            passing: Vec::new(),
         }
     }
 
@@ -240,9 +265,11 @@ impl<'p> PublishLoop<'p> {
         self.claims.take(chunk);
         self.metrics.sent(chunk, self.publisher.in_flight());
         self.progress.take(chunk);
+        let now = Instant::now();
         if self.publisher.in_transaction() {
-            self.schedule.sent(Instant::now());
+            self.schedule.sent(now);
         }
+        self.note_times(chunk, now);
         // The end stays in force: entries of the tail may still follow a full sync that ends the
         // stream.
         if self.signal != Signal::Finished {
@@ -255,20 +282,36 @@ impl<'p> PublishLoop<'p> {
         Ok(())
     }
 
+    /// Notes when the records of a chunk were handed over.
+    fn note_times(&mut self, chunk: &Chunk, sent: Instant) {
+        let Some(handed) = chunk.handed.filter(|_| !chunk.is_without_records()) else {
+            return;
+        };
+        self.passing.push(ChunkTimes {
+            wall: chunk.reached.wall,
+            received: handed.received,
+            received_ms: handed.received_ms,
+            encoded: handed.encoded,
+            sent,
+        });
+    }
+
     /// Returns how long to wait for the next chunk.
-    fn patience(&self) -> Duration {
-        self.schedule
-            .patience(Instant::now(), &self.circumstances())
+    fn patience(&mut self) -> Duration {
+        let circumstances = self.circumstances();
+        self.schedule.patience(Instant::now(), &circumstances)
     }
 
-    fn is_due(&self) -> bool {
-        self.progress.unsaved().is_some()
-            && self.schedule.is_due(Instant::now(), &self.circumstances())
+    fn is_due(&mut self) -> bool {
+        let circumstances = self.circumstances();
+        self.progress.unsaved().is_some() && self.schedule.is_due(Instant::now(), &circumstances)
     }
 
-    fn circumstances(&self) -> Circumstances {
+    fn circumstances(&mut self) -> Circumstances {
+        let is_idle = self.signal.is_idle();
         Circumstances {
-            is_idle: self.signal.is_idle(),
+            is_idle,
+            has_delivered: is_idle && self.publisher.has_delivered(),
             is_at_end: self.signal == Signal::Finished
                 || self.until.reached(self.progress.unsaved()),
             partitions: self.publisher.partitions(),
@@ -281,8 +324,10 @@ impl<'p> PublishLoop<'p> {
             return Ok(());
         };
         let start = Instant::now();
-        self.publisher.commit(&self.progress.record(position))?;
+        let times = self.publisher.commit(&self.progress.record(position))?;
         let took = start.elapsed();
+        self.metrics.passed(&self.passing, &times);
+        self.passing.clear();
         self.progress.committed(position);
         self.schedule.committed(Instant::now(), took);
         let is_caught_up = self.signal.is_caught_up();

@@ -1,15 +1,14 @@
 //! Decides when a Kafka transaction is committed. The caller passes the current time, so the
 //! decision is a pure function.
 //!
-//! When the stream is caught up, records are committed as soon as the source has no further
-//! entries, but at most once per [`COMMIT_GAP`]. While the stream is catching up, a transaction
-//! stays open longer, because a commit costs the broker time for each partition that the
-//! transaction writes to.
+//! When the stream is caught up, a transaction takes what arrives until the first of its records is
+//! delivered, and is committed then. While the stream is catching up, a transaction stays open longer, because a
+//! commit costs the broker time for each partition that the transaction writes to.
 
 use std::time::{Duration, Instant};
 
-/// Minimum time between two commits when caught up.
-const COMMIT_GAP: Duration = Duration::from_millis(10);
+/// Interval at which the publisher checks deliveries when caught up.
+const DELIVERY_CHECK: Duration = Duration::from_micros(250);
 /// Minimum duration of a transaction while catching up.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum duration for each partition that a transaction may write to, because each partition has to be
@@ -42,6 +41,9 @@ pub(super) enum TransactionState {
 pub(super) struct Circumstances {
     /// True if the source has no further entries at the moment.
     pub(super) is_idle: bool,
+    /// True if a record of the transaction is delivered, so that its partitions are added and the others
+    /// follow soon.
+    pub(super) has_delivered: bool,
     /// True if the requested end is reached, or if the source has ended.
     pub(super) is_at_end: bool,
     /// Number of partitions that the transaction may write to.
@@ -92,9 +94,9 @@ impl Schedule {
         match self.transaction {
             TransactionState::Closed => since_commit.is_none_or(|since| since >= POSITION_INTERVAL),
             TransactionState::Open { since } => {
-                let may_commit = since_commit.is_none_or(|since| since >= COMMIT_GAP);
-                (circumstances.is_idle && may_commit)
-                    || now.duration_since(since) >= self.interval(circumstances)
+                let open_for = now.duration_since(since);
+                (circumstances.is_idle && circumstances.has_delivered)
+                    || open_for >= self.interval(circumstances)
             }
         }
     }
@@ -103,10 +105,7 @@ impl Schedule {
     pub(super) fn patience(&self, now: Instant, circumstances: &Circumstances) -> Duration {
         let wait = match self.transaction {
             TransactionState::Closed => TICK,
-            TransactionState::Open { .. } if circumstances.is_idle => {
-                let since = self.last_commit.map(|last| now.duration_since(last));
-                COMMIT_GAP.saturating_sub(since.unwrap_or(COMMIT_GAP))
-            }
+            TransactionState::Open { .. } if circumstances.is_idle => DELIVERY_CHECK,
             TransactionState::Open { since } => self
                 .interval(circumstances)
                 .saturating_sub(now.duration_since(since)),
@@ -135,6 +134,7 @@ mod tests {
     fn catching_up() -> Circumstances {
         Circumstances {
             is_idle: false,
+            has_delivered: false,
             is_at_end: false,
             partitions: 4,
             timeout: millis(60_000),
@@ -167,11 +167,15 @@ mod tests {
             is_idle: true,
             ..catching_up()
         };
+        let delivered = Circumstances {
+            has_delivered: true,
+            ..idle
+        };
         schedule.committed(begin, millis(5));
         schedule.sent(begin + millis(2));
-        assert!(!schedule.is_due(begin + millis(9), &idle));
-        assert_eq!(schedule.patience(begin + millis(9), &idle), millis(1));
-        assert!(schedule.is_due(begin + millis(10), &idle));
+        assert!(!schedule.is_due(begin + millis(3), &idle));
+        assert_eq!(schedule.patience(begin + millis(3), &idle), DELIVERY_CHECK);
+        assert!(schedule.is_due(begin + millis(3), &delivered));
         assert!(!schedule.is_due(begin + millis(900), &catching_up()));
         assert!(schedule.is_due(begin + millis(1002), &catching_up()));
     }

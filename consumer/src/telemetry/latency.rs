@@ -1,0 +1,72 @@
+//! The parts of an entry's way through the consumer, as one histogram.
+
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::metrics::registered;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_buckets};
+
+/// The part before the consumer has the record: from the `wall` of its entry until the record is taken
+/// from the Kafka client. It is only as exact as the clocks of both machines and the source's
+/// milliseconds.
+const READ: &str = "read";
+/// From then until the worker begins to apply the batch.
+const QUEUE: &str = "queue";
+/// From then until the destination has the batch.
+const APPLY: &str = "apply";
+
+/// The smallest bucket, in seconds. Each bucket is half as large again as the one before it.
+const FIRST_BUCKET: f64 = 0.000_2;
+const BUCKET_FACTOR: f64 = 1.5;
+const BUCKETS: usize = 28;
+
+/// The time at which the first record of a chunk was taken from the Kafka client.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// The time.
+    pub at: Instant,
+    /// The same time by the wall clock, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// The histograms of the parts.
+#[derive(Debug)]
+pub struct Latency {
+    read: Histogram,
+    queue: Histogram,
+    apply: Histogram,
+}
+
+impl Latency {
+    /// Registers the histograms.
+    ///
+    /// # Errors
+    /// Returns an error if the name is registered twice.
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let options = HistogramOpts::new(
+            "oplog_consumer_latency_seconds",
+            "Time that a batch of entries spends in each part of its way: read (from the wall time \
+             of its last entry), queue and apply.",
+        )
+        .buckets(exponential_buckets(FIRST_BUCKET, BUCKET_FACTOR, BUCKETS)?);
+        let parts = registered(registry, HistogramVec::new(options, &["part"])?)?;
+        let part = |name: &str| parts.with_label_values(&[name]);
+        Ok(Self {
+            read: part(READ),
+            queue: part(QUEUE),
+            apply: part(APPLY),
+        })
+    }
+
+    /// Records the parts of a batch that was applied. `wall` is that of its last entry, in
+    /// milliseconds; `begun` is the time at which the worker began to apply it.
+    pub fn observe(&self, taken: Taken, wall: Option<i64>, begun: Instant) {
+        if let Some(wall) = wall {
+            let millis = u64::try_from(taken.at_ms - wall).unwrap_or_default();
+            self.read
+                .observe(Duration::from_millis(millis).as_secs_f64());
+        }
+        let queued = begun.saturating_duration_since(taken.at);
+        self.queue.observe(queued.as_secs_f64());
+        self.apply.observe(begun.elapsed().as_secs_f64());
+    }
+}
