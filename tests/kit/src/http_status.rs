@@ -15,9 +15,15 @@ pub fn status(port: u16) -> Option<Value> {
 /// Returns the current value of a metric without labels.
 #[must_use]
 pub fn metric(port: u16, name: &str) -> Option<f64> {
-    let all = get(port, "/metrics")?;
+    let all = metrics(port)?;
     let mut lines = all.lines().filter_map(|line| line.split_once(' '));
     lines.find(|(found, _)| *found == name)?.1.parse().ok()
+}
+
+/// Returns `/metrics` of a program on this host; `None` while it does not answer.
+#[must_use]
+pub fn metrics(port: u16) -> Option<String> {
+    get(port, "/metrics")
 }
 
 /// The response to a probe of `/livez` or `/readyz`.

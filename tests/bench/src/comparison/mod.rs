@@ -91,7 +91,10 @@ pub fn run(args: &[String]) -> Result<()> {
         .split_first()
         .map(|(first, rest)| (first.as_str(), rest))
     {
-        return baseline::run(args);
+        return match args.split_first() {
+            Some((name, args)) if name == latency::plain::NAME => latency::plain::run(args),
+            _ => baseline::run(args),
+        };
     }
     let options = Options::parse(args)?;
     ensure!(

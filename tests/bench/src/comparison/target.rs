@@ -5,6 +5,7 @@ use bson::{Document, doc};
 use mongodb::Client;
 
 use super::case::{Case, Group, Place};
+use super::latency::{Span, Times};
 use oplog_relay_kit::stub::Shape;
 
 fn with_client<T>(uri: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
@@ -25,6 +26,26 @@ pub(super) fn acknowledged(uri: &str) -> Result<u64> {
             .map(|count| count.as_i64().context("no count"));
         let sum = counts.sum::<Result<i64>>()?;
         Ok(u64::try_from(sum)?)
+    })
+}
+
+/// Returns how long after the commit of their entries the documents were inserted into a stub that
+/// measures it, for the entries of a span.
+pub(super) fn timing(uri: &str, span: &Span) -> Result<Times> {
+    with_client(uri, async |client| {
+        let status = doc! { "serverStatus": 1 };
+        let status = client.database("admin").run_command(status).await?;
+        let timing = status.get_document("timing")?;
+        let array = |name| timing.get_array(name);
+        let mut times = Times::default();
+        for (ordered, micros) in array("ordered")?.iter().zip(array("micros")?) {
+            let ordered = ordered.as_i64().context("no time")?;
+            let micros = micros.as_i64().context("no time")?;
+            if span.includes(ordered) {
+                times.add(ordered, micros as f64 / 1000.0);
+            }
+        }
+        Ok(times)
     })
 }
 

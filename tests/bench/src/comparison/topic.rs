@@ -48,6 +48,11 @@ pub(super) fn create(place: &Place<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Creates one more topic.
+pub(super) fn create_more(place: &Place<'_>, name: &str) -> Result<()> {
+    create_all(place, &[name.to_owned()])
+}
+
 fn create_all(place: &Place<'_>, names: &[String]) -> Result<()> {
     let partitions = i32::try_from(place.partitions)?;
     let topic = |name| {

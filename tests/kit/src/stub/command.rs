@@ -119,7 +119,12 @@ fn failure(code: i32, name: &str, message: &str) -> Bson {
 /// Returns the `opcounters` of `serverStatus`.
 fn status(shared: &Shared) -> Bson {
     let [insert, update, delete] = shared.written.counts().map(u64::cast_signed);
-    doc! { "opcounters": { "insert": insert, "update": update, "delete": delete }, "ok": 1.0 }
+    let mut status =
+        doc! { "opcounters": { "insert": insert, "update": update, "delete": delete }, "ok": 1.0 };
+    if let Some(timing) = &shared.timing {
+        status.insert("timing", timing.report());
+    }
+    status
 }
 
 fn hello(shared: &Shared) -> Bson {
@@ -318,12 +323,18 @@ fn write<'s>(shared: &'s Shared, request: &Request<'_>, name: &[u8]) -> io::Resu
         b"update" => "updates",
         _ => "deletes",
     };
-    let mut count = inner(request.body, array)
-        .map_err(io::Error::other)?
-        .elements()
-        .count() as u64;
+    let inside = inner(request.body, array).map_err(io::Error::other)?;
+    let mut count = inside.elements().count() as u64;
+    if let Some(timing) = &shared.timing {
+        let documents = inside.elements().flatten();
+        timing.note(documents.filter_map(|element| element.document().ok()));
+    }
     for sequence in &request.sequences {
-        count += sequence.documents()?.len() as u64;
+        let documents = sequence.documents()?;
+        count += documents.len() as u64;
+        if let Some(timing) = &shared.timing {
+            timing.note(documents.into_iter());
+        }
     }
     shared.written.add(name, count);
     let n = i32::try_from(count).map_err(io::Error::other)?;

@@ -15,7 +15,6 @@ pub(super) const LARGE_BYTES: usize = 16_000_000;
 /// these five inserts.
 const GROUP: u64 = 10;
 const FIRST_SECOND: u32 = 1_700_000_000;
-const ENTRIES_PER_SECOND: u64 = 1000;
 pub(super) const UI: [u8; 16] = *b"stub-collection!";
 const WORDS: [&str; 16] = [
     "harbour", "orange", "window", "seven", "paper", "mountain", "silver", "letter", "garden",
@@ -44,9 +43,10 @@ pub struct Recipe {
     pub shape: Shape,
     /// Number of collections, which receive ten consecutive entries each in turn.
     pub collections: u64,
-    /// The commit time of the first entry, in seconds since 1970. Each entry is a millisecond later
-    /// than the one before.
+    /// The commit time of the first entry, in seconds since 1970.
     pub first_second: u32,
+    /// Number of entries that are committed in each second.
+    pub per_second: u64,
 }
 
 impl Recipe {
@@ -58,12 +58,13 @@ impl Recipe {
             shape,
             collections: 1,
             first_second: FIRST_SECOND,
+            per_second: 1000,
         }
     }
 
     /// Sets the time of the last entry to that second.
     pub fn end_at(&mut self, second: u32) {
-        let seconds = u32::try_from(self.entries / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(self.entries / self.per_second).unwrap_or(u32::MAX);
         self.first_second = second.saturating_sub(seconds);
     }
 
@@ -73,14 +74,15 @@ impl Recipe {
 
     /// Returns the time of entry `number`, which increases with the number.
     pub(super) fn time(&self, number: u64) -> Timestamp {
-        let second = u32::try_from(number / ENTRIES_PER_SECOND).unwrap_or(u32::MAX);
-        let increment = u32::try_from(number % ENTRIES_PER_SECOND).unwrap_or(0) + 1;
+        let second = u32::try_from(number / self.per_second).unwrap_or(u32::MAX);
+        let increment = u32::try_from(number % self.per_second).unwrap_or(0) + 1;
         Timestamp::new(self.first_second.saturating_add(second), increment)
     }
 
     /// Returns the commit time of entry `number`, in milliseconds since 1970.
     pub(super) fn wall(&self, number: u64) -> i64 {
-        i64::from(self.first_second) * 1000 + number.cast_signed()
+        let millis = number.saturating_mul(1000) / self.per_second;
+        i64::from(self.first_second) * 1000 + millis.cast_signed()
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `cursor` | the open cursors |
 //! | `fault` | the failures that a test configures for a tail |
 //! | `server` | the state that its connections share |
+//! | `timing` | the times of inserts, if they are measured |
 //! | `process` | the server as a separate process |
 //!
 //! | command | answer |
@@ -26,7 +27,7 @@
 //! | `aggregate` | `$sample`: `_id`s spread over the collection |
 //! | `insert`, `update`, `delete` | `n` = the number of its statements; nothing is stored |
 //! | `create`, `createIndexes`, `dropDatabase` | `ok`; nothing changes |
-//! | `serverStatus` | `opcounters` of the statements |
+//! | `serverStatus` | `opcounters` of the statements, and the times of inserts if they are measured |
 //! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
 //! | other commands | error 59 |
 
@@ -40,6 +41,7 @@ mod oplog;
 mod point;
 mod process;
 mod server;
+mod timing;
 
 pub use documents::Contents;
 pub use entry::{NAMESPACE, Recipe, Shape, object_id};

@@ -146,8 +146,10 @@ impl Oplog {
         if !self.walls.is_empty() {
             return self.walls.partition_point(|wall| *wall <= millis) as u64;
         }
-        let past = millis - self.recipe.wall(0) + 1;
-        u64::try_from(past).unwrap_or(0).min(self.len())
+        // The entries of a millisecond exist from its beginning on.
+        let past = u64::try_from(millis - self.recipe.wall(0) + 1).unwrap_or(0);
+        let there = past.saturating_mul(self.recipe.per_second).div_ceil(1000);
+        there.min(self.len())
     }
 
     /// Returns the entry at exactly that time.

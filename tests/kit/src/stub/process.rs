@@ -21,7 +21,7 @@ pub struct StubProcess {
 pub enum Flow {
     /// All at once.
     Past,
-    /// A thousand a second, from its start on.
+    /// [`Recipe::per_second`] a second, from its start on.
     Live,
 }
 
@@ -29,12 +29,18 @@ impl StubProcess {
     /// Starts it and waits until its oplog is generated.
     pub fn start(recipe: &Recipe, flow: Flow) -> Result<StubProcess> {
         let (entries, collections) = (recipe.entries.to_string(), recipe.collections.to_string());
+        let rate = recipe.per_second.to_string();
         let mut args = vec!["--entries", &entries, "--shape", recipe.shape.name()];
         args.extend(["--collections", &collections]);
         if flow == Flow::Live {
-            args.push("--live");
+            args.extend(["--live", &rate]);
         }
         StubProcess::launch(args)
+    }
+
+    /// Starts a target that measures how long after its `ordered` each document is inserted.
+    pub fn timing() -> Result<StubProcess> {
+        StubProcess::launch(vec!["--entries", "0", "--timing"])
     }
 
     /// Starts one with documents, and one entry in its oplog.

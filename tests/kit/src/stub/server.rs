@@ -12,6 +12,7 @@ use super::documents::{Contents, Documents};
 use super::fault::{Fault, Faults};
 use super::oplog::Oplog;
 use super::point::Points;
+use super::timing::Timing;
 use crate::wire::{Closing, Listener, Reply, Request, Service};
 
 /// A running server; it ends when dropped.
@@ -30,6 +31,14 @@ pub struct Pace {
     pub pause: Duration,
 }
 
+/// The ways in which a server differs from one that serves its oplog at once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mode {
+    pace: Option<Pace>,
+    live: bool,
+    timing: bool,
+}
+
 /// The state that the connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -38,6 +47,8 @@ pub(super) struct Shared {
     pub(super) pace: Option<Pace>,
     /// True if each entry appears at its time; otherwise all exist from the start.
     live: bool,
+    /// The times of inserts, if they are measured.
+    pub(super) timing: Option<Timing>,
     pub(super) address: String,
     pub(super) cursors: Cursors,
     pub(super) written: Written,
@@ -129,7 +140,7 @@ impl Server {
     /// # Errors
     /// No port is free.
     pub fn start(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, Contents::default(), (None, false), &[])
+        Server::open(oplog, Contents::default(), Mode::default(), &[])
     }
 
     /// Serves an oplog, and documents in the first collection of its entries.
@@ -137,7 +148,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_with(oplog: Oplog, contents: Contents) -> io::Result<Server> {
-        Server::open(oplog, contents, (None, false), &[])
+        Server::open(oplog, contents, Mode::default(), &[])
     }
 
     /// Serves an oplog whose entries appear at their times.
@@ -145,7 +156,23 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_live(oplog: Oplog) -> io::Result<Server> {
-        Server::open(oplog, Contents::default(), (None, true), &[])
+        let mode = Mode {
+            live: true,
+            ..Mode::default()
+        };
+        Server::open(oplog, Contents::default(), mode, &[])
+    }
+
+    /// Measures how long after its `ordered` each document is inserted.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_timing(oplog: Oplog) -> io::Result<Server> {
+        let mode = Mode {
+            timing: true,
+            ..Mode::default()
+        };
+        Server::open(oplog, Contents::default(), mode, &[])
     }
 
     /// Serves an oplog at a limited pace, so that a client that tails it is never at the end for
@@ -154,7 +181,11 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_slow(oplog: Oplog, pace: Pace) -> io::Result<Server> {
-        Server::open(oplog, Contents::default(), (Some(pace), false), &[])
+        let mode = Mode {
+            pace: Some(pace),
+            ..Mode::default()
+        };
+        Server::open(oplog, Contents::default(), mode, &[])
     }
 
     /// Serves an oplog, and lets `getMore` fail. Each fault occurs before the entry whose number is
@@ -163,7 +194,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_failing(oplog: Oplog, faults: &[(u64, Fault)]) -> io::Result<Server> {
-        Server::open(oplog, Contents::default(), (None, false), faults)
+        Server::open(oplog, Contents::default(), Mode::default(), faults)
     }
 
     /// Lets the next queries for the oldest or newest entry fail with these codes.
@@ -207,14 +238,15 @@ impl Server {
     fn open(
         oplog: Oplog,
         contents: Contents,
-        (pace, live): (Option<Pace>, bool),
+        mode: Mode,
         faults: &[(u64, Fault)],
     ) -> io::Result<Server> {
         let (listener, shared) = Listener::start(|address, closing| Shared {
             oplog,
             documents: Documents::new(contents),
-            pace,
-            live,
+            pace: mode.pace,
+            live: mode.live,
+            timing: mode.timing.then(Timing::default),
             address: address.to_string(),
             cursors: Cursors::default(),
             written: Written::default(),

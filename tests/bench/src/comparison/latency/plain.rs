@@ -1,0 +1,89 @@
+//! The baseline: a loop that puts each reply of the source into one Kafka transaction, with the place
+//! that it reaches as the last record.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bson::{RawDocumentBuf, Timestamp, doc};
+use futures_util::StreamExt;
+use mongodb::Client;
+use mongodb::options::{CursorType, FindOptions, ReadConcern};
+use oplog_relay_core::document::{Document, Element};
+use oplog_relay_core::entry::Entry;
+use oplog_relay_core::key::{partition_for, write_key};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+/// The name of the case.
+pub(in crate::comparison) const NAME: &str = "plain-transactions";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Returns the topic of the places.
+pub(super) fn place_topic(topic: &str) -> String {
+    format!("{topic}-place")
+}
+
+/// Runs until it is killed. The arguments are the source, the brokers, the topic and the number of its
+/// partitions.
+pub(in crate::comparison) fn run(arguments: &[String]) -> Result<()> {
+    let [source, brokers, topic, partitions] = arguments else {
+        bail!("four arguments expected");
+    };
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("transactional.id", topic)
+        .set("compression.type", "lz4")
+        .set("linger.ms", "0")
+        .create()?;
+    producer.init_transactions(LIMIT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let partitions = partitions.parse()?;
+    runtime.block_on(async {
+        let client = Client::with_uri_str(source).await?;
+        let oplog = client
+            .database("local")
+            .collection::<RawDocumentBuf>("oplog.rs");
+        let options = FindOptions::builder()
+            .cursor_type(CursorType::TailableAwait)
+            .max_await_time(Duration::from_secs(1))
+            .read_concern(ReadConcern::majority())
+            .build();
+        let beginning = doc! { "ts": { "$gte": Timestamp { time: 0, increment: 0 } } };
+        let mut cursor = oplog.find(beginning).with_options(options).batch().await?;
+        loop {
+            let reply = cursor.next().await.context("the cursor was closed")??;
+            carry(&producer, topic, partitions, reply.doc_slices()?.as_bytes())?;
+        }
+    })
+}
+
+/// Sends one reply as a transaction.
+fn carry(producer: &BaseProducer, topic: &str, partitions: u32, reply: &[u8]) -> Result<()> {
+    let mut entries = Document::new(reply)?.elements().peekable();
+    if entries.peek().is_none() {
+        return Ok(());
+    }
+    producer.begin_transaction()?;
+    let mut key = Vec::new();
+    for document in entries {
+        let document = document.and_then(Element::document)?;
+        key.clear();
+        write_key(Entry::parse(document)?.document_id()?, &mut key)?;
+        let partition = i32::try_from(partition_for(&key, partitions))?;
+        let record = BaseRecord::to(topic).partition(partition).key(&key);
+        let sent = producer.send(record.payload(document.as_bytes()));
+        sent.map_err(|(error, _)| error)?;
+    }
+    let place = place_topic(topic);
+    let record = BaseRecord::<[u8], [u8]>::to(&place).key(b"place");
+    let sent = producer.send(record.payload(b"place"));
+    sent.map_err(|(error, _)| error)?;
+    // The commit itself would look only every 100 ms whether the records are delivered.
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(producer.commit_transaction(LIMIT)?)
+}
