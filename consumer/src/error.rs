@@ -8,6 +8,7 @@ use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
+use crate::group::start::error::StartError;
 use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
 use crate::replay::plan::PlanError;
@@ -21,6 +22,9 @@ pub enum ConsumerError {
     /// A flag does not fit the topics, the target or the environment.
     #[error("{0}")]
     Usage(String),
+    /// The group cannot start, or cannot continue, at its offsets.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Records or committed offsets that the group needs no longer exist.
     #[error("{0}")]
     OffsetsLost(String),
@@ -131,6 +135,7 @@ impl ConsumerError {
             Self::Usage(_) => ExitCode::Usage,
             Self::KafkaFailure(failure) if failure.is_misconfiguration() => ExitCode::Usage,
             Self::Mongo(error) if error.is_misconfiguration() => ExitCode::Usage,
+            Self::Start(error) => error.exit_code(),
             Self::OffsetsLost(_) => ExitCode::OffsetsLost,
             Self::Undecodable { .. }
             | Self::Unplayable { .. }
@@ -152,7 +157,7 @@ impl ConsumerError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Config(_) | Self::Usage(_) => "usage",
-            Self::OffsetsLost(_) => "offsets_lost",
+            Self::OffsetsLost(_) | Self::Start(_) => "offsets_lost",
             Self::Undecodable { .. } => "undecodable",
             Self::Unplayable { .. } => "unplayable",
             Self::Refused(_) | Self::CommandRefused(_) => "refused",

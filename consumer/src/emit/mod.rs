@@ -11,7 +11,7 @@ use crate::config::{Destination, LineForm};
 use crate::emit::line::LineWriter;
 use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
-use crate::group::start::Past;
+use crate::group::start::{Past, Traces};
 use crate::replay::plan::{PlanError, PlanFault};
 use crate::worker::applied::{Applied, Durability, SinkError};
 use crate::worker::assignment::Token;
@@ -85,10 +85,9 @@ impl JsonSink {
         match file.had_lines() {
             None => Past::Unknown,
             Some(false) => Past::Nothing,
-            Some(true) => Past::Traces(format!(
-                "the file {} already has lines (give a new group a file of its own)",
-                self.name
-            )),
+            Some(true) => Past::Traces(Traces::Lines {
+                file: self.name.clone(),
+            }),
         }
     }
 

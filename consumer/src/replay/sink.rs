@@ -12,7 +12,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
-use crate::group::start::Past;
+use crate::group::start::{Past, Traces};
 use crate::replay::catalog::{Catalog, Subscription, other_subscription};
 use crate::replay::deferred::held_document::{Deferred, Held};
 use crate::replay::deferred::suspended_indexes::note::MakingWay;
@@ -137,9 +137,7 @@ impl MongoSink {
             .persist("reading the catalog", || self.catalog.has_begun(prefix))
             .await?;
         Ok(if has_begun {
-            Past::Traces(
-                "the catalog of the target (oplog_relay.catalog) has records of it".to_owned(),
-            )
+            Past::Traces(Traces::Catalog)
         } else {
             Past::Nothing
         })
