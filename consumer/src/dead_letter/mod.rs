@@ -6,7 +6,7 @@
 //! entry that failed. A value that is too large for the topic is omitted; the headers then point to
 //! the original.
 //!
-//! A document that is still held in memory at a barrier or at the end (`replay::deferred`) becomes
+//! A document that is still held in memory at a barrier or at the end (`replay::held_documents`) becomes
 //! one letter. Its value is an entry that inserts the document with all of its entries applied.
 //!
 //! A refused command can become a dead letter only if it leaves namespaces unchanged, because later

@@ -15,7 +15,7 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
-use crate::replay::deferred::held_document::{HeldDocument, UNRESOLVED};
+use crate::replay::held_documents::held_document::{HeldDocument, UNRESOLVED};
 use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};

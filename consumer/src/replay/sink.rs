@@ -14,8 +14,8 @@ use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::group::start::{Past, Traces};
 use crate::replay::catalog::{Catalog, Subscription, other_subscription};
-use crate::replay::deferred::held_document::{Deferred, Held};
-use crate::replay::deferred::suspended_indexes::note::MakingWay;
+use crate::replay::held_documents::held_document::{HeldByKey, HeldDocuments};
+use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::replay::target::Target;
@@ -40,7 +40,7 @@ pub struct MongoSink {
     pub(super) planner: Planner,
     pub(super) catalog: Catalog,
     pub(super) policies: Policies,
-    pub(super) deferred: Deferred,
+    pub(super) held_documents: HeldDocuments,
     pub(super) permits: Permits,
     /// Refused writes that become dead letters when their batch is done.
     pub(super) refused: Mutex<Vec<Refusal>>,
@@ -204,7 +204,7 @@ impl MongoSink {
                 leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
                 allow_lossy: settings.allow_lossy,
             },
-            deferred: Deferred::default(),
+            held_documents: HeldDocuments::default(),
             permits: Permits::default(),
             refused: Mutex::default(),
             known_order: Mutex::default(),
@@ -291,8 +291,8 @@ impl MongoSink {
     }
 
     /// Returns the held documents. A panic cannot leave them inconsistent, so poisoning is ignored.
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
-        self.deferred
+    pub(super) fn held(&self) -> MutexGuard<'_, HeldByKey> {
+        self.held_documents
             .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -10,9 +10,9 @@ pub(crate) mod command_barrier;
 mod context;
 pub(crate) mod dead_letters;
 mod decoder;
-pub(crate) mod deferred;
 mod foreign_command;
 pub(crate) mod foreign_notes;
+pub(crate) mod held_documents;
 mod segment;
 pub mod sink;
 pub mod topics;
@@ -42,7 +42,7 @@ use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::decoder::{Decoder, formats};
-use crate::worker::deferred::DeferredDocuments;
+use crate::worker::held_documents::Attempts;
 use crate::worker::segment::{Stop, has_time};
 use crate::worker::topics::Topic;
 
@@ -54,7 +54,7 @@ pub struct PartitionWorker {
     /// The decoder of the current chunk.
     decoder: Decoder,
     /// Set while documents are held.
-    deferred: Option<DeferredDocuments>,
+    attempts: Option<Attempts>,
     /// True if another program writes the topic.
     reads_foreign: bool,
     /// The newest entry of another program that was applied, in this assignment or an earlier one.
@@ -71,7 +71,7 @@ impl PartitionWorker {
             assignment,
             context,
             decoder: Decoder::default(),
-            deferred: None,
+            attempts: None,
             reads_foreign,
             newest,
         }

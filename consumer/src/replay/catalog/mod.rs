@@ -31,10 +31,10 @@
 //! commands may run twice.
 //!
 //! The note of a command is never removed, because the command may be read again at any time. A
-//! member holds only a part of the notes in memory: see `held`.
+//! member holds only a part of the notes in memory: see `in_memory`.
 
 mod begun;
-mod held;
+mod in_memory;
 pub(crate) mod incarnations;
 mod subscription;
 
@@ -57,7 +57,7 @@ use crate::replay::note::write_note;
 use crate::replay::plan::command::Withheld;
 
 pub use crate::replay::catalog::incarnations::{Change, Incarnations, Moment, Ran, Resolved};
-use held::Held;
+use in_memory::CatalogInMemory;
 pub use subscription::{Subscription, other_subscription};
 
 const COLLECTION: &str = "catalog";
@@ -110,7 +110,7 @@ impl Note {
 pub struct Catalog {
     notes: Collection<Document>,
     group: String,
-    held: Held,
+    in_memory: CatalogInMemory,
 }
 
 impl Catalog {
@@ -122,7 +122,7 @@ impl Catalog {
         let catalog = Self {
             notes: collection(client, COLLECTION),
             group: group.to_owned(),
-            held: Held::default(),
+            in_memory: CatalogInMemory::default(),
         };
         catalog.reload().await?;
         Ok(catalog)
@@ -138,12 +138,12 @@ impl Catalog {
     /// and the latest commands.
     #[must_use]
     pub fn incarnations(&self, source: &str) -> Arc<Incarnations> {
-        self.held.incarnations(source)
+        self.in_memory.incarnations(source)
     }
 
     /// Returns true if any command of the group has run.
     fn has_commands(&self) -> bool {
-        !self.held.is_empty()
+        !self.in_memory.is_empty()
     }
 
     /// Returns true if the target has the note of a command that has run. What is held in memory is
@@ -152,7 +152,7 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn learn_again(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
-        self.held.forget(source, id);
+        self.in_memory.forget(source, id);
         self.learn(source, id).await
     }
 
@@ -186,7 +186,7 @@ impl Catalog {
     /// Returns the number of commands and names that this member holds in memory.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.count()
+        self.in_memory.count()
     }
 
     /// Looks up a command that another member may have run, and records it. Returns false if it has
@@ -207,7 +207,7 @@ impl Catalog {
             return Ok(false);
         };
         let (_, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
-        if !self.held.take(source, ran) {
+        if !self.in_memory.take(source, ran) {
             self.reload_from(source, id).await?;
         }
         Ok(true)
@@ -271,7 +271,7 @@ impl Catalog {
     pub async fn finish(&self, source: &str, note: Note) -> mongodb::error::Result<()> {
         let id = note.ran.id;
         self.write(source, &note, true).await?;
-        if !self.held.take(source, note.ran) {
+        if !self.in_memory.take(source, note.ran) {
             self.reload_from(source, id).await?;
         }
         Ok(())

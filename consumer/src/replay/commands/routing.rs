@@ -11,7 +11,7 @@ use oplog_relay_runtime::mongo::{error_code, is_set};
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
-use crate::replay::deferred::held_document::GONE;
+use crate::replay::held_documents::held_document::GONE;
 use crate::replay::plan::command::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;

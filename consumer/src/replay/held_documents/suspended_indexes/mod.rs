@@ -44,8 +44,8 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
 use crate::replay::commands::Execution;
 use crate::replay::commands::attempt::Attempt;
-use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::held_documents::held_document::{GONE, HeldDocument};
 use crate::replay::note::write_note;
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
@@ -54,7 +54,7 @@ use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-use crate::replay::deferred::suspended_indexes::note::{
+use crate::replay::held_documents::suspended_indexes::note::{
     COLLECTION, MakingWay, SuspendedIndex, now,
 };
 
@@ -71,7 +71,7 @@ enum Restored {
 
 impl MongoSink {
     fn suspended(&self) -> MutexGuard<'_, Vec<SuspendedIndex>> {
-        self.deferred
+        self.held_documents
             .suspended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

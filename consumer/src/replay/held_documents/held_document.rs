@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::suspended_indexes::note::SuspendedIndex;
+use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
@@ -46,12 +46,12 @@ pub(crate) struct HeldDocument {
 
 /// Namespace and canonical `_id` of a document.
 pub(crate) type Key = (String, Vec<u8>);
-pub(crate) type Held = FxHashMap<Key, HeldDocument>;
+pub(crate) type HeldByKey = FxHashMap<Key, HeldDocument>;
 
 /// The documents that are held, and the indexes that are suspended, while entries are applied again.
 #[derive(Debug, Default)]
-pub(crate) struct Deferred {
-    pub(crate) held: Mutex<Held>,
+pub(crate) struct HeldDocuments {
+    pub(crate) held: Mutex<HeldByKey>,
     /// Bytes of documents that were held since the total was last checked.
     pub(crate) held_since_check: AtomicUsize,
     pub(crate) suspended: Mutex<Vec<SuspendedIndex>>,

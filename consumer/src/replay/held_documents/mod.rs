@@ -7,13 +7,13 @@
 //! committed offset does not advance beyond the first held entry.
 //!
 //! An index that is newer than the document it refuses is suspended
-//! ([`crate::replay::deferred::suspended_indexes`]). When the partition reaches a command that has
+//! ([`crate::replay::held_documents::suspended_indexes`]). When the partition reaches a command that has
 //! already run, unique indexes that the replay created are suspended too, because the command
 //! proves that the target is ahead. A document that is still held at a command, or at the end of
 //! the replay, stops the replay or becomes a dead letter.
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
-//! the stored forms, which are both out of date, is parked ([`crate::replay::deferred::parked`]).
+//! the stored forms, which are both out of date, is parked ([`crate::replay::held_documents::parked`]).
 
 pub(crate) mod held_document;
 pub(crate) mod parked;
@@ -30,9 +30,11 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::held_document::{HeldDocument, Key, MAX_HELD_BYTES, UNRESOLVED, read};
-use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::directive::{Directive, rule_for};
+use crate::replay::held_documents::held_document::{
+    HeldDocument, Key, MAX_HELD_BYTES, UNRESOLVED, read,
+};
+use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
@@ -156,14 +158,16 @@ impl MongoSink {
     /// bytes were added, because the total is summed over all held documents.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self
-            .deferred
+            .held_documents
             .held_since_check
             .fetch_add(more, Ordering::Relaxed)
             + more;
         if since <= MAX_HELD_BYTES {
             return Ok(());
         }
-        self.deferred.held_since_check.store(0, Ordering::Relaxed);
+        self.held_documents
+            .held_since_check
+            .store(0, Ordering::Relaxed);
         self.check_held_bytes()
     }
 
