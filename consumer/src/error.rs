@@ -1,6 +1,5 @@
 //! The errors of the program and their exit codes.
 
-use oplog_relay_core::format::Format;
 use oplog_relay_runtime::config::ConfigError;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
@@ -11,7 +10,13 @@ use rdkafka::error::KafkaError;
 use crate::group::start::error::StartError;
 use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
+use crate::replay::damage::DamagedDocument;
+use crate::replay::held_documents::error::HeldError;
 use crate::replay::plan::PlanError;
+use crate::saved_state_error::SavedStateError;
+use crate::worker::barrier_error::BarrierError;
+use crate::worker::record_error::RecordError;
+use crate::worker::topic_error::TopicError;
 
 /// The reason why the program stopped with an error.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,24 @@ pub enum ConsumerError {
     /// The group cannot start, or cannot continue, at its offsets.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A topic cannot be read by this program.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The saved state of a source cannot be read.
+    #[error(transparent)]
+    SavedState(#[from] SavedStateError),
+    /// A record stops the program.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A command cannot run at its barrier.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// Held documents, or indexes that are suspended for them, stop a replay.
+    #[error(transparent)]
+    Held(Box<HeldError>),
+    /// A document on the target or in an entry is damaged.
+    #[error(transparent)]
+    DamagedDocument(#[from] DamagedDocument),
     /// Records or committed offsets that the group needs no longer exist.
     #[error("{0}")]
     OffsetsLost(String),
@@ -107,26 +130,6 @@ impl ConsumerError {
         Self::Interrupted(shutdown.exit_code().unwrap_or(ExitCode::Failed))
     }
 
-    /// Returns the error for a format that loses types, which a replay refuses.
-    #[must_use]
-    pub fn lossy(topic: &str, format: Format) -> Self {
-        Self::Usage(format!(
-            "topic {topic} has the format {format}, which loses types: 1 and 1.0 are written \
-             identically. Produce bson, raw or canonical JSON for a replay, or set --allow-lossy"
-        ))
-    }
-
-    /// Returns the error for a topic whose format is for other readers, so that this program cannot
-    /// use it.
-    #[must_use]
-    pub fn for_readers(topic: &str, format: Format) -> Self {
-        Self::Usage(format!(
-            "topic {topic} has the format {format}, which is for readers only: it has neither commands \
-             nor barriers. Run a producer with another --format under another --topic-prefix for \
-             oplog-consumer"
-        ))
-    }
-
     /// Returns the exit code of the program for this error.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
@@ -136,9 +139,15 @@ impl ConsumerError {
             Self::KafkaFailure(failure) if failure.is_misconfiguration() => ExitCode::Usage,
             Self::Mongo(error) if error.is_misconfiguration() => ExitCode::Usage,
             Self::Start(error) => error.exit_code(),
+            Self::Topic(error) => error.exit_code(),
+            Self::SavedState(error) => error.exit_code(),
+            Self::Record(error) => error.exit_code(),
+            Self::Barrier(error) => error.exit_code(),
+            Self::Held(error) => error.exit_code(),
             Self::OffsetsLost(_) => ExitCode::OffsetsLost,
             Self::Undecodable { .. }
             | Self::Unplayable { .. }
+            | Self::DamagedDocument(_)
             | Self::Refused(_)
             | Self::CommandRefused(_) => ExitCode::StoppedByPolicy,
             Self::OutputClosed => ExitCode::Done,
@@ -154,10 +163,10 @@ impl ConsumerError {
 
     /// Returns the value of the error counter's `kind` label.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Config(_) | Self::Usage(_) => "usage",
-            Self::OffsetsLost(_) | Self::Start(_) => "offsets_lost",
+            Self::OffsetsLost(_) => "offsets_lost",
             Self::Undecodable { .. } => "undecodable",
             Self::Unplayable { .. } => "unplayable",
             Self::Refused(_) | Self::CommandRefused(_) => "refused",
@@ -165,13 +174,37 @@ impl ConsumerError {
             Self::Mongo(_) => "target",
             Self::Output(..) | Self::OutputClosed => "output",
             Self::Ended(_) | Self::Unready(_) | Self::Interrupted(_) => "internal",
+            Self::Start(_)
+            | Self::Topic(_)
+            | Self::SavedState(_)
+            | Self::Record(_)
+            | Self::Barrier(_)
+            | Self::Held(_)
+            | Self::DamagedDocument(_) => match self.exit_code() {
+                ExitCode::Usage => "usage",
+                ExitCode::OffsetsLost => "offsets_lost",
+                _ => "refused",
+            },
         }
+    }
+
+    /// Returns true if the program can neither apply nor skip something, for example a write that
+    /// the target refuses.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.kind() == "refused"
     }
 
     /// Returns the message of this error and its causes, without repetitions.
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
+    }
+}
+
+impl From<HeldError> for ConsumerError {
+    fn from(error: HeldError) -> Self {
+        Self::Held(Box::new(error))
     }
 }
 

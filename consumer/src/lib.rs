@@ -24,7 +24,8 @@
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
 //!   reports; [`error`] and [`failure`] define the errors and the exit codes.
 //! - [`topic_partition`] and [`record_position`] identify partitions and records; [`record_fault`]
-//!   defines why a record cannot be decoded.
+//!   defines why a record cannot be decoded, [`saved_state_error`] why the state of a source cannot
+//!   be read.
 //!
 //! # Order of operations
 //!
@@ -56,6 +57,7 @@ pub mod json_line;
 pub mod record_fault;
 pub mod record_position;
 pub mod replay;
+pub mod saved_state_error;
 pub mod stdout;
 pub mod supervisor;
 pub mod telemetry;

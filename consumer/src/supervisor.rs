@@ -222,9 +222,10 @@ impl Supervisor {
     /// Refuses formats at start that would otherwise be refused at the first record.
     fn check_formats(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
         let topics = context.topics.known();
-        topics
-            .iter()
-            .try_for_each(|(name, topic)| context.sink.check_format(name, topic.format))
+        for (name, topic) in &topics {
+            context.sink.check_format(name, topic.format)?;
+        }
+        Ok(())
     }
 
     /// Starts the task that notes in the target's catalog that the group is no longer new, once

@@ -32,6 +32,7 @@ use crate::group::start::{Held, held};
 use crate::input::Input;
 use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
+use crate::worker::topic_error::TopicError;
 use crate::worker::topics::{Topic, Topics};
 
 use crate::audit::log_end_offsets::{Ends, wait_for_open_transactions};
@@ -56,7 +57,11 @@ async fn claimed_topics(
         if !claimed.contains_key(name) {
             let topic = topics.get(name).await?;
             if !topic.format.is_decodable() {
-                return Err(ConsumerError::for_readers(name, topic.format));
+                return Err(TopicError::ForReaders {
+                    topic: name.clone(),
+                    format: topic.format,
+                }
+                .into());
             }
             claimed.insert(name.clone(), topic);
         }
@@ -79,10 +84,11 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     let mut partitions = blocking(move || held(&asked, &searched, &ending)).await?;
     let exists = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
     if let Some(missing) = config.topics.iter().find(|topic| !exists(topic)) {
-        return Err(ConsumerError::Usage(format!(
-            "--topic: the prefix {} has no topic {missing}",
-            config.prefix
-        )));
+        return Err(TopicError::NotOfPrefix {
+            topic: missing.clone(),
+            prefix: config.prefix.clone(),
+        }
+        .into());
     }
     if !config.topics.is_empty() {
         partitions.retain(|held| config.topics.contains(&held.name.topic));

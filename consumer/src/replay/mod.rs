@@ -28,9 +28,9 @@
 mod capabilities;
 pub mod catalog;
 pub(crate) mod commands;
-mod damage;
+pub mod damage;
 pub mod directive;
-pub(crate) mod held_documents;
+pub mod held_documents;
 mod note;
 mod ordered;
 pub mod plan;
@@ -39,6 +39,6 @@ pub(crate) mod sink;
 mod target;
 pub(crate) mod writes;
 
-pub use crate::replay::held_documents::held_document::UNRESOLVED;
+pub use crate::replay::held_documents::error::UNRESOLVED;
 pub use crate::replay::held_documents::suspended_indexes::suspended_indexes;
 pub use crate::replay::sink::{MongoSink, Settings};

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::PartitionWorker;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
+use crate::replay::held_documents::error::HeldError;
 use crate::replay::{MongoSink, UNRESOLVED};
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::batch::Batch;
@@ -63,7 +64,7 @@ impl PartitionWorker {
     /// which records were applied.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Refused`] if documents are still held after all records up to the
+    /// Returns [`HeldError::AtEnd`] if documents are still held after all records up to the
     /// end were applied.
     pub(crate) async fn next_chunk(
         &mut self,
@@ -172,13 +173,12 @@ impl PartitionWorker {
             .context
             .post_held(target, &self.assignment, &described)
             .await?;
-        match target.held_since(topic, partition) {
-            Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
-                "{}: a document has been held since this record because an index of the target \
-                 refuses it ({}), and no more records follow: {UNRESOLVED}",
-                self.assignment.position(since),
-                target.held_reason(topic, partition)
-            ))),
+        match target.first_held(topic, partition) {
+            Some(first) if posted == Applied::Done => Err(HeldError::AtEnd {
+                position: self.assignment.position(first.offset),
+                refusal: first.refusal,
+            }
+            .into()),
             _ => Ok(posted),
         }
     }

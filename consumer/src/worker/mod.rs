@@ -4,6 +4,7 @@
 pub mod applied;
 pub mod assignment;
 pub mod barrier;
+pub mod barrier_error;
 pub mod batch;
 pub mod chunk;
 pub(crate) mod command_barrier;
@@ -13,8 +14,10 @@ mod decoder;
 mod foreign_command;
 pub(crate) mod foreign_notes;
 pub(crate) mod held_documents;
+pub mod record_error;
 mod segment;
 pub mod sink;
+pub mod topic_error;
 pub mod topics;
 
 pub use context::{Assignment, WorkerContext};
@@ -43,6 +46,7 @@ use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
 use crate::worker::decoder::{Decoder, formats};
 use crate::worker::held_documents::Attempts;
+use crate::worker::record_error::RecordError;
 use crate::worker::segment::{Stop, has_time};
 use crate::worker::topics::Topic;
 
@@ -248,7 +252,7 @@ impl PartitionWorker {
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
-                        return Err(self.foreign(&located));
+                        return Err(self.foreign(&located).into());
                     }
                     if let Some(target) = self.context.target() {
                         target.reload().await?;
@@ -476,16 +480,12 @@ impl PartitionWorker {
         }
     }
 
-    fn foreign(&self, located: &Located<'_>) -> ConsumerError {
-        ConsumerError::Refused(format!(
-            "{}: entry {} was written to another collection of the name {} than the one that has \
-             this name in the target's catalog: a command between the two is missing, because the \
-             group started after it or a filter excluded it. Replay from the beginning into an \
-             empty target",
-            self.assignment.position(located.offset),
-            located.id,
-            located.entry.ns
-        ))
+    fn foreign(&self, located: &Located<'_>) -> RecordError {
+        RecordError::OtherCollection {
+            position: self.assignment.position(located.offset),
+            entry: located.id,
+            ns: located.entry.ns.to_owned(),
+        }
     }
 }
 

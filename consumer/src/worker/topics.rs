@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use oplog_relay_core::foreign::Rules;
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
-use oplog_relay_core::state::{State, StateError, TopicRecord};
+use oplog_relay_core::state::{State, TopicRecord};
 use oplog_relay_core::topic::{source_of_state_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored};
 use oplog_relay_runtime::retry::Backoff;
@@ -16,6 +16,8 @@ use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
 use crate::input::{ForeignInput, Input};
+use crate::saved_state_error::SavedStateError;
+use crate::worker::topic_error::TopicError;
 
 /// A topic that a producer has claimed, or a topic of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,12 +247,12 @@ impl Topics {
     }
 
     fn unclaimed(&self, name: &str) -> ConsumerError {
-        let prefix = self.input.name();
-        ConsumerError::Refused(format!(
-            "topic {name} has records, but no state topic __{prefix}.state.* has a claim for it, so their \
-             source and format are unknown. Only oplog-producer may write to topics of the prefix {prefix}; \
-             remove the topic, or consume with the prefix that its producer has"
-        ))
+        let unclaimed = TopicError::Unclaimed {
+            topic: name.to_owned(),
+            prefix: self.input.name().to_owned(),
+            writer: None,
+        };
+        unclaimed.into()
     }
 
     async fn read(&self, followers: &mut BTreeMap<String, Follower>) -> Result<(), ConsumerError> {
@@ -324,7 +326,11 @@ impl Claims {
             let mut state = State::default();
             state
                 .apply(&key, record.value.as_deref())
-                .map_err(|error| unreadable(topic, record.offset, &error))?;
+                .map_err(|source| SavedStateError::State {
+                    topic: topic.to_owned(),
+                    offset: record.offset,
+                    source,
+                })?;
             if let Some(name) = key.strip_prefix("topic/") {
                 let claim = state.topics.remove(name);
                 if let Some(claim) = &claim {
@@ -354,19 +360,14 @@ impl Claims {
     }
 }
 
-fn unreadable(topic: &str, offset: i64, error: &StateError) -> ConsumerError {
-    ConsumerError::Refused(format!("state topic {topic}, offset {offset}: {error}"))
-}
-
-fn check_version(topic: &str, record: &TopicRecord) -> Result<(), ConsumerError> {
+fn check_version(topic: &str, record: &TopicRecord) -> Result<(), TopicError> {
     if record.format_version <= FORMAT_VERSION {
         return Ok(());
     }
-    Err(ConsumerError::Refused(format!(
-        "topic {topic} has format version {}; this program reads versions up to {FORMAT_VERSION}: \
-         use the consumer that came with its producer",
-        record.format_version
-    )))
+    Err(TopicError::NewerFormat {
+        topic: topic.to_owned(),
+        version: record.format_version,
+    })
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use super::{Held, REQUEST, at_seconds, held as held_now, persist, written};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
+use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::TopicPartition;
 
 /// Time limit of the wait for open transactions. A running producer commits every second at the
@@ -98,7 +99,11 @@ fn positions<C: ConsumerContext>(
         for record in reader.read_all_blocking(&states)? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
             let applied = state.apply(&key, record.value.as_deref());
-            applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
+            applied.map_err(|source| SavedStateError::State {
+                topic: states.clone(),
+                offset: record.offset,
+                source,
+            })?;
         }
         found.extend(state.topics.into_keys().map(|topic| (topic, position)));
     }

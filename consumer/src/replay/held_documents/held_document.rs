@@ -10,18 +10,13 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
+use crate::replay::held_documents::error::IndexRefusal;
 use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
 /// Maximum number of bytes of all held documents.
 pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
-/// Possible causes, with advice, for documents that are held for long or that stop the replay.
-pub const UNRESOLVED: &str = "another document on the target has the same value in a unique index, \
-    or the index does not accept a value of the document. If entries are being replayed again after \
-    a reset, drop that index on the target until the replay has caught up; otherwise the target has \
-    documents or indexes that the source does not have: run verify";
-
 /// A document that the target refuses for now.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldDocument {
@@ -58,6 +53,14 @@ pub(crate) struct HeldDocuments {
 }
 
 impl HeldDocument {
+    /// Returns the reason why the document is held.
+    pub(crate) fn refusal(&self) -> IndexRefusal {
+        IndexRefusal {
+            code: self.code,
+            text: self.text.clone(),
+        }
+    }
+
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
         let position = self.position.as_ref();
         position.is_some_and(|position| position.name.is(topic, partition))

@@ -15,6 +15,7 @@
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
 //! the stored forms, which are both out of date, is parked ([`crate::replay::held_documents::parked`]).
 
+pub mod error;
 pub(crate) mod held_document;
 pub(crate) mod parked;
 pub(crate) mod suspended_indexes;
@@ -31,9 +32,8 @@ use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
-use crate::replay::held_documents::held_document::{
-    HeldDocument, Key, MAX_HELD_BYTES, UNRESOLVED, read,
-};
+use crate::replay::held_documents::error::{HeldError, IndexRefusal};
+use crate::replay::held_documents::held_document::{HeldDocument, Key, MAX_HELD_BYTES, read};
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
@@ -58,26 +58,35 @@ enum Tried {
     Abandoned,
 }
 
+/// The first held entry of a partition.
+#[derive(Debug)]
+pub struct FirstHeld {
+    /// The offset of its record.
+    pub offset: i64,
+    /// The reason why it is held.
+    pub refusal: IndexRefusal,
+}
+
 impl MongoSink {
     /// Returns the offset of the first held entry of a partition.
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
-        let held = self.held();
-        let positions = held.values().filter_map(|held| held.position.as_ref());
-        positions
-            .filter(|position| position.name.is(topic, partition))
-            .map(|position| position.offset)
-            .min()
+        self.first_held(topic, partition).map(|first| first.offset)
     }
 
-    /// Returns the reason why the target refused the first document that is held for a partition.
+    /// Returns the first held entry of a partition, and the reason why it is held.
     #[must_use]
-    pub fn held_reason(&self, topic: &str, partition: i32) -> String {
+    pub fn first_held(&self, topic: &str, partition: i32) -> Option<FirstHeld> {
         let held = self.held();
-        let ours = held.values().filter(|held| held.is_of(topic, partition));
-        let first = ours.min_by_key(|held| held.since);
-        first.map_or_else(String::new, |held| {
-            format!("code {}: {}", held.code, held.text)
+        let ours = held.values().filter_map(|held| {
+            let position = held.position.as_ref()?;
+            let is_ours = position.name.is(topic, partition);
+            is_ours.then_some((position.offset, held))
+        });
+        let (offset, held) = ours.min_by_key(|(offset, _)| *offset)?;
+        Some(FirstHeld {
+            offset,
+            refusal: held.refusal(),
         })
     }
 
@@ -186,16 +195,14 @@ impl MongoSink {
         let held = self.held();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
-            Some(((ns, _), last)) if bytes > MAX_HELD_BYTES => {
-                Err(ConsumerError::Refused(format!(
-                    "{} documents are held because indexes of the target refuse them, and need more \
-                     than {} MiB. The last one is in {ns} (entry {}, code {}): {UNRESOLVED}",
-                    held.len(),
-                    MAX_HELD_BYTES >> 20,
-                    last.id,
-                    last.code
-                )))
+            Some(((ns, _), last)) if bytes > MAX_HELD_BYTES => Err(HeldError::TooMany {
+                documents: held.len(),
+                limit_mib: MAX_HELD_BYTES >> 20,
+                ns: ns.clone(),
+                entry: last.id,
+                code: last.code,
             }
+            .into()),
             _ => Ok(()),
         }
     }
