@@ -10,9 +10,12 @@ use rdkafka::error::KafkaError;
 use crate::group::start::error::StartError;
 use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
+use crate::replay::commands::failure::CommandFailure;
 use crate::replay::damage::DamagedDocument;
 use crate::replay::held_documents::error::HeldError;
 use crate::replay::plan::PlanError;
+use crate::replay::request_refused::RequestRefused;
+use crate::replay::writes::failure::WriteFailure;
 use crate::saved_state_error::SavedStateError;
 use crate::worker::barrier_error::BarrierError;
 use crate::worker::record_error::RecordError;
@@ -45,6 +48,15 @@ pub enum ConsumerError {
     /// Held documents, or indexes that are suspended for them, stop a replay.
     #[error(transparent)]
     Held(Box<HeldError>),
+    /// Writes fail permanently.
+    #[error(transparent)]
+    Write(Box<WriteFailure>),
+    /// A command cannot run on the target.
+    #[error(transparent)]
+    Command(Box<CommandFailure>),
+    /// The target refuses another request.
+    #[error(transparent)]
+    Request(#[from] RequestRefused),
     /// A document on the target or in an entry is damaged.
     #[error(transparent)]
     DamagedDocument(#[from] DamagedDocument),
@@ -144,6 +156,9 @@ impl ConsumerError {
             Self::Record(error) => error.exit_code(),
             Self::Barrier(error) => error.exit_code(),
             Self::Held(error) => error.exit_code(),
+            Self::Write(error) => error.exit_code(),
+            Self::Command(error) => error.exit_code(),
+            Self::Request(error) => error.exit_code(),
             Self::OffsetsLost(_) => ExitCode::OffsetsLost,
             Self::Undecodable { .. }
             | Self::Unplayable { .. }
@@ -180,6 +195,9 @@ impl ConsumerError {
             | Self::Record(_)
             | Self::Barrier(_)
             | Self::Held(_)
+            | Self::Write(_)
+            | Self::Command(_)
+            | Self::Request(_)
             | Self::DamagedDocument(_) => match self.exit_code() {
                 ExitCode::Usage => "usage",
                 ExitCode::OffsetsLost => "offsets_lost",
@@ -199,6 +217,18 @@ impl ConsumerError {
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
+    }
+}
+
+impl From<WriteFailure> for ConsumerError {
+    fn from(failure: WriteFailure) -> Self {
+        Self::Write(Box::new(failure))
+    }
+}
+
+impl From<CommandFailure> for ConsumerError {
+    fn from(failure: CommandFailure) -> Self {
+        Self::Command(Box::new(failure))
     }
 }
 

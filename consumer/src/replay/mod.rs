@@ -22,12 +22,12 @@
 //! - `held_documents` holds documents that an index refuses temporarily, and suspends such indexes
 //! - `note` writes the notes of the catalog and of `held_documents`
 //! - `refusals` handles writes that the target refuses permanently, `damage` has the error for
-//!   malformed documents
+//!   malformed documents, `request_refused` the one for other requests
 //! - [`directive`] is the table of the target's error codes
 
 mod capabilities;
 pub mod catalog;
-pub(crate) mod commands;
+pub mod commands;
 pub mod damage;
 pub mod directive;
 pub mod held_documents;
@@ -35,9 +35,10 @@ mod note;
 mod ordered;
 pub mod plan;
 pub(crate) mod refusals;
+pub mod request_refused;
 pub(crate) mod sink;
 mod target;
-pub(crate) mod writes;
+pub mod writes;
 
 pub use crate::replay::held_documents::error::UNRESOLVED;
 pub use crate::replay::held_documents::suspended_indexes::suspended_indexes;

@@ -112,7 +112,7 @@ impl Repair {
             Ok(Applied::Done) => Ok(Ok(())),
             Ok(Applied::Abandoned) => Err(ConsumerError::Ended("the repair")),
             Err(SinkError::Entry(error)) => Ok(Err(error.to_string())),
-            Err(SinkError::Fatal(ConsumerError::Refused(reason))) => Ok(Err(reason)),
+            Err(SinkError::Fatal(error)) if error.is_refusal() => Ok(Err(error.text())),
             Err(SinkError::Fatal(error)) => Err(error),
         }
     }

@@ -53,7 +53,7 @@ impl MongoSink {
                 return Ok(Applied::Done);
             };
             match self.fallback_for(db, command, ran, &error).await? {
-                Fallback::None => return Err(refused_by_target(ran, &error)),
+                Fallback::None => return Err(refused_by_target(ran, &error).into()),
                 Fallback::Done => return Ok(Applied::Done),
                 Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
             }

@@ -18,6 +18,7 @@ use crate::error::ConsumerError;
 use crate::replay::capabilities::{COLLECTION_UUID, MISMATCH};
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::attempt::Attempt;
+use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, Running, refused_by_target, unwritable};
 use crate::replay::plan::command::done;
 use crate::replay::sink::MongoSink;
@@ -225,7 +226,7 @@ impl MongoSink {
                 tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
                 None
             }
-            Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
+            Attempt::Refused(error) => return Err(refused_by_target(ran, &error).into()),
         })
     }
 }
@@ -246,11 +247,12 @@ fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     if backoff.attempts() < ATTEMPTS {
         return Ok(());
     }
-    Err(ConsumerError::Refused(format!(
-        "the command of entry {} for {} failed repeatedly: the target refuses the collection UUID \
-         that its own listCollections returns (code {MISMATCH})",
-        ran.id, ran.ns
-    )))
+    Err(CommandFailure::UuidMismatch {
+        entry: ran.id,
+        ns: ran.ns.clone(),
+        code: MISMATCH,
+    }
+    .into())
 }
 
 impl NameHolder {

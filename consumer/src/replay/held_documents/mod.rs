@@ -39,6 +39,7 @@ use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
+use crate::replay::writes::rewrite::inapplicable;
 use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -407,6 +408,5 @@ pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<Key, ConsumerErr
 
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
     let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
-    rewritten(stored, [write])
-        .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
+    Ok(rewritten(stored, [write]).map_err(|error| inapplicable(ns, error))?)
 }
