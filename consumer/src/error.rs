@@ -5,11 +5,15 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
 use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use rdkafka::error::KafkaError;
 
+use crate::cutover::error::CutoverError;
+use crate::dead_letter::error::DeadLetterError;
 use crate::group::start::error::StartError;
 use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
+use crate::replay::catalog::OtherSubscription;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::damage::DamagedDocument;
 use crate::replay::held_documents::error::HeldError;
@@ -17,6 +21,7 @@ use crate::replay::plan::PlanError;
 use crate::replay::request_refused::RequestRefused;
 use crate::replay::writes::failure::WriteFailure;
 use crate::saved_state_error::SavedStateError;
+use crate::verify::error::VerifyError;
 use crate::worker::barrier_error::BarrierError;
 use crate::worker::record_error::RecordError;
 use crate::worker::topic_error::TopicError;
@@ -27,9 +32,21 @@ pub enum ConsumerError {
     /// The configuration has faults, all of which are reported at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A flag does not fit the topics, the target or the environment.
-    #[error("{0}")]
-    Usage(String),
+    /// The program cannot start its own parts.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// A comparison cannot start or continue.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// A cutover is not complete.
+    #[error(transparent)]
+    Cutover(#[from] CutoverError),
+    /// The dead-letter topic of a group cannot be used.
+    #[error(transparent)]
+    DeadLetter(#[from] DeadLetterError),
+    /// A member's namespaces differ from those of its group.
+    #[error(transparent)]
+    OtherSubscription(Box<OtherSubscription>),
     /// The group cannot start, or cannot continue, at its offsets.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -60,9 +77,6 @@ pub enum ConsumerError {
     /// A document on the target or in an entry is damaged.
     #[error(transparent)]
     DamagedDocument(#[from] DamagedDocument),
-    /// Records or committed offsets that the group needs no longer exist.
-    #[error("{0}")]
-    OffsetsLost(String),
     /// A record that cannot be decoded.
     #[error(
         "{position}: the record cannot be decoded; everything before it is applied and committed, \
@@ -88,13 +102,6 @@ pub enum ConsumerError {
         #[source]
         source: Box<PlanError>,
     },
-    /// Something that the program can neither apply nor skip, for example a write that the target
-    /// refuses, or a topic that no source claims.
-    #[error("{0}")]
-    Refused(String),
-    /// A command that the target refuses.
-    #[error("{0}")]
-    CommandRefused(String),
     /// A request to Kafka failed permanently.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
@@ -110,9 +117,23 @@ pub enum ConsumerError {
     /// MongoDB cannot be used.
     #[error(transparent)]
     Mongo(#[from] MongoError),
+    /// Another process writes to the output file.
+    #[error(
+        "--to: another process writes to {file}, and the lines of both would be mixed: give each member \
+         of the group a file of its own"
+    )]
+    OutputInUse {
+        /// The path of the file.
+        file: String,
+    },
     /// The output cannot be written.
-    #[error("{0} cannot be written")]
-    Output(String, #[source] std::io::Error),
+    #[error("{file} cannot be written")]
+    Output {
+        /// The path of the file, or "standard output".
+        file: String,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
     /// The instance that was probed is not ready.
     #[error("{0}")]
     Unready(String),
@@ -147,7 +168,12 @@ impl ConsumerError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(error) => error.exit_code(),
-            Self::Usage(_) => ExitCode::Usage,
+            Self::Startup(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
+            Self::Cutover(error) => error.exit_code(),
+            Self::DeadLetter(error) => error.exit_code(),
+            Self::OtherSubscription(error) => error.exit_code(),
+            Self::OutputInUse { .. } => ExitCode::Usage,
             Self::KafkaFailure(failure) if failure.is_misconfiguration() => ExitCode::Usage,
             Self::Mongo(error) if error.is_misconfiguration() => ExitCode::Usage,
             Self::Start(error) => error.exit_code(),
@@ -159,18 +185,15 @@ impl ConsumerError {
             Self::Write(error) => error.exit_code(),
             Self::Command(error) => error.exit_code(),
             Self::Request(error) => error.exit_code(),
-            Self::OffsetsLost(_) => ExitCode::OffsetsLost,
-            Self::Undecodable { .. }
-            | Self::Unplayable { .. }
-            | Self::DamagedDocument(_)
-            | Self::Refused(_)
-            | Self::CommandRefused(_) => ExitCode::StoppedByPolicy,
+            Self::Undecodable { .. } | Self::Unplayable { .. } | Self::DamagedDocument(_) => {
+                ExitCode::StoppedByPolicy
+            }
             Self::OutputClosed => ExitCode::Done,
             Self::Interrupted(code) => *code,
             Self::KafkaFailure(_)
             | Self::Kafka { .. }
             | Self::Mongo(_)
-            | Self::Output(..)
+            | Self::Output { .. }
             | Self::Unready(_)
             | Self::Ended(_) => ExitCode::Failed,
         }
@@ -180,16 +203,20 @@ impl ConsumerError {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Config(_) | Self::Usage(_) => "usage",
-            Self::OffsetsLost(_) => "offsets_lost",
+            Self::Config(_) => "usage",
             Self::Undecodable { .. } => "undecodable",
             Self::Unplayable { .. } => "unplayable",
-            Self::Refused(_) | Self::CommandRefused(_) => "refused",
             Self::KafkaFailure(_) | Self::Kafka { .. } => "kafka",
             Self::Mongo(_) => "target",
-            Self::Output(..) | Self::OutputClosed => "output",
+            Self::Output { .. } | Self::OutputClosed => "output",
             Self::Ended(_) | Self::Unready(_) | Self::Interrupted(_) => "internal",
-            Self::Start(_)
+            Self::Startup(_)
+            | Self::Verify(_)
+            | Self::Cutover(_)
+            | Self::DeadLetter(_)
+            | Self::OtherSubscription(_)
+            | Self::OutputInUse { .. }
+            | Self::Start(_)
             | Self::Topic(_)
             | Self::SavedState(_)
             | Self::Record(_)
@@ -217,6 +244,12 @@ impl ConsumerError {
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
+    }
+}
+
+impl From<OtherSubscription> for ConsumerError {
+    fn from(error: OtherSubscription) -> Self {
+        Self::OtherSubscription(Box::new(error))
     }
 }
 

@@ -72,6 +72,7 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 
 use crate::config::arguments::{Arguments, Command};
@@ -226,9 +227,9 @@ async fn unless_ended<T>(
 }
 
 fn start_logs(options: &LogOptions) -> Result<(), ConsumerError> {
-    init_logs(options).map_err(|error| ConsumerError::Usage(format!("--log-level: {error}")))
+    Ok(init_logs(options).map_err(StartupError::from)?)
 }
 
 fn on_signals() -> Result<Shutdown, ConsumerError> {
-    Shutdown::on_signals().map_err(|error| ConsumerError::Usage(format!("signals: {error}")))
+    Ok(Shutdown::on_signals().map_err(StartupError::Signals)?)
 }

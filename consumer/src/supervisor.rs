@@ -7,6 +7,7 @@ use std::time::Duration;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Health};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -79,7 +80,7 @@ impl Supervisor {
     /// # Errors
     /// Returns an error if the metrics cannot be registered.
     pub fn new(config: GroupConfig, shutdown: Shutdown) -> Result<Self, ConsumerError> {
-        let metrics = Metrics::new().map_err(|error| ConsumerError::Usage(error.to_string()))?;
+        let metrics = Metrics::new().map_err(StartupError::from)?;
         let health = Health::new(config.serve.stalled_after);
         Ok(Self {
             config,
@@ -100,7 +101,7 @@ impl Supervisor {
         let mut background = BackgroundTasks::new();
         let listener = http::bind(&self.config.serve.address)
             .await
-            .map_err(|error| ConsumerError::Usage(error.to_string()))?;
+            .map_err(StartupError::from)?;
         let Some(listener) = listener else {
             return Ok(background);
         };

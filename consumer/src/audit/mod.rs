@@ -327,7 +327,10 @@ fn position(held: &Held, offset: i64) -> RecordPosition {
 }
 
 fn spilling(error: std::io::Error) -> ConsumerError {
-    ConsumerError::Output("a temporary file".to_owned(), error)
+    ConsumerError::Output {
+        file: "a temporary file".to_owned(),
+        source: error,
+    }
 }
 
 /// Returns the text of an error and its causes.

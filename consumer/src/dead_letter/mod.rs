@@ -20,6 +20,7 @@
 //! a letter that was not written. After a crash in between, the letter is sent again: delivery is
 //! at least once.
 
+pub mod error;
 mod letter;
 mod list;
 mod post;
@@ -38,6 +39,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
 use crate::config::GroupConfig;
+use crate::dead_letter::error::DeadLetterError;
 use crate::error::ConsumerError;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::applied::Applied;
@@ -66,13 +68,13 @@ pub fn dead_letter_topic(group: &str) -> String {
 }
 
 /// Refuses a topic with log compaction, which would remove letters, and warns about a retention limit.
-fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerError> {
+fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), DeadLetterError> {
     let policy = settings.cleanup_policy.as_deref().unwrap_or("delete");
     if policy.contains("compact") {
-        return Err(ConsumerError::Usage(format!(
-            "topic {topic} has cleanup.policy={policy}: log compaction would keep only the last of \
-             several dead letters with the same key. Set cleanup.policy=delete"
-        )));
+        return Err(DeadLetterError::Compacted {
+            topic: topic.to_owned(),
+            policy: policy.to_owned(),
+        });
     }
     for (limit, value) in [
         ("retention.ms", settings.retention_ms),

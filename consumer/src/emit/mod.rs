@@ -135,7 +135,10 @@ impl JsonSink {
         written.map_err(|error: io::Error| {
             SinkError::Fatal(match error.kind() {
                 io::ErrorKind::BrokenPipe => ConsumerError::OutputClosed,
-                _ => ConsumerError::Output(self.name.clone(), error),
+                _ => ConsumerError::Output {
+                    file: self.name.clone(),
+                    source: error,
+                },
             })
         })
     }

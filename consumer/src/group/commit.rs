@@ -146,7 +146,7 @@ mod tests {
         let (committed, failure, offset) = commit_with(Durability::OnRequest(file));
         assert!(!committed);
         assert!(
-            matches!(failure, Some(ConsumerError::Output(..))),
+            matches!(failure, Some(ConsumerError::Output { .. })),
             "{failure:?}"
         );
         assert_eq!(offset, Offset::Invalid);

@@ -13,7 +13,7 @@ use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatch
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::group::start::{Past, Traces};
-use crate::replay::catalog::{Catalog, Subscription, other_subscription};
+use crate::replay::catalog::{Catalog, OtherSubscription, Subscription};
 use crate::replay::held_documents::held_document::{HeldByKey, HeldDocuments};
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
@@ -123,7 +123,12 @@ impl MongoSink {
             .subscribe(subscription, config.change_subscription)
             .await;
         match subscribed.map_err(|error| catalog_unreadable(&error))? {
-            Some(other) => Err(other_subscription(group, &other, subscription)),
+            Some(noted) => Err(OtherSubscription {
+                group: group.clone(),
+                noted,
+                own: subscription.clone(),
+            }
+            .into()),
             None => Ok(sink),
         }
     }
@@ -170,8 +175,13 @@ impl MongoSink {
             if self.target.shutdown.triggered() {
                 return Ok(());
             }
-            if let Some(other) = noted?.filter(|noted| noted != own) {
-                return Err(other_subscription(self.catalog.group(), &other, own));
+            if let Some(noted) = noted?.filter(|noted| noted != own) {
+                return Err(OtherSubscription {
+                    group: self.catalog.group().to_owned(),
+                    noted,
+                    own: own.clone(),
+                }
+                .into());
             }
         }
     }

@@ -20,6 +20,7 @@ mod cursor;
 mod definition;
 mod difference;
 mod digest;
+pub mod error;
 mod full;
 mod namespaces;
 mod range;

@@ -19,6 +19,7 @@ use oplog_relay_core::state::Order;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::mongo::{MongoError, error_code, error_text, is_set};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 
 use super::comparison::{Comparison, Stop};
 use super::definition::{Definition, Discrepancy, Expected, Part};
@@ -58,8 +59,7 @@ impl Repair {
         group: Option<&str>,
         shutdown: Shutdown,
     ) -> Result<Self, ConsumerError> {
-        let metrics =
-            Metrics::new().map_err(|error| ConsumerError::Usage(format!("metrics: {error}")))?;
+        let metrics = Metrics::new().map_err(StartupError::from)?;
         let health = Health::new(Duration::from_secs(60));
         let settings = Settings {
             group: group.unwrap_or(NO_GROUP),

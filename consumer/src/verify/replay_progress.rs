@@ -27,6 +27,7 @@ use crate::group::start::{Held, REQUEST, held, persist};
 use crate::input::Input;
 use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::{TopicPartition, list};
+use crate::verify::error::VerifyError;
 
 /// First and longest pause between two requests to Kafka.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -93,12 +94,9 @@ impl Replay {
         wanted
             .filter(|wanted| names.contains(wanted))
             .ok_or_else(|| {
-                ConsumerError::Usage(format!(
-                    "--topic-prefix {}: cannot determine which of its sources --source is; set \
-                 --source-name (the sources are: {})",
-                    self.place.prefix,
-                    names.join(", ")
-                ))
+                let sources = names.clone();
+                let prefix = self.place.prefix.clone();
+                VerifyError::SourceUnknown { prefix, sources }.into()
             })
     }
 

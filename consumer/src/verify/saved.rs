@@ -15,6 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::range::OwnedId;
 use super::report::{Counts, VERSION};
 use crate::error::ConsumerError;
+use crate::verify::error::VerifyError;
 
 /// The ranges of one collection, by their lower bounds.
 type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
@@ -63,11 +64,14 @@ impl Saved {
     /// first line was not written completely, counts as not found.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Usage`] for a report of another comparison, or of one that is
+    /// Returns a [`VerifyError`] for a report of another comparison, or of one that is
     /// finished, and [`ConsumerError::Output`] if the report cannot be read or rewritten.
     pub(super) fn read(path: &Path, question: &str) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
-        let failed = |error| ConsumerError::Output(name.clone(), error);
+        let failed = |error| ConsumerError::Output {
+            file: name.clone(),
+            source: error,
+        };
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -80,9 +84,7 @@ impl Saved {
             saved.take(&line.map_err(failed)?, question, &name)?;
         }
         if saved.finished {
-            return Err(ConsumerError::Usage(format!(
-                "--resume: the comparison of {name} is finished; omit --resume to start again"
-            )));
+            return Err(VerifyError::Finished { file: name }.into());
         }
         if saved.found {
             saved.rewrite(path).map_err(failed)?;
@@ -101,10 +103,11 @@ impl Saved {
                 self.found = true;
                 let other = line.text("question") != question || line.number("version") != VERSION;
                 if other {
-                    return Err(ConsumerError::Usage(format!(
-                        "--resume: {name} is the report of another comparison ({})",
-                        line.text("question")
-                    )));
+                    return Err(VerifyError::OtherComparison {
+                        file: name.to_owned(),
+                        question: line.text("question"),
+                    }
+                    .into());
                 }
             }
             "begun" => {

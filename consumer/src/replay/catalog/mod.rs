@@ -58,7 +58,7 @@ use crate::replay::plan::command::Withheld;
 
 pub use crate::replay::catalog::incarnations::{Change, Incarnations, Moment, Ran, Resolved};
 use in_memory::CatalogInMemory;
-pub use subscription::{Subscription, other_subscription};
+pub use subscription::{OtherSubscription, Subscription};
 
 const COLLECTION: &str = "catalog";
 
