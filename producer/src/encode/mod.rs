@@ -53,6 +53,7 @@ use crate::encode::keys::KeyedRecord;
 use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
@@ -331,10 +332,11 @@ impl Encoder {
                 self.encode_drop_database(entry, done, chunk, hand_on)?;
             }
             _ if done > 0 => {
-                return Err(ProducerError::Undecodable(format!(
-                    "the saved position is inside a transaction at {}, but that entry is {:?}",
-                    entry.ts, entry.operation
-                )));
+                return Err(EntryFault::NotATransaction {
+                    entry: entry.ts,
+                    operation: entry.operation,
+                }
+                .into());
             }
             Seen::Plain => {
                 let id = EntryId {
@@ -392,11 +394,12 @@ impl Encoder {
     fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
         match self.place.position {
             Some(end) if entry.ts == end.ts && end.ord > 0 => Ok(end.ord),
-            Some(end) if entry.ts <= end.ts => Err(ProducerError::Undecodable(format!(
-                "ts goes backwards in the source: entry {} of {:?} after {end}. The oplog \
-                 of MongoDB never does this; concurrent writers of FerretDB can cause it",
-                entry.ts, entry.ns
-            ))),
+            Some(end) if entry.ts <= end.ts => Err(EntryFault::GoesBackwards {
+                entry: entry.ts,
+                ns: entry.ns.to_owned(),
+                after: end,
+            }
+            .into()),
             _ => Ok(0),
         }
     }

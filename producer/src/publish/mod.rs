@@ -24,6 +24,7 @@
 
 mod barriers;
 mod delivery;
+pub mod error;
 pub(crate) mod first_record;
 pub(crate) mod known_partitions;
 pub mod log_end_offsets;
@@ -45,7 +46,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, RecordHeader};
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
+use crate::publish::error::PublishError;
 use crate::publish::log_end_offsets::Ends;
 
 use crate::publish::known_partitions::KnownPartitions;
@@ -133,8 +136,8 @@ impl Publisher {
     /// larger, so that no record is refused because of others in its batch.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not
-    /// accept; [`ProducerError::Refused`] if a permission is missing; [`ProducerError::Fenced`].
+    /// [`ProducerError::Kafka`]; [`PublishError`] for options that the client does not
+    /// accept, and if a permission is missing; [`ProducerError::Fenced`].
     pub fn open(
         options: &KafkaOptions,
         transactional_id: &str,
@@ -168,7 +171,7 @@ impl Publisher {
             .set("delivery.report.only.error", "true");
         let producer: BaseProducer<PublisherContext> = config
             .create_with_context(PublisherContext::default())
-            .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+            .map_err(|source| PublishError::Options { source })?;
         let publisher = Self {
             producer,
             transactional_id: transactional_id.to_owned(),
@@ -202,7 +205,9 @@ impl Publisher {
         }
         let id = &self.transactional_id;
         let right = format!("Write on the transactional id {id}");
-        ProducerError::Refused(format!("{}: {error}", with_right(doing, error, &right)))
+        let doing = with_right(doing, error, &right);
+        let source = error.clone();
+        PublishError::NotOpened { doing, source }.into()
     }
 
     /// Sets the limit of the bytes in flight, which the publisher also adjusts, and the health to
@@ -294,13 +299,13 @@ impl Publisher {
             return Ok(room);
         }
         let key = record.key.as_ref().map(|key| chunk.bytes(key));
-        Err(ProducerError::Undecodable(format!(
-            "topic {} accepts batches of {} bytes, which is too small for a record with the key {} \
-             even in fragments; raise its max.message.bytes",
-            topic.name,
-            topic.max_bytes,
-            shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
-        )))
+        let key = String::from_utf8_lossy(key.unwrap_or_default());
+        Err(EntryFault::NoRoom {
+            topic: topic.name.clone(),
+            limit: topic.max_bytes,
+            key: shorten(&key).to_owned(),
+        }
+        .into())
     }
 
     #[cold]
@@ -432,7 +437,8 @@ impl Publisher {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
         }
         if failure.is_refusal() {
-            return ProducerError::Refused(format!("delivering a record to {place}: {error}"));
+            let (place, source) = (place.clone(), error.clone());
+            return PublishError::Undeliverable { place, source }.into();
         }
         let right = format!("Write on topic {}", failure.topic);
         let doing = format!("delivering a record to {place}");
@@ -449,7 +455,7 @@ impl Publisher {
         self.drain()?;
         self.check_barriers()?;
         let value = serde_json::to_vec(position)
-            .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
+            .expect("a position has only texts and numbers, which JSON can express");
         let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
             .partition(0)
             .key(self.source.as_bytes())
@@ -502,7 +508,8 @@ impl Publisher {
             .begun
             .is_some_and(|begun| begun.elapsed() >= self.transaction_timeout);
         if fenced && !expired {
-            return ProducerError::Fenced(self.transactional_id.clone());
+            let transactional_id = self.transactional_id.clone();
+            return ProducerError::Fenced { transactional_id };
         }
         ProducerError::kafka(doing, error)
     }

@@ -24,6 +24,7 @@ use crate::prepare::topics::{self, Cluster, DataTopicSettings, Topics};
 use crate::publish::MAX_RECORD_BYTES;
 use crate::publish::log_end_offsets::Ends;
 use crate::saved::checkpoint::Checkpoint;
+use crate::session::error::SessionError;
 
 /// Number of times that the checks are repeated before a missing position counts as lost, while
 /// another instance may be running.
@@ -234,9 +235,5 @@ fn check_registry(checkpoint: &Checkpoint, has_registry: bool) -> Result<(), Pro
     if !is_inside || has_registry || !topics.any(|topic| topic.format.has_schemas()) {
         return Ok(());
     }
-    Err(ProducerError::Usage(
-        "the saved position is inside a transaction that was begun in Avro, and the rest of it must be \
-         written in Avro too: give --registry-url for this start as well"
-            .to_owned(),
-    ))
+    Err(SessionError::RegistryNeeded.into())
 }

@@ -2,6 +2,7 @@
 //! follow it, until everything requested is committed, a shutdown is requested, or an error occurs.
 
 mod check;
+pub mod error;
 pub(crate) mod liveness;
 pub mod pipeline;
 pub(crate) mod plan;
@@ -22,7 +23,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::RunConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
-use crate::error::{Directive, PositionLost, ProducerError};
+use crate::error::{Directive, ProducerError};
+use crate::position_lost::PositionLost;
 use crate::prepare::claims::Claims;
 use crate::prepare::lookup::{Lookup, LookupBefore};
 use crate::prepare::route::Router;
@@ -108,8 +110,7 @@ impl Failure<'_> {
             return Next::Stop;
         }
         // Credentials may be rotated while the program runs; at its start they are simply wrong.
-        let is_permanent =
-            self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
+        let is_permanent = self.since_start > FIRST_SESSION || self.error.is_refused_login();
         match !self.has_opened_session && is_permanent {
             true => Next::Fail,
             false => Next::Retry,
@@ -487,7 +488,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
     // Fencing outranks every other error: this instance must not continue.
     let fenced = failed
         .iter()
-        .position(|error| matches!(error, Some(ProducerError::Fenced(_))));
+        .position(|error| matches!(error, Some(ProducerError::Fenced { .. })));
     let first = fenced.or_else(|| failed.iter().position(Option::is_some));
     match first
         .and_then(|place| failed.get_mut(place))
@@ -503,6 +504,9 @@ mod tests {
     use oplog_relay_runtime::exit::ExitCode;
 
     use super::*;
+    use crate::entry_fault::EntryFault;
+    use crate::session::error::SessionError;
+    use oplog_relay_runtime::kafka::KafkaFailure;
 
     #[test]
     fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
@@ -534,11 +538,14 @@ mod tests {
         assert_eq!(next(&unreachable, false, 61, false), Next::Fail);
         assert_eq!(next(&unreachable, false, 61, true), Next::Stop);
         assert_eq!(next(&unreachable, true, 61, false), Next::Retry);
-        let login = ProducerError::Credentials(String::new());
+        let login = ProducerError::from(KafkaFailure::Credentials {
+            brokers: String::new(),
+            reason: String::new(),
+        });
         assert_eq!(next(&login, false, 1, false), Next::Fail);
         assert_eq!(next(&login, true, 1, false), Next::Retry);
         // An error that a retry cannot fix is reported in any case.
-        let usage = ProducerError::Usage(String::new());
+        let usage = SessionError::RegistryNeeded.into();
         assert_eq!(next(&usage, true, 1, true), Next::Fail);
     }
 
@@ -547,7 +554,9 @@ mod tests {
         let ended = async |published: Result<Outcome, ProducerError>| {
             let mut parts = JoinSet::new();
             let source = parts.spawn(std::future::pending());
-            parts.spawn(async { Part::Encoder(Err(ProducerError::Undecodable(String::new()))) });
+            let file = String::new();
+            let undecodable = EntryFault::DumpTruncated { file };
+            parts.spawn(async { Part::Encoder(Err(undecodable.into())) });
             tokio::task::yield_now().await;
             parts.spawn(async { Part::Publisher(published) });
             join(parts, &source).await
@@ -557,8 +566,11 @@ mod tests {
             let error = ended(other).await.unwrap_err();
             assert!(matches!(error, ProducerError::Undecodable(_)), "{error}");
         }
-        let fenced = ended(Err(ProducerError::Fenced(String::new()))).await;
-        assert!(matches!(fenced, Err(ProducerError::Fenced(_))));
+        let fenced = ended(Err(ProducerError::Fenced {
+            transactional_id: String::new(),
+        }))
+        .await;
+        assert!(matches!(fenced, Err(ProducerError::Fenced { .. })));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::check::FoundCluster;
 use crate::config::Sync;
 use crate::error::ProducerError;
 use crate::saved::checkpoint::{Checkpoint, Requests};
+use crate::session::error::NoCopy;
+use crate::session::error::SessionError;
 use crate::source::StartAt;
 use crate::source::full_sync::{FullSync, Options};
 
@@ -71,7 +73,7 @@ impl Supervisor {
             return Ok(());
         }
         match self.origin.client() {
-            None => Err(self.without_start("a dump of the oplog contains no documents to copy")),
+            None => Err(self.without_start(NoCopy::Dump)),
             Some(_) => self.check_new(&cluster.names),
         }
     }
@@ -110,33 +112,32 @@ impl Supervisor {
         let prefix = &self.config.stream.topic_prefix;
         match self.config.full_sync.sync {
             Some(Sync::Full | Sync::FullThenTail) => Ok(()),
-            Some(Sync::Tail) => Err(self.without_start("--sync tail copies nothing")),
+            Some(Sync::Tail) => Err(self.without_start(NoCopy::Tail)),
             None => match topics.keys().find(|topic| is_data_topic(prefix, topic)) {
                 None => Ok(()),
-                Some(topic) => Err(self.without_start(&format!(
-                    "data topics already exist ({topic}), so a full sync has to be requested"
-                ))),
+                Some(topic) => {
+                    let topic = topic.clone();
+                    Err(self.without_start(NoCopy::TopicsExist { topic }))
+                }
             },
         }
     }
 
     /// Returns the error for a stream without a starting point.
-    fn without_start(&self, why: &str) -> ProducerError {
-        ProducerError::Usage(format!(
-            "source {:?} has no saved position under prefix {:?}, and {why}. Give a starting point: \
-             --sync full-then-tail (copy the existing documents, then tail the oplog), --sync full \
-             (copy only), --start oldest (everything in the oplog), --start now (only new entries), \
-             --start <RFC 3339 time or <seconds>:<increment>>",
-            self.origin.name(),
-            self.config.stream.topic_prefix
-        ))
+    fn without_start(&self, reason: NoCopy) -> ProducerError {
+        let no_start = SessionError::NoStart {
+            source_name: self.origin.name().to_owned(),
+            prefix: self.config.stream.topic_prefix.clone(),
+            reason,
+        };
+        no_start.into()
     }
 
     async fn start(&self, saved: Option<Position>) -> Result<StartAt, ProducerError> {
         match (saved, self.config.stream.start) {
             (Some(saved), _) => Ok(StartAt::After(saved)),
             (None, Some(start)) => self.origin.start(start).await,
-            (None, None) => Err(self.without_start("no starting point is given")),
+            (None, None) => Err(self.without_start(NoCopy::NotGiven)),
         }
     }
 }

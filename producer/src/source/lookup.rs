@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use crate::error::ProducerError;
 use crate::prepare::lookup::{CurrentDocuments, PreImageId, Reply, Request, write_filter};
 use crate::source::Batch;
+use crate::source::error::SourceError;
 use crate::source::full_sync::SourceReader;
 
 /// Error code Unauthorized: a privilege is missing.
@@ -239,11 +240,12 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
             let db = Namespace::split(ns).db;
-            ProducerError::Usage(format!(
-                "the source's user is not permitted to look up documents of {ns}: grant it the role \
-                 read on {db}, exclude the namespace, or omit --full-document lookup and --topic-mode \
-                 snapshot"
-            ))
+            let ns = ns.to_owned();
+            SourceError::LookupForbidden {
+                ns,
+                db: db.to_owned(),
+            }
+            .into()
         }
         error => error,
     }
@@ -253,11 +255,7 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
 fn explained_before(error: ProducerError) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
-            ProducerError::Usage(
-                "the source's user is not permitted to read config.system.preimages: grant it the \
-                 privilege find on this collection, or omit --full-document-before lookup"
-                    .to_owned(),
-            )
+            SourceError::LookupBeforeForbidden.into()
         }
         error => error,
     }

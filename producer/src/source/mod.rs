@@ -5,6 +5,7 @@
 
 pub mod collections;
 pub mod dump;
+pub mod error;
 pub mod full_sync;
 pub mod lookup;
 pub mod oplog;

@@ -21,6 +21,7 @@ use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transaction
 use crate::session::pipeline::Until;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
+use crate::source::error::SourceError;
 use crate::source::full_sync::{FullSync, Interleaving, SourceReader};
 use crate::source::lookup::LiveDocuments;
 use crate::source::oplog::{Oplog, Tail, newest_of_majority};
@@ -189,7 +190,7 @@ impl Origin {
     /// Returns the lookup for the documents of updates. It must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
+    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
     pub async fn lookup(&self, shutdown: Shutdown) -> Result<Lookup, ProducerError> {
         let documents = self.live_documents(shutdown).await?;
         Ok(Lookup::new(Box::new(documents)))
@@ -198,7 +199,7 @@ impl Origin {
     /// Returns a lookup of the documents before changes.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
+    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
     pub async fn lookup_before(&self, shutdown: Shutdown) -> Result<LookupBefore, ProducerError> {
         let documents = self.live_documents(shutdown).await?;
         Ok(LookupBefore::new(Box::new(documents)))
@@ -206,9 +207,7 @@ impl Origin {
 
     async fn live_documents(&self, shutdown: Shutdown) -> Result<LiveDocuments, ProducerError> {
         let Some(client) = self.client() else {
-            return Err(ProducerError::Usage(
-                "documents are looked up on a live source: a dump has none".to_owned(),
-            ));
+            return Err(SourceError::DumpWithoutDocuments.into());
         };
         let reader = SourceReader::new(client.clone()).await?;
         Ok(LiveDocuments::new(reader, Handle::current(), shutdown))
@@ -287,11 +286,7 @@ pub async fn feed_full_sync(
 /// Refuses a mongos, which has no oplog, and a shard, whose oplog is only a part of the history.
 async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
     if hello.is_mongos {
-        return Err(ProducerError::Usage(
-            "the source is a mongos, which has no oplog, and the oplogs of its shards cannot be merged \
-             into one order. Point --source at a replica set"
-                .to_owned(),
-        ));
+        return Err(SourceError::Mongos.into());
     }
     let version = client
         .database("admin")
@@ -301,24 +296,17 @@ async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError>
     let shard = version.find_one(doc! { "_id": "shardIdentity" });
     let shard = in_time(REPLY_LIMIT, shard).await.ok().flatten();
     if shard.is_some() {
-        return Err(ProducerError::Usage(
-            "the source is a shard of a sharded cluster: each shard logs its own copy of a command \
-             and only a part of every collection, so one shard's oplog is not a complete history. \
-             Point --source at a replica set that is not a shard"
-                .to_owned(),
-        ));
+        return Err(SourceError::Shard.into());
     }
     Ok(())
 }
 
 fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerError> {
-    let name = given.or(hello.set_name.as_deref()).ok_or_else(|| {
-        ProducerError::Usage("--source-name is required: the source has no set name".to_owned())
-    })?;
-    check_source_name(name).map_err(|reason| {
-        ProducerError::Usage(format!(
-            "{name:?} is not a valid source name: it {reason}; set --source-name"
-        ))
+    let name = given.or(hello.set_name.as_deref());
+    let name = name.ok_or(SourceError::NoName)?;
+    check_source_name(name).map_err(|reason| SourceError::InvalidName {
+        name: name.to_owned(),
+        reason,
     })?;
     Ok(name.to_owned())
 }

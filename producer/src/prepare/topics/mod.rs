@@ -3,6 +3,7 @@
 
 mod checks;
 mod end_offsets;
+pub mod error;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
 use crate::prepare::claims::{Claims, OtherSources};
+use crate::prepare::topics::error::TopicError;
 use crate::publish::MAX_RECORD_BYTES;
 use crate::registry::SchemaRegistry;
 
@@ -154,28 +156,27 @@ impl Topics {
 ///
 /// # Errors
 /// [`ProducerError::Usage`].
-pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError> {
+pub fn check_audience(state: &State, format: Format) -> Result<(), TopicError> {
     let other = |saved: &TopicRecord| !saved.format.may_become(format);
     match state.topics.iter().find(|(_, saved)| other(saved)) {
         None => Ok(()),
-        Some((name, saved)) => Err(ProducerError::Usage(format!(
-            "topic {name} contains {}, but --format is {format}: at least one of them is for readers \
-             only, and a topic cannot lose its barriers, change its keys, or switch between changes \
-             and latest states of documents. Start under another --topic-prefix",
-            saved.format
-        ))),
+        Some((name, saved)) => Err(TopicError::OtherAudience {
+            topic: name.clone(),
+            saved: saved.format,
+            format,
+        }),
     }
 }
 
-fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), ProducerError> {
+fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), TopicError> {
     if saved.format == format {
         return Ok(());
     }
-    Err(ProducerError::Usage(format!(
-        "topic {name} contains {}, but --format is {format}; give the former, or change to the \
-         latter with --change-routing, or start under another --topic-prefix",
-        saved.format
-    )))
+    Err(TopicError::OtherFormat {
+        topic: name.to_owned(),
+        saved: saved.format,
+        format,
+    })
 }
 
 const fn record(format: Format, partitions: u32) -> TopicRecord {
@@ -352,7 +353,7 @@ impl Cluster {
             self.check_found(name, has_appeared).await?;
         }
         let settings = self.admin.topic_settings(name).await?;
-        settings.ok_or_else(|| deleted(name))
+        settings.ok_or_else(|| deleted(name).into())
     }
 }
 
@@ -384,11 +385,10 @@ impl Cluster {
     }
 }
 
-fn deleted(name: &str) -> ProducerError {
-    ProducerError::Usage(format!(
-        "topic {name} is in the routing table but not in the cluster: it was deleted, and a restart \
-         cannot restore its entries. Start under another --topic-prefix"
-    ))
+fn deleted(name: &str) -> TopicError {
+    TopicError::Deleted {
+        topic: name.to_owned(),
+    }
 }
 
 /// Creates a topic and waits until every partition has a leader.

@@ -91,7 +91,7 @@ impl SpooledParts {
     /// Stores an entry of an open transaction.
     ///
     /// # Errors
-    /// [`ProducerError::Dump`] if the temporary file fails.
+    /// [`ProducerError::File`] if the temporary file fails.
     pub fn keep(&mut self, entry: &Entry<'_>, link: Link) -> Result<(), ProducerError> {
         let bytes = entry.raw.as_bytes();
         let place = if self.memory + bytes.len() <= self.budget {
@@ -255,7 +255,7 @@ impl Spill {
 }
 
 fn spill_failed(source: std::io::Error) -> ProducerError {
-    ProducerError::Dump {
+    ProducerError::File {
         path: "the temporary file for open transactions".to_owned(),
         source,
     }

@@ -12,7 +12,8 @@ use super::copies::Copy;
 use super::range::split;
 use super::reader::{SourceReader, number};
 use super::{Options, window};
-use crate::error::{Gap, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::Gap;
 use crate::source::Batch;
 
 /// An oplog whose size is below this percentage of its maximum does not drop entries yet.

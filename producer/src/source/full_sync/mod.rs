@@ -41,6 +41,7 @@ pub(crate) mod interleave;
 mod names;
 mod range;
 mod reader;
+pub mod rejected;
 mod requests;
 
 use std::sync::Arc;
@@ -51,8 +52,11 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::Position;
 use oplog_relay_core::state::State;
 
-use crate::error::{Gap, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::Gap;
 use crate::saved::checkpoint::Requests;
+use crate::saved::error::SavedError;
+use crate::source::error::SourceError;
 use crate::source::oplog::{Oplog, newest_of_majority};
 use crate::telemetry::metrics::Metrics;
 
@@ -117,24 +121,16 @@ pub async fn determine_start(
     };
     for _ in 0..ATTEMPTS {
         let before = source.list(filter).await?;
-        let newest = newest_of_majority(client).await?.ok_or_else(|| {
-            ProducerError::Usage(
-                "the source's oplog is empty, so a full sync has no start position: write any \
-                 document to the source first"
-                    .to_owned(),
-            )
-        })?;
+        let newest = newest_of_majority(client)
+            .await?
+            .ok_or(SourceError::OplogEmpty)?;
         let after = source.list(filter).await?;
         if names(&before) == names(&after) {
             return Ok((newest, after));
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(ProducerError::Usage(
-        "collections of the source are created and dropped continuously, so no start position of a \
-         full sync could be determined. Exclude them (--exclude-namespaces)"
-            .to_owned(),
-    ))
+    Err(SourceError::CollectionsChange.into())
 }
 
 impl FullSync {
@@ -173,7 +169,7 @@ impl FullSync {
     /// Resumes the saved full sync.
     ///
     /// # Errors
-    /// [`ProducerError::Refused`] for a record that cannot be read.
+    /// [`SavedError::Copies`] for a record that cannot be read.
     pub async fn resume(
         client: &Client,
         position: Position,
@@ -182,7 +178,7 @@ impl FullSync {
         options: Options,
         (requests, metrics): (Option<Requests>, Arc<Metrics>),
     ) -> Result<Self, ProducerError> {
-        let copies = Copies::read(state).map_err(ProducerError::Refused)?;
+        let copies = Copies::read(state).map_err(|reason| SavedError::Copies { reason })?;
         if !copies.is_empty() {
             let (copies, ranges) = (copies.len(), state.ranges.len());
             tracing::info!(copies, open_ranges = ranges, "the full sync resumes");

@@ -25,6 +25,7 @@ use oplog_relay_runtime::retry::Backoff;
 
 pub use self::tail::Tail;
 use crate::error::ProducerError;
+use crate::source::error::SourceError;
 use crate::source::oplog::link::Link;
 
 /// Time that a `getMore` waits at the server for the next entry.
@@ -79,7 +80,7 @@ impl Oplog {
     /// Checks that the source has an oplog.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] that explains how to get one.
+    /// [`SourceError::NoOplog`] explains how to get one.
     pub async fn check(client: &Client) -> Result<(), ProducerError> {
         let database = client.database("local");
         let listed = database
@@ -88,12 +89,7 @@ impl Oplog {
         let names = in_time(REPLY_LIMIT, listed).await;
         let names = names.map_err(ProducerError::Source)?;
         if names.is_empty() {
-            return Err(ProducerError::Usage(
-                "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a \
-                 replica set of one: start mongod with --replSet rs0 and run rs.initiate() once; \
-                 no other change is needed"
-                    .to_owned(),
-            ));
+            return Err(SourceError::NoOplog.into());
         }
         Ok(())
     }

@@ -12,7 +12,8 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
-use crate::error::{Gap, PositionLost, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::{Gap, PositionLost};
 use crate::source::{Batch, SourceEvent, StartAt};
 
 /// Time without a reply after which a new cursor counts as idle.
