@@ -47,7 +47,7 @@ mod tests {
         failure.keep(ConsumerError::Ended("second"));
         failure.keep(ConsumerError::OutputClosed);
         let kept = failure.take().map(|error| error.to_string());
-        assert_eq!(kept.as_deref(), Some("first"));
+        assert_eq!(kept.as_deref(), Some("first ended unexpectedly"));
         assert!(failure.take().is_none());
     }
 }

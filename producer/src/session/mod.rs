@@ -502,11 +502,11 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
 #[cfg(test)]
 mod tests {
     use oplog_relay_runtime::exit::ExitCode;
+    use oplog_relay_runtime::kafka::KafkaFailure;
 
     use super::*;
     use crate::entry_fault::EntryFault;
     use crate::session::error::SessionError;
-    use oplog_relay_runtime::kafka::KafkaFailure;
 
     #[test]
     fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
