@@ -223,8 +223,8 @@ impl Supervisor {
     /// Refuses formats at start that would otherwise be refused at the first record.
     fn check_formats(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
         let topics = context.topics.known();
-        for (name, topic) in &topics {
-            context.sink.check_format(name, topic.format)?;
+        for known in &topics {
+            context.sink.check_format(&known.name, known.topic.format)?;
         }
         Ok(())
     }

@@ -23,9 +23,9 @@ mod tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oplog_relay_core::format::FormatError;
 use oplog_relay_runtime::shutdown::Shutdown;
 
+use crate::audit::decoder::DecodingFault;
 use crate::config::AuditConfig;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, held};
@@ -105,9 +105,9 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     let topics = Topics::open(&config.kafka, &input, shutdown.clone()).await?;
     let claimed = claimed_topics(&topics, &partitions).await?;
     let mut tally = Tally::open(config.report.as_deref())?;
-    for (topic, claimed) in topics.missing().await? {
+    for missing in topics.missing().await? {
         if config.topics.is_empty() {
-            tally.missing(&topic, &claimed.source)?;
+            tally.missing(&missing.name, &missing.topic.source)?;
         }
     }
     for held in partitions.iter().filter(|held| held.low > 0) {
@@ -305,13 +305,13 @@ impl Audit<'_> {
 fn undecodable(
     tally: &mut Tally,
     held: &Held,
-    faults: impl IntoIterator<Item = (i64, FormatError)>,
+    faults: impl IntoIterator<Item = DecodingFault>,
 ) -> Result<(), ConsumerError> {
-    for (offset, error) in faults {
+    for DecodingFault { offset, fault } in faults {
         tally.fault(
             Fault::Undecodable,
             &position(held, offset),
-            &with_causes(&error),
+            &with_causes(&fault),
         )?;
     }
     Ok(())

@@ -392,7 +392,8 @@ mod tests {
             100,
             sent(4, b"be", 3, "0/2"),
         );
-        assert_eq!(partition.evict().map(|(_, offset)| offset), Some(4));
+        let discarded = partition.evict().map(|discarded| discarded.resume_offset);
+        assert_eq!(discarded, Some(4));
         assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
     }
 

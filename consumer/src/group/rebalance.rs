@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::assigned::Partition;
 use super::commit::commit;
-use super::context::{GroupContext, commit_list};
+use super::context::{GroupContext, PartitionCommit, commit_list};
 use crate::error::ConsumerError;
 use crate::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
 use crate::group::start::{First, REQUEST, StartError, first_offset, is_end, offsets_of, persist};
@@ -291,7 +291,7 @@ fn commit_acknowledged(
             partitions
                 .iter()
                 .filter(|partition| removed.contains(&partition.assignment))
-                .filter_map(|partition| Some((partition, partition.tracker.to_commit(None)?))),
+                .filter_map(PartitionCommit::acknowledged),
         )
     };
     if let Some(commits) = commits {

@@ -15,7 +15,7 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
-use crate::replay::held_documents::held_document::HeldDocument;
+use crate::replay::held_documents::held_document::{HeldDocument, KeyedDocument};
 use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
@@ -115,7 +115,8 @@ impl MongoSink {
             return Ok(Vec::new());
         }
         let held = self.held_of(topic, partition).into_iter();
-        held.map(|((ns, _), held)| {
+        held.map(|KeyedDocument { key, held }| {
+            let ns = key.ns;
             let failure = WriteFailure::StillHeld {
                 ns: ns.clone(),
                 since: held.since,
@@ -140,7 +141,7 @@ impl MongoSink {
     /// # Errors
     /// Returns an error if the target refuses to delete the notes of parked documents.
     pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
-        for (key, held) in self.held_of(topic, partition) {
+        for KeyedDocument { key, held } in self.held_of(topic, partition) {
             self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
         }

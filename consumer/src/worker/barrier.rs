@@ -82,7 +82,12 @@ pub enum Waited {
     },
     /// A partition that has not reached its barrier belongs to a topic that does not exist, or that
     /// this program may not read.
-    Absent(TopicPartition, Absence),
+    Absent {
+        /// The partition.
+        name: TopicPartition,
+        /// The reason.
+        why: Absence,
+    },
     /// The partition was revoked, or the program ends.
     Abandoned,
 }
@@ -293,7 +298,7 @@ async fn wait(
             on_its_way(station).then(|| (station.name.clone(), absence))
         });
         match (lost, absent) {
-            (Some((name, absence)), AbsentTopics::Report) => return Waited::Absent(name, absence),
+            (Some((name, why)), AbsentTopics::Report) => return Waited::Absent { name, why },
             (Some((name, _)), AbsentTopics::PassOver) => {
                 tracing::warn!(
                     command = %barrier.command,

@@ -62,7 +62,7 @@ impl CommandBarrier<'_> {
         self.holding(false);
         match waited {
             Waited::Reached | Waited::Beyond { .. } => {}
-            Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
+            Waited::Absent { name, why } => return Err(absent_topic(barrier, &name, why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         if is_left_out(barrier, &self.context.filter) {
@@ -135,7 +135,7 @@ impl CommandBarrier<'_> {
         self.holding(false);
         match &waited {
             Waited::Reached | Waited::Beyond { .. } => {}
-            Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
+            Waited::Absent { name, why } => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         // This is checked after the wait. Another owner may have run the command in the meantime and
@@ -145,7 +145,7 @@ impl CommandBarrier<'_> {
             return Ok(Applied::Done);
         }
         match waited {
-            Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
+            Waited::Reached | Waited::Absent { .. } | Waited::Abandoned => {}
             Waited::Beyond { name, committed } if self.context.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,

@@ -44,10 +44,10 @@ use crate::worker::barrier::Side;
 use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
-use crate::worker::decoder::{Decoder, formats};
+use crate::worker::decoder::{Decoder, Readable, formats};
 use crate::worker::held_documents::Attempts;
 use crate::worker::record_error::RecordError;
-use crate::worker::segment::{Stop, has_time};
+use crate::worker::segment::{Split, Stop, has_time};
 use crate::worker::topics::Topic;
 
 /// The worker of one partition.
@@ -134,7 +134,7 @@ impl PartitionWorker {
         loop {
             let decoded = self.decoder.decode(chunk, &topic, from);
             while from <= decoded.end {
-                let (entries, usable) = self.decoder.read(chunk, from, &decoded);
+                let Readable { entries, usable } = self.decoder.read(chunk, from, &decoded);
                 let done = self
                     .apply_decoded(chunk, &topic, entries, usable.end)
                     .await?;
@@ -207,7 +207,7 @@ impl PartitionWorker {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
             let incarnations = self.incarnations_of(&entries, topic).await?;
-            let (segment, rest) = self.segment(chunk, entries, incarnations.as_deref())?;
+            let Split { segment, rest } = self.segment(chunk, entries, incarnations.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -227,23 +227,23 @@ impl PartitionWorker {
                     }
                     return Ok(Applied::Done);
                 }
-                Some(Stop::Barrier(located, barrier, end)) => {
+                Some(Stop::Barrier(at)) => {
                     let passed = match self.context.target() {
                         Some(target) => {
-                            self.pass_barrier(target, topic, &located, &barrier, last)
+                            self.pass_barrier(target, topic, &at.located, &at.barrier, last)
                                 .await?
                         }
-                        None => self.emit_command(&located, topic).await?,
+                        None => self.emit_command(&at.located, topic).await?,
                     };
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
                     // Workers at the other barriers wait until the command is committed.
-                    let urgent = located.id.ord != BARRIER_ORD || barrier.passable;
-                    let last = Some(barrier.command);
-                    self.acknowledge(NextOffset::after(end), last, urgent);
+                    let urgent = at.located.id.ord != BARRIER_ORD || at.barrier.passable;
+                    let last = Some(at.barrier.command);
+                    self.acknowledge(NextOffset::after(at.end), last, urgent);
                 }
-                Some(Stop::Command(located, end)) => {
+                Some(Stop::Command { located, end }) => {
                     let passed = self.pass_foreign_command(topic, &located, last).await?;
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);

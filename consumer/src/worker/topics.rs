@@ -61,6 +61,15 @@ const CHANGE_ATTEMPTS: u32 = 2;
 /// The claimed topics by source and name.
 type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
 
+/// A topic with its name.
+#[derive(Debug, Clone)]
+pub struct NamedTopic {
+    /// The name of the topic.
+    pub name: String,
+    /// The description of the topic.
+    pub topic: Arc<Topic>,
+}
+
 /// The topics of an input. They are read at start, and again when an unknown topic appears.
 #[derive(Debug)]
 pub struct Topics {
@@ -96,13 +105,17 @@ impl Topics {
         Ok(topics)
     }
 
-    /// Returns the topics known so far.
+    /// Returns the topics known so far, in the order of their names.
     #[must_use]
-    pub fn known(&self) -> Vec<(String, Arc<Topic>)> {
+    pub fn known(&self) -> Vec<NamedTopic> {
         let known = self.lock();
         let all = known.values().flatten();
-        let all = all.map(|(name, topic)| (name.clone(), Arc::clone(topic)));
-        all.collect::<BTreeMap<_, _>>().into_iter().collect()
+        let all: BTreeMap<_, _> = all.collect();
+        let named = all.into_iter().map(|(name, topic)| NamedTopic {
+            name: name.clone(),
+            topic: Arc::clone(topic),
+        });
+        named.collect()
     }
 
     /// Returns the sources whose topics have the prefix. There are none for other programs, which
@@ -222,11 +235,10 @@ impl Topics {
     ///
     /// # Errors
     /// Returns an error if the request to Kafka fails.
-    pub async fn missing(&self) -> Result<Vec<(String, Arc<Topic>)>, KafkaFailure> {
+    pub async fn missing(&self) -> Result<Vec<NamedTopic>, KafkaFailure> {
         let there = self.admin.topics().await?;
         let mut missing = self.known();
-        missing.retain(|(name, _)| !there.contains_key(name));
-        missing.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        missing.retain(|known| !there.contains_key(&known.name));
         Ok(missing)
     }
 
@@ -235,10 +247,10 @@ impl Topics {
     /// # Errors
     /// Returns the errors of [`Topics::missing`].
     pub async fn warn_of_missing(&self) -> Result<(), KafkaFailure> {
-        for (topic, claimed) in self.missing().await? {
+        for missing in self.missing().await? {
             tracing::warn!(
-                topic,
-                source = claimed.source,
+                topic = missing.name,
+                source = missing.topic.source,
                 "the source has written to this topic, but the topic does not exist or this user \
                  may not read it: its entries are missing from what is read here"
             );

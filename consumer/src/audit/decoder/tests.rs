@@ -49,9 +49,9 @@ fn read(topic: &Topic, records: &[Made]) -> (Vec<u32>, Vec<i64>) {
             fragment: fragment.as_ref().map(String::as_bytes),
         };
         let found = decoder.entries(record, |entry| seen.push(entry.id.ts.increment));
-        faults.extend(found.into_iter().map(|(offset, _)| offset));
+        faults.extend(found.into_iter().map(|fault| fault.offset));
     }
-    faults.extend(decoder.finish().map(|(offset, _)| offset));
+    faults.extend(decoder.finish().map(|fault| fault.offset));
     (seen, faults)
 }
 

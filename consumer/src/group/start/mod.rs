@@ -166,11 +166,11 @@ pub(crate) fn settle<C: ConsumerContext>(
     past.check(config)?;
     let cut = resolve(consumer, config, held, shutdown)?;
     let mut commits = TopicPartitionList::with_capacity(cut.len());
-    for (held, (offset, after)) in held.iter().zip(&cut) {
+    for (held, point) in held.iter().zip(&cut) {
         let mut element = commits.add_partition(&held.name.topic, held.name.partition);
-        let set = element.set_offset(Offset::Offset(*offset));
+        let set = element.set_offset(Offset::Offset(point.offset));
         set.map_err(|error| ConsumerError::kafka("setting the start offset", error))?;
-        element.set_metadata(CommitMetadata::text(*after));
+        element.set_metadata(CommitMetadata::text(point.after));
     }
     let doing = format!("committing the start of group {group}");
     match persist(&doing, shutdown, || {
@@ -230,14 +230,22 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// Returns the start offsets in the order of the partitions. If the start is within a second, the
-/// id after which the partition starts is returned too.
+/// The point at which a partition starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartPoint {
+    /// The offset.
+    offset: i64,
+    /// The id after which the partition starts, if the start is within a second.
+    after: Option<EntryId>,
+}
+
+/// Returns the start points in the order of the partitions.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
-) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+) -> Result<Vec<StartPoint>, ConsumerError> {
     let requested = match config.start {
         Start::Now => return now::cut(consumer, config, held, shutdown),
         Start::Oldest => None,
@@ -270,7 +278,11 @@ fn resolve<C: ConsumerContext>(
         Some(second) => at_second(consumer, second, held, shutdown)?,
         None => held.iter().map(|held| held.low).collect(),
     };
-    Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
+    let points = offsets.into_iter().map(|offset| StartPoint {
+        offset,
+        after: None,
+    });
+    Ok(points.collect())
 }
 
 /// Returns the offsets of the first records at or after a source second.

@@ -156,7 +156,7 @@ impl Catalog {
         self.learn(source, id).await
     }
 
-    /// Returns the source and identity of the command that created an index of a collection. If
+    /// Returns the command that created an index of a collection. If
     /// `after` is given, commands up to that entry are ignored.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Catalog {
         ns: &str,
         index: &str,
         after: Option<EntryId>,
-    ) -> mongodb::error::Result<Option<(String, EntryId)>> {
+    ) -> mongodb::error::Result<Option<Creator>> {
         let noted = [doc! { "limiting": index }, doc! { "unique": index }];
         let filter = doc! { "group": &self.group, "done": true, "$or": noted };
         let mut found = self.notes.find(filter).await?;
@@ -177,7 +177,8 @@ impl Catalog {
             }
             let incarnations = self.incarnations_at(&source, ran.id).await?;
             if incarnations.resolve(&ran.ns, Moment::Time(ran.id), None) == Resolved::Live(ns) {
-                return Ok(Some((source, ran.id)));
+                let id = ran.id;
+                return Ok(Some(Creator { source, id }));
             }
         }
         Ok(None)
@@ -235,19 +236,19 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Records a rename before it runs. Returns whether its collection existed when the rename was
-    /// first recorded, and the collection's UUID.
+    /// Records a rename before it runs. Returns what was first recorded.
     ///
     /// # Errors
     /// Returns the driver's error.
-    pub async fn begin(
-        &self,
-        source: &str,
-        note: &Note,
-    ) -> mongodb::error::Result<(bool, Option<Uuid>)> {
+    pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<BegunRename> {
         let (id, read) = (self.id(source, note.ran.id), |noted: &Document| {
+            // A note of a rename that ran without this field says nothing about the collection.
             let existed = noted.get_bool("existed").unwrap_or(false);
-            (existed, uuid(noted, "life"))
+            let target_uuid = uuid(noted, "life");
+            BegunRename {
+                existed,
+                target_uuid,
+            }
         });
         if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
             return Ok(read(&noted));
@@ -255,7 +256,10 @@ impl Catalog {
         // A faster member may have run the command already, so its note is never overwritten.
         let document = self.document(source, note, false);
         let Err(error) = self.notes.insert_one(document).await else {
-            return Ok((note.existed, note.target_uuid));
+            return Ok(BegunRename {
+                existed: note.existed,
+                target_uuid: note.target_uuid,
+            });
         };
         let noted = match error_code(&error) {
             Some(DUPLICATE_KEY) => self.notes.find_one(doc! { "_id": id }).await?,
@@ -310,9 +314,35 @@ pub fn collection(client: &Client, name: &str) -> Collection<Document> {
         .collection_with_options(name, options)
 }
 
-/// The commands of a source, ordered by entry, each with the changes of `expireAfterSeconds` that it
-/// withheld.
-pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
+/// The command that created an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creator {
+    /// Name of the source.
+    pub source: String,
+    /// The entry of the command.
+    pub id: EntryId,
+}
+
+/// The state of a collection when its rename was first recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BegunRename {
+    /// True if the collection existed on the target.
+    pub existed: bool,
+    /// The collection's UUID on the target.
+    pub target_uuid: Option<Uuid>,
+}
+
+/// A command that has run.
+#[derive(Debug, Clone)]
+pub struct PastCommand {
+    /// The command.
+    pub ran: Ran,
+    /// The changes of `expireAfterSeconds` that it withheld.
+    pub withheld: Vec<Withheld>,
+}
+
+/// The commands of a source, by entry.
+pub type History = BTreeMap<EntryId, PastCommand>;
 
 /// Returns the commands that ran on a target, by group and source.
 ///
@@ -331,7 +361,7 @@ pub async fn histories(
         let withheld = read_withheld(&note).ok_or_else(|| unreadable(&note))?;
         let sources = groups.entry(group.to_owned()).or_default();
         let history = sources.entry(source).or_default();
-        history.insert(ran.id, (ran, withheld));
+        history.insert(ran.id, PastCommand { ran, withheld });
     }
     Ok(groups)
 }

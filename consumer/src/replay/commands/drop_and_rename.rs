@@ -16,6 +16,7 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::error::ConsumerError;
 use crate::replay::capabilities::{COLLECTION_UUID, MISMATCH};
+use crate::replay::catalog::BegunRename;
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::attempt::Attempt;
 use crate::replay::commands::failure::CommandFailure;
@@ -144,7 +145,10 @@ impl MongoSink {
         let begun = self.persist("recording a rename in the catalog", || {
             self.catalog.begin(source, note)
         });
-        let (existed, mut uuid) = begun.await?;
+        let BegunRename {
+            existed,
+            target_uuid: mut uuid,
+        } = begun.await?;
         let ran = &note.ran;
         let running = Running { source, ran };
         let target = Namespace::split(to);

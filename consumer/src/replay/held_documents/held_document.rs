@@ -39,9 +39,35 @@ pub(crate) struct HeldDocument {
     pub(crate) text: String,
 }
 
-/// Namespace and canonical `_id` of a document.
-pub(crate) type Key = (String, Vec<u8>);
-pub(crate) type HeldByKey = FxHashMap<Key, HeldDocument>;
+/// The identity of a document on the target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct DocumentKey {
+    /// Namespace of the document.
+    pub(crate) ns: String,
+    /// Its canonical `_id`.
+    pub(crate) identity: Vec<u8>,
+}
+
+/// The held documents, by their identities.
+pub(crate) type HeldByKey = FxHashMap<DocumentKey, HeldDocument>;
+
+/// A held document with its identity.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyedDocument {
+    /// The identity.
+    pub(crate) key: DocumentKey,
+    /// The document.
+    pub(crate) held: HeldDocument,
+}
+
+/// A document with its `_id`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdentifiedDocument<'d> {
+    /// The document.
+    pub(crate) document: Document<'d>,
+    /// Its `_id`.
+    pub(crate) document_id: Element<'d>,
+}
 
 /// The documents that are held, and the indexes that are suspended, while entries are applied again.
 #[derive(Debug, Default)]
@@ -68,7 +94,7 @@ impl HeldDocument {
 
     /// Returns an entry that inserts the document in its current state.
     pub(crate) fn entry(&self, ns: &str) -> Result<Vec<u8>, ConsumerError> {
-        let (document, _) = read(ns, &self.document)?;
+        let document = read(ns, &self.document)?.document;
         let mut bytes = Vec::new();
         let mut entry = DocumentBuilder::start(&mut bytes);
         entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
@@ -79,13 +105,13 @@ impl HeldDocument {
 }
 
 /// Parses a stored or held document, and returns it with its `_id`.
-pub(crate) fn read<'d>(
-    ns: &str,
-    bytes: &'d [u8],
-) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
+pub(crate) fn read<'d>(ns: &str, bytes: &'d [u8]) -> Result<IdentifiedDocument<'d>, ConsumerError> {
     let failed = |error: Malformed| damaged(ns, &error);
     let document = Document::new(bytes).map_err(failed)?;
     let document_id = document.get("_id").map_err(failed)?;
     let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
-    Ok((document, document_id))
+    Ok(IdentifiedDocument {
+        document,
+        document_id,
+    })
 }

@@ -33,7 +33,9 @@ use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::held_documents::error::{HeldError, IndexRefusal};
-use crate::replay::held_documents::held_document::{HeldDocument, Key, MAX_HELD_BYTES, read};
+use crate::replay::held_documents::held_document::{
+    DocumentKey, HeldDocument, IdentifiedDocument, KeyedDocument, MAX_HELD_BYTES, read,
+};
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
@@ -99,11 +101,14 @@ impl MongoSink {
     }
 
     /// Returns the documents held for a partition.
-    pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<(Key, HeldDocument)> {
+    pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<KeyedDocument> {
         let held = self.held();
         let ours = held.iter().filter(|(_, held)| held.is_of(topic, partition));
-        ours.map(|(key, held)| (key.clone(), held.clone()))
-            .collect()
+        let ours = ours.map(|(key, held)| KeyedDocument {
+            key: key.clone(),
+            held: held.clone(),
+        });
+        ours.collect()
     }
 
     /// Holds the document of a write that an index refused, in the state that the write would produce.
@@ -196,10 +201,10 @@ impl MongoSink {
         let held = self.held();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
-            Some(((ns, _), last)) if bytes > MAX_HELD_BYTES => Err(HeldError::TooMany {
+            Some((key, last)) if bytes > MAX_HELD_BYTES => Err(HeldError::TooMany {
                 documents: held.len(),
                 limit_mib: MAX_HELD_BYTES >> 20,
-                ns: ns.clone(),
+                ns: key.ns.clone(),
                 entry: last.id,
                 code: last.code,
             }
@@ -210,8 +215,7 @@ impl MongoSink {
 
     /// Holds a document again that an earlier owner of its partition has parked.
     pub(crate) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
-        let (_, document_id) = read(ns, &held.document)?;
-        let key = key(ns, document_id)?;
+        let key = key(ns, read(ns, &held.document)?.document_id)?;
         self.held().insert(key, held);
         Ok(())
     }
@@ -265,7 +269,7 @@ impl MongoSink {
         Ok(others)
     }
 
-    fn put(&self, key: &Key, id: EntryId, document: &[u8]) {
+    fn put(&self, key: &DocumentKey, id: EntryId, document: &[u8]) {
         if let Some(held) = self.held().get_mut(key) {
             (held.id, held.document) = (id, document.into());
         }
@@ -274,7 +278,7 @@ impl MongoSink {
     /// Returns true if a document of the collection is held.
     pub(crate) fn holds(&self, ns: &str) -> bool {
         let held = self.held();
-        !held.is_empty() && held.keys().any(|(name, _)| name == ns)
+        !held.is_empty() && held.keys().any(|key| key.ns == ns)
     }
 
     /// Retries the writes of the held documents of a batch's partition, until a round makes no progress.
@@ -290,11 +294,11 @@ impl MongoSink {
             let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
             let mut refused = Vec::new();
-            for (key, held) in &waiting {
+            for KeyedDocument { key, held } in &waiting {
                 if !token.is_valid() {
                     return Ok(Applied::Abandoned);
                 }
-                let tried = self.try_one(&key.0, held, token).await?;
+                let tried = self.try_one(&key.ns, held, token).await?;
                 if matches!(tried, Tried::Released) {
                     self.target.metrics.released_documents.inc();
                 }
@@ -307,11 +311,11 @@ impl MongoSink {
                     Tried::Refused(error) => {
                         // A newer index is suspended at once, because it would refuse the other
                         // documents too.
-                        if self.make_way(&key.0, held, &error, making_way).await? {
+                        if self.make_way(&key.ns, held, &error, making_way).await? {
                             progress = true;
                             break;
                         }
-                        refused.push((&key.0, error));
+                        refused.push((&key.ns, error));
                     }
                     Tried::Abandoned => return Ok(Applied::Abandoned),
                 }
@@ -337,7 +341,10 @@ impl MongoSink {
         held: &HeldDocument,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        let (document, document_id) = read(ns, &held.document)?;
+        let IdentifiedDocument {
+            document,
+            document_id,
+        } = read(ns, &held.document)?;
         let write = Write {
             id: held.id,
             document_id,
@@ -400,10 +407,11 @@ fn is_index_refusal(error: &WriteError) -> bool {
     matches!(directive, Directive::Replace | Directive::Hold)
 }
 
-pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<Key, ConsumerError> {
+pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<DocumentKey, ConsumerError> {
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
-    Ok((ns.to_owned(), identity))
+    let ns = ns.to_owned();
+    Ok(DocumentKey { ns, identity })
 }
 
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {

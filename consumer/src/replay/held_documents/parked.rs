@@ -21,7 +21,10 @@ use crate::replay::damage::damaged;
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::held_documents::error::HeldError;
 use crate::replay::held_documents::error::IndexRefusal;
-use crate::replay::held_documents::{HeldDocument, MAX_HELD_BYTES, key, read as read_document};
+use crate::replay::held_documents::held_document::{
+    HeldDocument, IdentifiedDocument, MAX_HELD_BYTES, read as read_document,
+};
+use crate::replay::held_documents::key;
 use crate::replay::note::write_note;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::find_one_command;
@@ -46,7 +49,10 @@ impl MongoSink {
         let Some(blocking) = self.document_with(ns, &values).await? else {
             return Ok(false);
         };
-        let (stored, document_id) = read_document(ns, &blocking)?;
+        let IdentifiedDocument {
+            document: stored,
+            document_id,
+        } = read_document(ns, &blocking)?;
         let key = key(ns, document_id)?;
         let held = self.held().get(&key).cloned();
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {

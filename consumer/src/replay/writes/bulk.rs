@@ -53,11 +53,11 @@ impl MongoSink {
             rest = &others;
         }
         while !rest.is_empty() {
-            let (part, after) = self.target.limits.cut(bulk.kind, rest);
-            if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
+            let cut = self.target.limits.cut(bulk.kind, rest);
+            if self.send(bulk.ns, bulk.kind, cut.next, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
-            rest = after;
+            rest = cut.rest;
         }
         Ok(Applied::Done)
     }
