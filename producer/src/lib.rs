@@ -200,7 +200,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
         return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
     };
-    let origin = origin?;
+    let origin = origin?.reporting_stalls_after(config.serve.stalled_after);
     let name = name.get_or_init(|| origin.name().to_owned()).clone();
     background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
     let pace = Pace::new(transaction_timeout(&config.kafka));

@@ -7,7 +7,7 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 
 use crate::replay::catalog::{Change, History, Ran};
-use crate::replay::plan::command::Withheld;
+use crate::replay::plan::translation::Withheld;
 
 /// The index name with which `dropIndexes` drops all indexes.
 const ALL: &str = "*";

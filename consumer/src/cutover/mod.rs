@@ -24,7 +24,7 @@ use crate::cutover::error::Unfinished;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{History, histories};
 use crate::replay::directive::UNAUTHORIZED;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::suspended_indexes;
 use crate::stdout::print_line;
 

@@ -19,7 +19,7 @@ use crate::cutover::error::CutoverError;
 use crate::cutover::error::Unfinished;
 use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::stdout::print_line;
 
 type Driver<T> = mongodb::error::Result<T>;

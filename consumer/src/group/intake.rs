@@ -522,10 +522,10 @@ mod tests {
             for (seconds, (length, room)) in (1..).zip(&entries) {
                 let value: Vec<u8> = (0..=250).cycle().take(*length).collect();
                 let first = offset;
-                for (fragment, range) in oplog_relay_core::format::fragment::cut(0..*length, *room) {
-                    let text = fragment.to_string();
-                    let text = if fragment.count == 1 { "" } else { text.as_str() };
-                    let record = sent(offset, &value[range], seconds, text);
+                for part in oplog_relay_core::format::fragment::cut(0..*length, *room) {
+                    let text = part.fragment.to_string();
+                    let text = if part.fragment.count == 1 { "" } else { text.as_str() };
+                    let record = sent(offset, &value[part.value], seconds, text);
                     put(&mut intake, &mut partition, &metrics, full, record);
                     offset += 1;
                     if *hand_on.next().unwrap() {

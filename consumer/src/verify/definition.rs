@@ -22,7 +22,7 @@ use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::mongo::is_set;
 
-use crate::replay::plan::command::POSTPONED_EXPIRY;
+use crate::replay::plan::translation::POSTPONED_EXPIRY;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];

@@ -31,7 +31,7 @@ use crate::config::{NotEmpty, RefusedOptions, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::replay::plan::Planner;
-use crate::replay::plan::command::{Action, Circumstances, translate};
+use crate::replay::plan::translation::{Action, Circumstances, translate};
 use crate::replay::{MongoSink, Settings};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;

@@ -131,7 +131,10 @@ impl Decimal {
         let significand = parts.next()?;
         let exponent = parts.next().map_or(Some(0), parse_exponent)?;
         let (coefficient, exponent) = parse_significand(significand, exponent)?;
-        let (coefficient, exponent) = fit(coefficient, exponent)?;
+        let Scaled {
+            coefficient,
+            exponent,
+        } = fit(coefficient, exponent)?;
         Some(Self::Finite {
             negative,
             coefficient,
@@ -228,9 +231,18 @@ fn parse_significand(text: &[u8], mut exponent: i64) -> Option<(u128, i64)> {
     any.then_some((coefficient, exponent))
 }
 
+/// A coefficient and an exponent that a Decimal128 can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scaled {
+    /// The coefficient.
+    pub(crate) coefficient: u128,
+    /// The exponent of 10.
+    pub(crate) exponent: i32,
+}
+
 /// Moves zeros between coefficient and exponent to bring the exponent into range. Returns `None` if
 /// that would round the value.
-pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32)> {
+pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<Scaled> {
     let (min, max) = (i64::from(MIN_EXPONENT), i64::from(MAX_EXPONENT));
     if coefficient == 0 {
         exponent = exponent.clamp(min, max);
@@ -243,9 +255,13 @@ pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32
         coefficient /= 10;
         exponent += 1;
     }
-    (min..=max)
+    let exponent = i32::try_from(exponent).ok()?;
+    (MIN_EXPONENT..=MAX_EXPONENT)
         .contains(&exponent)
-        .then_some((coefficient, i32::try_from(exponent).ok()?))
+        .then_some(Scaled {
+            coefficient,
+            exponent,
+        })
 }
 
 #[cfg(test)]

@@ -315,11 +315,11 @@ impl Publisher {
         record: &EncodedRecord,
         room: usize,
     ) -> Result<(), ProducerError> {
-        for (index, (fragment, value)) in cut(record.value.clone(), room).enumerate() {
+        for (index, part) in cut(record.value.clone(), room).enumerate() {
             if index > 0 {
                 self.admit(record)?;
             }
-            self.send_part(chunk, record, &value, Some(fragment))?;
+            self.send_part(chunk, record, &part.value, Some(part.fragment))?;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::encode::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, ProducerError};
 use crate::position_lost::PositionLost;
 use crate::prepare::claims::Claims;
-use crate::prepare::lookup::{Lookup, LookupBefore};
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
 use crate::publish::{Pace, Publisher};
@@ -58,8 +58,8 @@ struct Lagging(u32);
 /// The lookups of documents of a session.
 #[derive(Debug, Default)]
 struct OpenLookups {
-    current: Option<Lookup>,
-    before: Option<Box<LookupBefore>>,
+    current: Option<CurrentLookup>,
+    before: Option<Box<BeforeLookup>>,
 }
 
 impl Lagging {
@@ -278,7 +278,7 @@ impl Supervisor {
             .changing(routing, rules)
             .noting(noted)
             .copying(reads, held)
-            .looking_up(current)
+            .looking_up_current(current)
             .looking_up_before(before);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
@@ -347,10 +347,10 @@ impl Supervisor {
         let wanted = self.config.stream.lookups;
         let mut lookups = Box::new(OpenLookups::default());
         if wanted.current {
-            lookups.current = Some(self.origin.lookup(self.shutdown.clone()).await?);
+            lookups.current = Some(self.origin.current_lookup(self.shutdown.clone()).await?);
         }
         if wanted.before {
-            let before = self.origin.lookup_before(self.shutdown.clone()).await?;
+            let before = self.origin.before_lookup(self.shutdown.clone()).await?;
             lookups.before = Some(Box::new(before));
         }
         Ok(lookups)
@@ -422,7 +422,11 @@ impl Supervisor {
             let stop = shutdown.clone();
             let feeding = async {
                 match begin.sync {
-                    Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
+                    Some(sync) => {
+                        let stalled_after = origin.stalled_after();
+                        feed_full_sync(sync, start, events_in, shutdown, stalled_after, failing)
+                            .await
+                    }
                     None => origin.feed(start, open, events_in, shutdown, failing).await,
                 }
             };

@@ -43,7 +43,7 @@ pub enum SourceError {
         "the source's user is not permitted to look up documents of {ns}: grant it the role read on {db}, \
          exclude the namespace, or omit --full-document lookup and --topic-mode snapshot"
     )]
-    LookupForbidden {
+    CurrentLookupForbidden {
         /// Namespace of the documents.
         ns: String,
         /// Its database.
@@ -54,7 +54,7 @@ pub enum SourceError {
         "the source's user is not permitted to read config.system.preimages: grant it the privilege find \
          on this collection, or omit --full-document-before lookup"
     )]
-    LookupBeforeForbidden,
+    BeforeLookupForbidden,
     /// The oplog has no entry from which a full sync could continue.
     #[error(
         "the source's oplog is empty, so a full sync has no start position: write any document to the \

@@ -7,7 +7,7 @@ pub mod collections;
 pub mod dump;
 pub mod error;
 pub mod full_sync;
-pub mod lookup;
+pub mod live_documents;
 pub mod oplog;
 pub mod origin;
 

@@ -1,6 +1,7 @@
 //! The source of a session: a live replica set or a dump, and its identity.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Bson, doc};
 use mongodb::Client;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config;
 use crate::error::ProducerError;
-use crate::prepare::lookup::{Lookup, LookupBefore};
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup, StoredDocuments};
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transactions};
 use crate::session::pipeline::Until;
@@ -23,8 +24,8 @@ use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
 use crate::source::error::SourceError;
 use crate::source::full_sync::{FullSync, Interleaving, SourceReader};
-use crate::source::lookup::LiveDocuments;
-use crate::source::oplog::{Oplog, Tail, newest_of_majority};
+use crate::source::live_documents::LiveDocuments;
+use crate::source::oplog::{Oplog, STALLED_AFTER, Tail, newest_of_majority};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
 /// A source that was reached and checked.
@@ -32,6 +33,7 @@ use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 pub struct Origin {
     record: SourceRecord,
     kind: Kind,
+    stalled_after: Duration,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Origin {
     /// Connects to a replica set, or finds the files of a dump.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
+    /// [`SourceError`] for a mongos, a shard, a standalone or a missing name;
     /// [`ProducerError::Mongo`] if the source cannot be reached; the errors of [`Dump::open`].
     pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
         match origin {
@@ -58,7 +60,7 @@ impl Origin {
                     replica_set_id: None,
                     namespaces: None,
                 };
-                Ok(Self { record, kind })
+                Ok(Self::new(record, kind))
             }
             config::Origin::Live(uri) => {
                 let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
@@ -74,12 +76,30 @@ impl Origin {
                     namespaces: None,
                 };
                 let oplog = Oplog::new(&client);
-                Ok(Self {
-                    record,
-                    kind: Kind::Live { client, oplog },
-                })
+                Ok(Self::new(record, Kind::Live { client, oplog }))
             }
         }
+    }
+
+    const fn new(record: SourceRecord, kind: Kind) -> Self {
+        Self {
+            record,
+            kind,
+            stalled_after: STALLED_AFTER,
+        }
+    }
+
+    /// Sets the time after which a stall of the source is reported.
+    #[must_use]
+    pub const fn reporting_stalls_after(mut self, stalled_after: Duration) -> Self {
+        self.stalled_after = stalled_after;
+        self
+    }
+
+    /// Returns the time after which a stall of the source is reported.
+    #[must_use]
+    pub const fn stalled_after(&self) -> Duration {
+        self.stalled_after
     }
 
     /// Returns the source's name.
@@ -191,26 +211,25 @@ impl Origin {
     ///
     /// # Errors
     /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
-    pub async fn lookup(&self, shutdown: Shutdown) -> Result<Lookup, ProducerError> {
-        let documents = self.live_documents(shutdown).await?;
-        Ok(Lookup::new(Box::new(documents)))
+    pub async fn current_lookup(&self, shutdown: Shutdown) -> Result<CurrentLookup, ProducerError> {
+        Ok(CurrentLookup::new(self.stored_documents(shutdown).await?))
     }
 
     /// Returns a lookup of the documents before changes.
     ///
     /// # Errors
     /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
-    pub async fn lookup_before(&self, shutdown: Shutdown) -> Result<LookupBefore, ProducerError> {
-        let documents = self.live_documents(shutdown).await?;
-        Ok(LookupBefore::new(Box::new(documents)))
+    pub async fn before_lookup(&self, shutdown: Shutdown) -> Result<BeforeLookup, ProducerError> {
+        Ok(BeforeLookup::new(self.stored_documents(shutdown).await?))
     }
 
-    async fn live_documents(&self, shutdown: Shutdown) -> Result<LiveDocuments, ProducerError> {
+    async fn stored_documents(&self, shutdown: Shutdown) -> Result<StoredDocuments, ProducerError> {
         let Some(client) = self.client() else {
             return Err(SourceError::DumpWithoutDocuments.into());
         };
         let reader = SourceReader::new(client.clone()).await?;
-        Ok(LiveDocuments::new(reader, Handle::current(), shutdown))
+        let documents = LiveDocuments::new(reader, Handle::current(), shutdown);
+        Ok(StoredDocuments::Live(documents))
     }
 
     /// Sends entries from `start` on until the dump ends, the queue is closed or a shutdown is
@@ -231,6 +250,7 @@ impl Origin {
         match &self.kind {
             Kind::Live { oplog, .. } => {
                 let tail = Tail::begin(oplog.clone(), start).await?;
+                let tail = tail.reporting_stalls_after(self.stalled_after);
                 tail.run(&events, &shutdown, failing).await
             }
             Kind::Dump(dump) => {
@@ -259,7 +279,7 @@ impl Origin {
 }
 
 /// Sends the entries of a live source interleaved with the reads of a full sync, as [`Origin::feed`]
-/// does.
+/// does. A stall of the source is reported after `stalled_after`.
 ///
 /// # Errors
 /// The errors of [`Tail::run`] and [`Interleaving::run`].
@@ -268,10 +288,12 @@ pub async fn feed_full_sync(
     start: StartAt,
     events: Sender<SourceEvent>,
     shutdown: Shutdown,
+    stalled_after: Duration,
     failing: impl Fn(Option<&str>),
 ) -> Result<(), ProducerError> {
     let oplog = Oplog::new(sync.source.client());
     let tail = Tail::begin(oplog, start).await?;
+    let tail = tail.reporting_stalls_after(stalled_after);
     let (entries_in, entries) = channel(QUEUE_BATCHES);
     let interleaving = Interleaving::new(sync, entries, events, shutdown.clone());
     let tailing = async move {

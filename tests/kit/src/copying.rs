@@ -100,6 +100,7 @@ impl Copying {
             start,
             events_in,
             shutdown.clone(),
+            Duration::from_secs(60),
             |_: Option<&str>| (),
         ));
         Ok(Copying {
@@ -206,7 +207,7 @@ impl Out {
             match &record.header {
                 Some(RecordHeader { value: id, .. }) => {
                     let id = String::from_utf8_lossy(chunk.bytes(id));
-                    let (_, id) = EntryId::parse_header(&id).expect("an id");
+                    let id = EntryId::parse_header(&id).expect("an id").id;
                     self.entries.push((id, value.to_vec()));
                 }
                 None => {

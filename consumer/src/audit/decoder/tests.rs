@@ -29,9 +29,9 @@ fn fragments(increment: u32) -> Vec<Made> {
     let (value, name, _) = whole("i", increment);
     let parts = cut(0..value.len(), 40);
     parts
-        .map(|(fragment, range)| {
-            let text = Some(fragment.to_string());
-            (value[range].to_vec(), name.clone(), text)
+        .map(|part| {
+            let text = Some(part.fragment.to_string());
+            (value[part.value].to_vec(), name.clone(), text)
         })
         .collect()
 }

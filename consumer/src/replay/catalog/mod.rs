@@ -54,7 +54,7 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::note::write_note;
-use crate::replay::plan::command::Withheld;
+use crate::replay::plan::translation::Withheld;
 
 pub use crate::replay::catalog::incarnations::{Change, Incarnations, Moment, Ran, Resolved};
 use in_memory::CatalogInMemory;

@@ -21,7 +21,7 @@ use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::attempt::Attempt;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, Running, refused_by_target, unwritable};
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::worker::applied::Applied;

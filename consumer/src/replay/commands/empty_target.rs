@@ -11,7 +11,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::{Incarnations, Note};
 use crate::replay::commands::Running;
 use crate::replay::commands::failure::CommandFailure;
-use crate::replay::plan::command::{Translated, done};
+use crate::replay::plan::translation::{Translated, done};
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;

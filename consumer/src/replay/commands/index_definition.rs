@@ -9,7 +9,7 @@ use crate::error::ConsumerError;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, unwritable};
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
-use crate::replay::plan::command::{POSTPONED_EXPIRY, done};
+use crate::replay::plan::translation::{POSTPONED_EXPIRY, done};
 use crate::replay::sink::MongoSink;
 
 /// Fields of an index that are not compared: a server adds them, they do not change the definition,

@@ -28,7 +28,7 @@ use crate::replay::commands::drop_and_rename::Rename;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
-use crate::replay::plan::command::{Action, Circumstances, Translated, translate};
+use crate::replay::plan::translation::{Action, Circumstances, Translated, translate};
 use crate::replay::plan::{Command, PlanError, PlanFault};
 use crate::replay::request_refused::RequestRefused;
 use crate::replay::sink::MongoSink;

@@ -13,7 +13,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::held_documents::held_document::GONE;
-use crate::replay::plan::command::POSTPONED_EXPIRY;
+use crate::replay::plan::translation::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;

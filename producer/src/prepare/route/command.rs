@@ -319,7 +319,7 @@ impl Router {
 fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<CollectionUuid>, EntryError> {
     match entry.o.get("dropTarget")? {
         Some(target) if target.kind == kind::BINARY => {
-            Ok(target.binary()?.1.try_into().ok().map(CollectionUuid))
+            Ok(target.binary()?.bytes.try_into().ok().map(CollectionUuid))
         }
         _ => Ok(None),
     }

@@ -23,6 +23,7 @@ use oplog_relay_core::position::{OpTime, Position, Timestamp};
 use oplog_relay_runtime::mongo::{self, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::retry::Backoff;
 
+pub(in crate::source) use self::tail::STALLED_AFTER;
 pub use self::tail::Tail;
 use crate::error::ProducerError;
 use crate::source::error::SourceError;

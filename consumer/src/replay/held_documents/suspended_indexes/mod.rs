@@ -48,7 +48,7 @@ use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::held_documents::error::HeldError;
 use crate::replay::held_documents::held_document::{GONE, HeldDocument};
 use crate::replay::note::write_note;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
 use crate::topic_partition::TopicPartition;
