@@ -5,6 +5,14 @@
 //! It therefore reads the bytes itself. A [`Document`] is a slice, an [`Element`] consists of three
 //! slices of it, and a value is decoded only on request. Lengths are checked while elements are
 //! read. The contents of an embedded document are checked when it is read in turn.
+//!
+//! # Modules
+//!
+//! - `builder` builds documents
+//! - `search` searches a document for a type
+//! - `values` has the values that consist of two parts
+//! - `whole` validates a document at every level
+//! - `kind` names the types
 
 mod builder;
 mod search;

@@ -11,6 +11,16 @@
 //! `order` and `runs`. Barriers, and copies of a command in other topics, do not count as repeated
 //! entries, and snapshot records may occur several times. Fragments are reassembled, and an incomplete
 //! record is a fault. The position of a fragmented record is that of its last fragment.
+//!
+//! # Modules
+//!
+//! - `reading` reads a partition from its first record up to an offset; `log_end_offsets` finds
+//!   that offset
+//! - `decoder` decodes records into entries
+//! - `order` checks the order of the entries of each key
+//! - `runs` finds entries that occur twice
+//! - `tally` has the counts, and writes the findings
+//! - `progress` shows the progress
 
 mod decoder;
 pub(crate) mod log_end_offsets;

@@ -6,6 +6,12 @@
 //!
 //! MongoDB 5.1 and later convert a non-TTL index to a TTL index with `collMod`. On earlier versions
 //! the index is dropped and built again: see the module `rebuild`.
+//!
+//! # Modules
+//!
+//! - `expiries` computes the expiries from the commands of the source
+//! - `rebuild` builds TTL indexes again on targets that cannot convert an index
+//! - `error` has the reasons why a cutover is not complete
 
 pub mod error;
 mod expiries;

@@ -19,6 +19,14 @@
 //! Kafka acknowledges a letter before its record counts as done, so a committed offset never passes
 //! a letter that was not written. After a crash in between, the letter is sent again: delivery is
 //! at least once.
+//!
+//! # Modules
+//!
+//! - `reason` has the reasons for a dead letter
+//! - `letter` describes the content of a letter
+//! - `post` sends letters, and reads their records again for that
+//! - `list` lists the letters of a group
+//! - `error` has the reasons why the topic cannot be used
 
 pub mod error;
 mod letter;

@@ -1,5 +1,10 @@
 //! The `emit` subcommand: writes one change event per line, in order within each partition. If a
 //! crash leaves a partial line at the end of the output file, the next start truncates it.
+//!
+//! # Modules
+//!
+//! - `line` writes an entry as a line of JSON
+//! - `lines_file` is the output file
 
 mod line;
 pub(crate) mod lines_file;

@@ -1,5 +1,20 @@
 //! The worker of one assigned partition. It decodes, filters, applies and acknowledges the records in
 //! order.
+//!
+//! # Modules
+//!
+//! - `context` has the state that workers share; `assignment` links a worker to the poll thread
+//! - `chunk` carries records to a worker; `decoder` turns them into entries, and `segment` splits
+//!   these at the next stop
+//! - `batch` is the input of a `sink`; `applied` is its result
+//! - `barrier` waits for other partitions; `command_barrier` runs the command
+//! - `foreign_command` handles the commands of other programs, and `foreign_notes` logs what cannot
+//!   be known about them
+//! - `held_documents` tries again the writes of documents that are held
+//! - `dead_letters` makes dead letters
+//! - `topics` knows the topics with their sources and formats
+//! - `barrier_error` has the reasons why a command cannot run; `record_error` and `topic_error`
+//!   have those of records and topics
 
 pub mod applied;
 pub mod assignment;

@@ -14,6 +14,19 @@
 //! | `json`, topic mode `snapshot` | one document ([`latest_state`]), for readers only | header `oplog-id` |
 //!
 //! A record that is too large for its topic is stored as [`fragment`]s.
+//!
+//! # Modules
+//!
+//! - `raw` is the raw frame: a batch of unchanged entries
+//! - `json` is the change event; `description` writes its `updateDescription`, and `envelope`
+//!   selects the shape of JSON values
+//! - `oplog` is the envelope with the fields of the entry itself
+//! - `debezium` is Debezium's envelope
+//! - `avro` is the change event as an Avro record
+//! - `latest_state` is the record of a topic with the latest state of each document
+//! - `looked_up` has the documents that were looked up for an entry
+//! - `fragment` splits records that are larger than their topic allows
+//! - `origin` describes the place and time at which a record is written
 
 pub mod avro;
 pub mod debezium;

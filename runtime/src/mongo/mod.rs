@@ -1,4 +1,12 @@
 //! MongoDB: connections, errors that an operator can act on, and the server's `hello` reply.
+//!
+//! # Modules
+//!
+//! - `code` classifies the error codes
+//! - `hello` reads the description that a server gives of itself
+//! - `in_time` limits the time of requests
+//! - `dependent` finds collections whose documents depend on each other
+//! - `flag` reads the flags of indexes and collections
 
 mod code;
 mod dependent;

@@ -3,6 +3,14 @@
 //!
 //! If a group has committed offsets, but none for a certain partition, the partition was created
 //! later, or its offset was lost: see [`first_offset`].
+//!
+//! # Modules
+//!
+//! - `now` is the start at the positions that the producers have saved
+//! - `past` checks that a group without committed offsets is new
+//! - `removed` handles records that Kafka removed before the group could read them; `remainder`
+//!   describes the partitions
+//! - `error` has the reasons why a group cannot start or continue
 
 pub mod error;
 mod now;

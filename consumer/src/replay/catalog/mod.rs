@@ -32,6 +32,13 @@
 //!
 //! The note of a command is never removed, because the command may be read again at any time. A
 //! member holds only a part of the notes in memory: see `in_memory`.
+//!
+//! # Modules
+//!
+//! - `incarnations` determines to which collection a name referred at a given time
+//! - `in_memory` holds the part of the catalog that a member needs
+//! - `begun` records that a group has committed offsets
+//! - `subscription` records the namespaces of a group
 
 mod begun;
 mod in_memory;

@@ -1,4 +1,16 @@
 //! Runs the commands that have not run on the target yet, and records them in the catalog.
+//!
+//! # Modules
+//!
+//! - `attempt` sends a command until the target accepts or refuses it
+//! - `ran` looks up in the catalog which commands have run
+//! - `drop_and_rename` runs commands that drop or rename a collection
+//! - `index_definition` compares the indexes of a command with those that exist
+//! - `views` handles views and time series
+//! - `routing` applies changes of the routing
+//! - `refused_options` leaves out options that the target does not support
+//! - `empty_target` checks that the target has no conflicting data
+//! - `failure` has the reasons why a command cannot run
 
 pub(crate) mod attempt;
 pub(crate) mod drop_and_rename;

@@ -14,6 +14,14 @@
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
 //! the stored forms, which are both out of date, is parked ([`crate::replay::held_documents::parked`]).
+//!
+//! # Modules
+//!
+//! - `held_document` describes a held document
+//! - `parked` removes a document for a moment, to make room for another one
+//! - `suspended_indexes` drops indexes that refuse documents of an earlier time, and builds them
+//!   again
+//! - `error` has the reasons why they stop the replay
 
 pub mod error;
 pub(crate) mod held_document;

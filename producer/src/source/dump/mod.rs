@@ -9,6 +9,7 @@
 //! | `segment` | one file: plain or gzip, its documents |
 //! | `merge` | the entries of all files in order, each once, without those that were rolled back |
 //! | `cut` | the start of the stream within the dump, and the check of the saved position |
+//! | `error` | the reasons why a dump cannot be a source |
 
 mod cut;
 pub mod error;

@@ -3,6 +3,11 @@
 //! This module only reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of
 //! transactions by their time, the oldest and the newest entry, `hello`, and at start the
 //! collections of `local`. Managed services allow all of these reads.
+//!
+//! # Modules
+//!
+//! - `tail` is the tailable cursor, which is reopened after faults
+//! - `link` has the links between the entries of a chain
 
 pub mod link;
 mod tail;
