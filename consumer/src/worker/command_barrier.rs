@@ -187,7 +187,9 @@ impl CommandBarrier<'_> {
     /// Runs a rename to an excluded namespace as a drop of the collection.
     async fn run_as_drop(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
         let renamed = scope(&located.entry).map_err(|error| self.damaged(located, error))?;
-        let collection = renamed.map(|scope| scope.collection).unwrap_or_default();
+        let collection = renamed
+            .map(|scope| scope.collection)
+            .expect("a command with two names concerns a collection");
         let mut bytes = Vec::new();
         write_drop(&located.entry, collection, &mut bytes)
             .map_err(|error| self.damaged(located, error))?;

@@ -56,7 +56,7 @@ impl Decimal {
         } else {
             (EXPONENT_SHIFT, bits & COEFFICIENT_MASK)
         };
-        let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).unwrap_or_default();
+        let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).expect("the mask has 14 bits");
         // A coefficient out of range counts as zero, as IEEE 754-2008 requires.
         let coefficient = if coefficient > MAX_COEFFICIENT {
             0
@@ -80,7 +80,8 @@ impl Decimal {
                 coefficient,
                 exponent,
             } => {
-                let biased = u128::try_from(exponent + EXPONENT_BIAS).unwrap_or_default();
+                let biased = u128::try_from(exponent + EXPONENT_BIAS)
+                    .expect("a biased exponent is not negative");
                 (negative, (biased << EXPONENT_SHIFT) | coefficient)
             }
         };
@@ -144,7 +145,7 @@ impl Decimal {
 }
 
 fn length(digits: &[u8]) -> i32 {
-    i32::try_from(digits.len()).unwrap_or(i32::MAX)
+    i32::try_from(digits.len()).expect("a Decimal128 has at most 34 digits")
 }
 
 fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
@@ -167,7 +168,7 @@ fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
 
 /// Writes digits with the point `-exponent` places before their end.
 fn write_plain(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
-    let places = usize::try_from(exponent.unsigned_abs()).unwrap_or_default();
+    let places = usize::try_from(exponent.unsigned_abs()).expect("32 bits fit");
     if places == 0 {
         return out.extend_from_slice(digits);
     }

@@ -280,11 +280,13 @@ impl Stripped {
 
 /// Returns a power of two exactly. The exponent must be that of a normal double.
 fn power_of_two(exponent: i32) -> f64 {
-    f64::from_bits(u64::try_from(exponent + 1023).unwrap_or_default() << 52)
+    f64::from_bits(
+        u64::try_from(exponent + 1023).expect("the exponent is that of a normal double") << 52,
+    )
 }
 
 fn signed(count: u32) -> i32 {
-    i32::try_from(count).unwrap_or_default()
+    i32::try_from(count).expect("a number of bits or digits is small")
 }
 
 pub(super) fn digit_count(coefficient: u128) -> i32 {

@@ -21,6 +21,17 @@
 //! spins (a quarter of the publisher); replies of 9 MB, whose memory the allocator returned to the
 //! system and paged in again (0.7 µs per entry); 16 MiB in flight instead of 8, which left the
 //! processor's cache before they were packed into requests (0.3 µs per entry).
+//!
+//! # Modules
+//!
+//! - `barriers` writes commands and their barriers, which contain offsets; `log_end_offsets` reads
+//!   those offsets
+//! - `known_partitions` knows the partitions in which the broker has the state of this producer;
+//!   `first_record` sends the first record of the others
+//! - `delivery` receives the delivery reports; `waiting` waits for them
+//! - `pace` limits the bytes in flight
+//! - `single_record` sends a record outside of any transaction
+//! - `error` has the reasons why records can never be written
 
 mod barriers;
 mod delivery;
@@ -130,10 +141,19 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
+/// The sizes of the records that a publisher sends.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordSizes {
+    /// The policy for records that are larger than their topic accepts.
+    pub oversize: Oversize,
+    /// The smallest limit of the topics in bytes.
+    pub smallest_limit: usize,
+}
+
 impl Publisher {
     /// Opens a producer and fences every older one of the same source. The checkpoint is safe to read
-    /// only after this. `smallest` is the smallest size limit of the topics in bytes. Batches are no
-    /// larger, so that no record is refused because of others in its batch.
+    /// only after this. Batches are no larger than the smallest limit of the topics, so that no
+    /// record is refused because of others in its batch.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`]; [`PublishError`] for options that the client does not
@@ -143,7 +163,10 @@ impl Publisher {
         transactional_id: &str,
         position_topic: &str,
         source: &str,
-        (oversize, smallest): (Oversize, usize),
+        RecordSizes {
+            oversize,
+            smallest_limit: smallest,
+        }: RecordSizes,
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
         let transaction_timeout = transaction_timeout(options);
@@ -374,7 +397,7 @@ impl Publisher {
         self.unpolled += 1;
         self.unpolled_bytes += bytes;
         self.sent.records += 1;
-        self.sent.bytes += u64::try_from(bytes).unwrap_or_default();
+        self.sent.bytes += bytes as u64;
     }
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {

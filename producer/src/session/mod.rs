@@ -1,5 +1,13 @@
 //! Sessions. Each session fences older instances, reads the checkpoint, and publishes the entries that
 //! follow it, until everything requested is committed, a shutdown is requested, or an error occurs.
+//!
+//! # Modules
+//!
+//! - `check` checks the cluster before and after a session takes over the source
+//! - `plan` determines the starting point
+//! - `pipeline` runs source, encoder and publisher
+//! - `liveness` reports liveness while a session starts
+//! - `error` has the reasons why a session cannot start or continue
 
 mod check;
 pub mod error;
@@ -29,12 +37,13 @@ use crate::prepare::claims::Claims;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
-use crate::publish::{Pace, Publisher};
+use crate::publish::{Pace, Publisher, RecordSizes};
 use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
 use crate::session::liveness::{BEAT, beating};
-use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Until};
+use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Queues, Until};
+use crate::session::plan::StreamStart;
 use crate::source::full_sync::FullSync;
 use crate::source::origin::{Origin, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
@@ -258,7 +267,7 @@ impl Supervisor {
             self.log_ignored_flags(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
-        let (start, sync) = self.plan(&checkpoint, &cluster).await?;
+        let StreamStart { start, sync } = self.plan(&checkpoint, &cluster).await?;
         let until = match &sync {
             Some(sync) if sync.options.ends => Until::End,
             _ => self.until(checkpoint.position).await?,
@@ -362,7 +371,10 @@ impl Supervisor {
         let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
         // A batch is at most half of the allowed bytes, because several are in flight at once.
         let smallest = smallest.min(self.pace.buffer_bytes() / 2);
-        let sizes = (config.oversize, smallest);
+        let sizes = RecordSizes {
+            oversize: config.oversize,
+            smallest_limit: smallest,
+        };
         let source = self.origin.name().to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let prefix = &config.stream.topic_prefix;
@@ -404,7 +416,10 @@ impl Supervisor {
         }: OpenSession,
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
-        let (mut handover, intake) = pipeline::queues();
+        let Queues {
+            mut handover,
+            intake,
+        } = pipeline::queues();
         let mut parts = JoinSet::new();
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();

@@ -14,7 +14,7 @@ use crate::saved::checkpoint::{Checkpoint, Requests};
 use crate::session::error::NoCopy;
 use crate::session::error::SessionError;
 use crate::source::StartAt;
-use crate::source::full_sync::{FullSync, Options};
+use crate::source::full_sync::{Attached, FullSync, Options};
 
 /// Placeholder position of a stream that has read nothing yet.
 const NOWHERE: Position = Position {
@@ -23,16 +23,28 @@ const NOWHERE: Position = Position {
     ord: 0,
 };
 
+/// The start of a stream.
+#[derive(Debug)]
+pub(super) struct StreamStart {
+    /// The start of the tail.
+    pub(super) start: StartAt,
+    /// The full sync to run beside it.
+    pub(super) sync: Option<FullSync>,
+}
+
 impl Supervisor {
-    /// Returns the start of the tail, and the full sync to run beside it.
+    /// Determines how the stream starts.
     pub(super) async fn plan(
         &self,
         checkpoint: &Checkpoint,
         cluster: &FoundCluster,
-    ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
+    ) -> Result<StreamStart, ProducerError> {
         let is_new_copy = self.starts_with_a_copy(checkpoint);
         let Some(client) = self.origin.client() else {
-            return Ok((self.start(checkpoint.position).await?, None));
+            return Ok(StreamStart {
+                start: self.start(checkpoint.position).await?,
+                sync: None,
+            });
         };
         let state = state_topic(&self.config.stream.topic_prefix, self.origin.name());
         let requests = Some(Requests::new(cluster.reader.clone(), state));
@@ -44,11 +56,17 @@ impl Supervisor {
             ends: config.full_sync.sync == Some(Sync::Full),
         };
         let filter = &config.stream.filter;
-        let metrics = Arc::clone(&self.metrics);
+        let attached = Attached {
+            requests,
+            metrics: Arc::clone(&self.metrics),
+        };
         if is_new_copy {
             options.ends |= caught_up;
-            let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
-            return Ok((StartAt::After(sync.position), Some(sync)));
+            let sync = FullSync::plan(client, filter, options, attached).await?;
+            return Ok(StreamStart {
+                start: StartAt::After(sync.position),
+                sync: Some(sync),
+            });
         }
         // A source with an interrupted copy has caught up only when the copy is complete.
         options.ends |= caught_up && !checkpoint.state.copies.is_empty();
@@ -58,9 +76,11 @@ impl Supervisor {
             StartAt::Oldest | StartAt::Now | StartAt::At(_) => NOWHERE,
         };
         let state = &checkpoint.state;
-        let more = (requests, metrics);
-        let sync = FullSync::resume(client, position, state, filter, options, more).await?;
-        Ok((start, Some(sync)))
+        let sync = FullSync::resume(client, position, state, filter, options, attached).await?;
+        Ok(StreamStart {
+            start,
+            sync: Some(sync),
+        })
     }
 
     /// Checks that the starting point of the stream is unambiguous.

@@ -52,7 +52,7 @@ impl Origin {
         match origin {
             config::Origin::Dump(path) => {
                 let kind = Kind::Dump(Arc::new(Dump::open(path)?));
-                let name = name.unwrap_or_default().to_owned();
+                let name = name.ok_or(SourceError::NoName)?.to_owned();
                 let record = SourceRecord {
                     v: STATE_VERSION,
                     name,
@@ -133,7 +133,9 @@ impl Origin {
             Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
             Start::At(millis) => {
                 // The fraction is dropped, so the start includes the whole second.
-                let seconds = u32::try_from(millis.div_euclid(1000)).unwrap_or(0);
+                // A timestamp counts from 1970 to 2106. No entry is later than the end of that.
+                let seconds = millis.div_euclid(1000).clamp(0, u32::MAX.into());
+                let seconds = u32::try_from(seconds).expect("it was limited to 32 bits");
                 StartAt::At(Timestamp::new(seconds, 0))
             }
             Start::Now => match self.newest().await? {

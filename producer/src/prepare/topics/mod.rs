@@ -1,5 +1,12 @@
 //! Topics: the producer creates them with the settings that the data needs, and refuses a topic whose
 //! settings would lose or disorder data.
+//!
+//! # Modules
+//!
+//! - `settings` has the settings of the topics that the producer creates
+//! - `checks` checks the settings of existing topics
+//! - `end_offsets` compares the end offsets with those that the last session saved
+//! - `error` has the reasons why a topic must not be written to
 
 mod checks;
 mod end_offsets;
@@ -282,7 +289,8 @@ impl Cluster {
         let names: Vec<&str> = names
             .filter(|name| !self.others.topics.contains_key(*name))
             .collect();
-        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
+        let at_once =
+            usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).expect("32 bits fit");
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
             for names in names.chunks(at_once.max(1)) {
@@ -300,7 +308,7 @@ impl Cluster {
     ) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
         let is_missing = |name: &&str| !self.existing.contains_key(*name);
         let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
-        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let partitions = i32::try_from(self.partitions).expect("--partitions is at most 10,000");
         let (admin, replicas) = (&self.admin, self.replication_factor);
         let mut created = BTreeSet::new();
         if !missing.is_empty() {
@@ -344,7 +352,8 @@ impl Cluster {
         let has_appeared = !self.existing.contains_key(name);
         let mut creation = Creation::Existed;
         if has_appeared {
-            let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+            let partitions =
+                i32::try_from(self.partitions).expect("--partitions is at most 10,000");
             let (admin, replicas) = (&self.admin, self.replication_factor);
             let settings = &self.new_settings.settings;
             creation = create(admin, name, partitions, replicas, settings).await?;

@@ -101,7 +101,9 @@ impl SegmentReader {
         let start = out.len();
         out.extend_from_slice(&prefix);
         out.resize(start + length, 0);
-        let rest = out.get_mut(start + 4..).unwrap_or_default();
+        let rest = out
+            .get_mut(start + 4..)
+            .expect("a length of at least 5 bytes was reserved");
         self.input
             .read_exact(rest)
             .map_err(|source| self.failed(source))?;

@@ -32,6 +32,17 @@
 //! The plan is saved before anything else is sent; the last `_id` of a range is saved with the record
 //! of its document. A restart reads only the ranges that are still open, and a capped collection
 //! that is not complete from its beginning.
+//!
+//! # Modules
+//!
+//! - `interleave` puts the tail and the reads into one order
+//! - `copies` has the collections that are still to be copied; `range` has their ranges of `_id`,
+//!   and `names` their names at the position of the tail
+//! - `reader` sends the queries; `capped` reads capped collections
+//! - `finish` ends a copy with its indexes and views
+//! - `requests` takes requests for copies while the stream runs; `rejected` has the reasons why one
+//!   is rejected
+//! - `estimate` estimates the duration
 
 mod capped;
 mod copies;
@@ -107,12 +118,12 @@ pub struct FullSync {
 /// position is read between two equal lists of collections.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a source without an entry, or whose collections change continuously.
+/// [`SourceError`] for a source without an entry, or whose collections change continuously.
 pub async fn determine_start(
     client: &Client,
     source: &SourceReader,
     filter: &NamespaceFilter,
-) -> Result<(Position, Vec<Listed>), ProducerError> {
+) -> Result<CopyStart, ProducerError> {
     let names = |listed: &[Listed]| -> Vec<_> {
         listed
             .iter()
@@ -126,11 +137,32 @@ pub async fn determine_start(
             .ok_or(SourceError::OplogEmpty)?;
         let after = source.list(filter).await?;
         if names(&before) == names(&after) {
-            return Ok((newest, after));
+            return Ok(CopyStart {
+                position: newest,
+                listed: after,
+            });
         }
         tokio::time::sleep(PAUSE).await;
     }
     Err(SourceError::CollectionsChange.into())
+}
+
+/// The start position of a full sync, and the collections at that position.
+#[derive(Debug)]
+pub struct CopyStart {
+    /// The position.
+    pub position: Position,
+    /// The collections.
+    pub listed: Vec<Listed>,
+}
+
+/// What a full sync is attached to.
+#[derive(Debug)]
+pub struct Attached {
+    /// The requests for copies that arrive while the stream runs; `None` if they are not read.
+    pub requests: Option<Requests>,
+    /// The metrics that it updates.
+    pub metrics: Arc<Metrics>,
 }
 
 impl FullSync {
@@ -142,11 +174,10 @@ impl FullSync {
         client: &Client,
         filter: &NamespaceFilter,
         options: Options,
-        requests: Option<Requests>,
-        metrics: Arc<Metrics>,
+        attached: Attached,
     ) -> Result<Self, ProducerError> {
         let source = SourceReader::new(client.clone()).await?;
-        let (position, listed) = determine_start(client, &source, filter).await?;
+        let CopyStart { position, listed } = determine_start(client, &source, filter).await?;
         let mut copies = Copies::default();
         for listed in listed {
             let size = source.size(&listed.ns).await;
@@ -161,8 +192,8 @@ impl FullSync {
             is_new: true,
             filter: filter.clone(),
             options,
-            requests,
-            metrics,
+            requests: attached.requests,
+            metrics: attached.metrics,
         })
     }
 
@@ -176,7 +207,7 @@ impl FullSync {
         state: &State,
         filter: &NamespaceFilter,
         options: Options,
-        (requests, metrics): (Option<Requests>, Arc<Metrics>),
+        attached: Attached,
     ) -> Result<Self, ProducerError> {
         let copies = Copies::read(state).map_err(|reason| SavedError::Copies { reason })?;
         if !copies.is_empty() {
@@ -190,8 +221,8 @@ impl FullSync {
             is_new: false,
             filter: filter.clone(),
             options,
-            requests,
-            metrics,
+            requests: attached.requests,
+            metrics: attached.metrics,
         })
     }
 }
