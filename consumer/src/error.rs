@@ -1,16 +1,30 @@
 //! The errors of the program and their exit codes.
 
-use oplog_relay_core::format::Format;
 use oplog_relay_runtime::config::ConfigError;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
 use oplog_relay_runtime::mongo::MongoError;
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use rdkafka::error::KafkaError;
 
+use crate::cutover::error::CutoverError;
+use crate::dead_letter::error::DeadLetterError;
+use crate::group::start::error::StartError;
 use crate::record_fault::RecordFault;
 use crate::record_position::RecordPosition;
+use crate::replay::catalog::OtherSubscription;
+use crate::replay::commands::failure::CommandFailure;
+use crate::replay::damage::DamagedDocument;
+use crate::replay::held_documents::error::HeldError;
 use crate::replay::plan::PlanError;
+use crate::replay::request_refused::RequestRefused;
+use crate::replay::writes::failure::WriteFailure;
+use crate::saved_state_error::SavedStateError;
+use crate::verify::error::VerifyError;
+use crate::worker::barrier_error::BarrierError;
+use crate::worker::record_error::RecordError;
+use crate::worker::topic_error::TopicError;
 
 /// The reason why the program stopped with an error.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +32,51 @@ pub enum ConsumerError {
     /// The configuration has faults, all of which are reported at once.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A flag does not fit the topics, the target or the environment.
-    #[error("{0}")]
-    Usage(String),
-    /// Records or committed offsets that the group needs no longer exist.
-    #[error("{0}")]
-    OffsetsLost(String),
+    /// The program cannot start its own parts.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// A comparison cannot start or continue.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// A cutover is not complete.
+    #[error(transparent)]
+    Cutover(#[from] CutoverError),
+    /// The dead-letter topic of a group cannot be used.
+    #[error(transparent)]
+    DeadLetter(#[from] DeadLetterError),
+    /// A member's namespaces differ from those of its group.
+    #[error(transparent)]
+    OtherSubscription(Box<OtherSubscription>),
+    /// The group cannot start, or cannot continue, at its offsets.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A topic cannot be read by this program.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The saved state of a source cannot be read.
+    #[error(transparent)]
+    SavedState(#[from] SavedStateError),
+    /// A record stops the program.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A command cannot run at its barrier.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// Held documents, or indexes that are suspended for them, stop a replay.
+    #[error(transparent)]
+    Held(Box<HeldError>),
+    /// Writes fail permanently.
+    #[error(transparent)]
+    Write(Box<WriteFailure>),
+    /// A command cannot run on the target.
+    #[error(transparent)]
+    Command(Box<CommandFailure>),
+    /// The target refuses another request.
+    #[error(transparent)]
+    Request(#[from] RequestRefused),
+    /// A document on the target or in an entry is damaged.
+    #[error(transparent)]
+    DamagedDocument(#[from] DamagedDocument),
     /// A record that cannot be decoded.
     #[error(
         "{position}: the record cannot be decoded; everything before it is applied and committed, \
@@ -49,13 +102,6 @@ pub enum ConsumerError {
         #[source]
         source: Box<PlanError>,
     },
-    /// Something that the program can neither apply nor skip, for example a write that the target
-    /// refuses, or a topic that no source claims.
-    #[error("{0}")]
-    Refused(String),
-    /// A command that the target refuses.
-    #[error("{0}")]
-    CommandRefused(String),
     /// A request to Kafka failed permanently.
     #[error(transparent)]
     KafkaFailure(#[from] KafkaFailure),
@@ -71,9 +117,23 @@ pub enum ConsumerError {
     /// MongoDB cannot be used.
     #[error(transparent)]
     Mongo(#[from] MongoError),
+    /// Another process writes to the output file.
+    #[error(
+        "--to: another process writes to {file}, and the lines of both would be mixed: give each member \
+         of the group a file of its own"
+    )]
+    OutputInUse {
+        /// The path of the file.
+        file: String,
+    },
     /// The output cannot be written.
-    #[error("{0} cannot be written")]
-    Output(String, #[source] std::io::Error),
+    #[error("{file} cannot be written")]
+    Output {
+        /// The path of the file, or "standard output".
+        file: String,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
     /// The instance that was probed is not ready.
     #[error("{0}")]
     Unready(String),
@@ -103,45 +163,37 @@ impl ConsumerError {
         Self::Interrupted(shutdown.exit_code().unwrap_or(ExitCode::Failed))
     }
 
-    /// Returns the error for a format that loses types, which a replay refuses.
-    #[must_use]
-    pub fn lossy(topic: &str, format: Format) -> Self {
-        Self::Usage(format!(
-            "topic {topic} has the format {format}, which loses types: 1 and 1.0 are written \
-             identically. Produce bson, raw or canonical JSON for a replay, or set --allow-lossy"
-        ))
-    }
-
-    /// Returns the error for a topic whose format is for other readers, so that this program cannot
-    /// use it.
-    #[must_use]
-    pub fn for_readers(topic: &str, format: Format) -> Self {
-        Self::Usage(format!(
-            "topic {topic} has the format {format}, which is for readers only: it has neither commands \
-             nor barriers. Run a producer with another --format under another --topic-prefix for \
-             oplog-consumer"
-        ))
-    }
-
     /// Returns the exit code of the program for this error.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(error) => error.exit_code(),
-            Self::Usage(_) => ExitCode::Usage,
+            Self::Startup(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
+            Self::Cutover(error) => error.exit_code(),
+            Self::DeadLetter(error) => error.exit_code(),
+            Self::OtherSubscription(error) => error.exit_code(),
+            Self::OutputInUse { .. } => ExitCode::Usage,
             Self::KafkaFailure(failure) if failure.is_misconfiguration() => ExitCode::Usage,
             Self::Mongo(error) if error.is_misconfiguration() => ExitCode::Usage,
-            Self::OffsetsLost(_) => ExitCode::OffsetsLost,
-            Self::Undecodable { .. }
-            | Self::Unplayable { .. }
-            | Self::Refused(_)
-            | Self::CommandRefused(_) => ExitCode::StoppedByPolicy,
+            Self::Start(error) => error.exit_code(),
+            Self::Topic(error) => error.exit_code(),
+            Self::SavedState(error) => error.exit_code(),
+            Self::Record(error) => error.exit_code(),
+            Self::Barrier(error) => error.exit_code(),
+            Self::Held(error) => error.exit_code(),
+            Self::Write(error) => error.exit_code(),
+            Self::Command(error) => error.exit_code(),
+            Self::Request(error) => error.exit_code(),
+            Self::Undecodable { .. } | Self::Unplayable { .. } | Self::DamagedDocument(_) => {
+                ExitCode::StoppedByPolicy
+            }
             Self::OutputClosed => ExitCode::Done,
             Self::Interrupted(code) => *code,
             Self::KafkaFailure(_)
             | Self::Kafka { .. }
             | Self::Mongo(_)
-            | Self::Output(..)
+            | Self::Output { .. }
             | Self::Unready(_)
             | Self::Ended(_) => ExitCode::Failed,
         }
@@ -149,24 +201,73 @@ impl ConsumerError {
 
     /// Returns the value of the error counter's `kind` label.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::Config(_) | Self::Usage(_) => "usage",
-            Self::OffsetsLost(_) => "offsets_lost",
+            Self::Config(_) => "usage",
             Self::Undecodable { .. } => "undecodable",
             Self::Unplayable { .. } => "unplayable",
-            Self::Refused(_) | Self::CommandRefused(_) => "refused",
             Self::KafkaFailure(_) | Self::Kafka { .. } => "kafka",
             Self::Mongo(_) => "target",
-            Self::Output(..) | Self::OutputClosed => "output",
+            Self::Output { .. } | Self::OutputClosed => "output",
             Self::Ended(_) | Self::Unready(_) | Self::Interrupted(_) => "internal",
+            Self::Startup(_)
+            | Self::Verify(_)
+            | Self::Cutover(_)
+            | Self::DeadLetter(_)
+            | Self::OtherSubscription(_)
+            | Self::OutputInUse { .. }
+            | Self::Start(_)
+            | Self::Topic(_)
+            | Self::SavedState(_)
+            | Self::Record(_)
+            | Self::Barrier(_)
+            | Self::Held(_)
+            | Self::Write(_)
+            | Self::Command(_)
+            | Self::Request(_)
+            | Self::DamagedDocument(_) => match self.exit_code() {
+                ExitCode::Usage => "usage",
+                ExitCode::OffsetsLost => "offsets_lost",
+                _ => "refused",
+            },
         }
+    }
+
+    /// Returns true if the program can neither apply nor skip something, for example a write that
+    /// the target refuses.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.kind() == "refused"
     }
 
     /// Returns the message of this error and its causes, without repetitions.
     #[must_use]
     pub fn text(&self) -> String {
         text_of(self)
+    }
+}
+
+impl From<OtherSubscription> for ConsumerError {
+    fn from(error: OtherSubscription) -> Self {
+        Self::OtherSubscription(Box::new(error))
+    }
+}
+
+impl From<WriteFailure> for ConsumerError {
+    fn from(failure: WriteFailure) -> Self {
+        Self::Write(Box::new(failure))
+    }
+}
+
+impl From<CommandFailure> for ConsumerError {
+    fn from(failure: CommandFailure) -> Self {
+        Self::Command(Box::new(failure))
+    }
+}
+
+impl From<HeldError> for ConsumerError {
+    fn from(error: HeldError) -> Self {
+        Self::Held(Box::new(error))
     }
 }
 

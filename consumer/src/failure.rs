@@ -43,11 +43,11 @@ mod tests {
         let failure = Failure::default();
         failure.keep(ConsumerError::Interrupted(ExitCode::Terminated));
         failure.keep(ConsumerError::OutputClosed);
-        failure.keep(ConsumerError::Refused("first".to_owned()));
+        failure.keep(ConsumerError::Ended("first"));
         failure.keep(ConsumerError::Ended("second"));
         failure.keep(ConsumerError::OutputClosed);
         let kept = failure.take().map(|error| error.to_string());
-        assert_eq!(kept.as_deref(), Some("first"));
+        assert_eq!(kept.as_deref(), Some("first ended unexpectedly"));
         assert!(failure.take().is_none());
     }
 }

@@ -24,7 +24,8 @@
 //! - [`telemetry`] has metrics, readiness, `/status` and lag; [`json_line`] and [`stdout`] write
 //!   reports; [`error`] and [`failure`] define the errors and the exit codes.
 //! - [`topic_partition`] and [`record_position`] identify partitions and records; [`record_fault`]
-//!   defines why a record cannot be decoded.
+//!   defines why a record cannot be decoded, [`saved_state_error`] why the state of a source cannot
+//!   be read.
 //!
 //! # Order of operations
 //!
@@ -56,6 +57,7 @@ pub mod json_line;
 pub mod record_fault;
 pub mod record_position;
 pub mod replay;
+pub mod saved_state_error;
 pub mod stdout;
 pub mod supervisor;
 pub mod telemetry;
@@ -70,6 +72,7 @@ use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 
 use crate::config::arguments::{Arguments, Command};
@@ -224,9 +227,9 @@ async fn unless_ended<T>(
 }
 
 fn start_logs(options: &LogOptions) -> Result<(), ConsumerError> {
-    init_logs(options).map_err(|error| ConsumerError::Usage(format!("--log-level: {error}")))
+    Ok(init_logs(options).map_err(StartupError::from)?)
 }
 
 fn on_signals() -> Result<Shutdown, ConsumerError> {
-    Shutdown::on_signals().map_err(|error| ConsumerError::Usage(format!("signals: {error}")))
+    Ok(Shutdown::on_signals().map_err(StartupError::Signals)?)
 }

@@ -12,9 +12,10 @@ use crate::error::ConsumerError;
 /// Returns [`ConsumerError::Output`] if standard output cannot be written.
 pub fn print_line(text: &str) -> Result<(), ConsumerError> {
     match beside(|| writeln!(io::stdout().lock(), "{text}")) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(ConsumerError::Output("standard output".to_owned(), error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ConsumerError::Output {
+            file: "standard output".to_owned(),
+            source: error,
+        }),
         _ => Ok(()),
     }
 }

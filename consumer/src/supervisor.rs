@@ -7,6 +7,7 @@ use std::time::Duration;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Health};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -79,7 +80,7 @@ impl Supervisor {
     /// # Errors
     /// Returns an error if the metrics cannot be registered.
     pub fn new(config: GroupConfig, shutdown: Shutdown) -> Result<Self, ConsumerError> {
-        let metrics = Metrics::new().map_err(|error| ConsumerError::Usage(error.to_string()))?;
+        let metrics = Metrics::new().map_err(StartupError::from)?;
         let health = Health::new(config.serve.stalled_after);
         Ok(Self {
             config,
@@ -100,7 +101,7 @@ impl Supervisor {
         let mut background = BackgroundTasks::new();
         let listener = http::bind(&self.config.serve.address)
             .await
-            .map_err(|error| ConsumerError::Usage(error.to_string()))?;
+            .map_err(StartupError::from)?;
         let Some(listener) = listener else {
             return Ok(background);
         };
@@ -222,9 +223,10 @@ impl Supervisor {
     /// Refuses formats at start that would otherwise be refused at the first record.
     fn check_formats(&self, context: &WorkerContext) -> Result<(), ConsumerError> {
         let topics = context.topics.known();
-        topics
-            .iter()
-            .try_for_each(|(name, topic)| context.sink.check_format(name, topic.format))
+        for known in &topics {
+            context.sink.check_format(&known.name, known.topic.format)?;
+        }
+        Ok(())
     }
 
     /// Starts the task that notes in the target's catalog that the group is no longer new, once

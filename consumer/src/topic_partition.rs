@@ -3,7 +3,7 @@
 use rdkafka::TopicPartitionList;
 
 /// A partition of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
     /// The name of the topic.
     pub topic: String,

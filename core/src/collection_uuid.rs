@@ -24,7 +24,11 @@ impl CollectionUuid {
     #[must_use]
     pub fn hyphenated(&self) -> [u8; 36] {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
-        let digit = |bits: u8| DIGITS.get(usize::from(bits)).copied().unwrap_or_default();
+        let digit = |bits: u8| {
+            *DIGITS
+                .get(usize::from(bits))
+                .expect("four bits have 16 values")
+        };
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         let mut text = [b'-'; 36];
         let places = text.iter_mut().enumerate();

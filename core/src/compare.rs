@@ -95,15 +95,15 @@ fn compare_within(left: Element<'_>, right: Element<'_>, depth: usize) -> Orderi
         .map(|(one, other)| compare_fields(one, other, left.kind == kind::DOCUMENT, depth + 1)),
         kind::CODE_WITH_SCOPE if depth < MAX_DEPTH => {
             both(left, right, |element| element.code_with_scope().ok()).map(|(left, right)| {
-                left.0
-                    .cmp(right.0)
-                    .then_with(|| compare_fields(left.1, right.1, true, depth + 1))
+                left.code
+                    .cmp(right.code)
+                    .then_with(|| compare_fields(left.scope, right.scope, true, depth + 1))
             })
         }
         kind::BINARY => both(left, right, |element| element.binary().ok()).map(|(left, right)| {
-            left.1
+            left.bytes
                 .len()
-                .cmp(&right.1.len())
+                .cmp(&right.bytes.len())
                 .then_with(|| left.cmp(&right))
         }),
         kind::BOOLEAN => both(left, right, |element| element.boolean().ok())

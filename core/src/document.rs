@@ -5,14 +5,25 @@
 //! It therefore reads the bytes itself. A [`Document`] is a slice, an [`Element`] consists of three
 //! slices of it, and a value is decoded only on request. Lengths are checked while elements are
 //! read. The contents of an embedded document are checked when it is read in turn.
+//!
+//! # Modules
+//!
+//! - `builder` builds documents
+//! - `search` searches a document for a type
+//! - `values` has the values that consist of two parts
+//! - `whole` validates a document at every level
+//! - `kind` names the types
 
 mod builder;
 mod search;
+mod values;
 mod whole;
 
 use std::fmt;
 
 pub use builder::DocumentBuilder;
+pub use values::{Binary, CodeWithScope, DbPointer, Regex};
+
 use search::may_have;
 use whole::{is_whole, is_whole_element};
 
@@ -367,7 +378,7 @@ impl<'a> Element<'a> {
     fn find_fault(self, depth: usize) -> Result<(), Malformed> {
         match self.kind {
             kind::DOCUMENT | kind::ARRAY => self.document()?.find_fault(depth + 1),
-            kind::CODE_WITH_SCOPE => self.code_with_scope()?.1.find_fault(depth + 1),
+            kind::CODE_WITH_SCOPE => self.code_with_scope()?.scope.find_fault(depth + 1),
             kind::STRING | kind::CODE | kind::SYMBOL => self.string_bytes().map(drop),
             kind::BINARY => self.binary().map(drop),
             kind::DB_POINTER => self.db_pointer().map(drop),
@@ -407,24 +418,27 @@ impl<'a> Element<'a> {
         std::str::from_utf8(self.string_bytes()?).map_err(|_| self.wrong_type())
     }
 
-    /// Returns the subtype and the bytes of a binary, unchanged (subtype 2 keeps its inner length).
+    /// Returns the value of a binary.
     ///
     /// # Errors
     /// [`Malformed::WrongType`] if the value is not binary, [`Malformed::Truncated`] if it is
     /// damaged.
-    pub fn binary(self) -> Result<(u8, &'a [u8]), Malformed> {
+    pub fn binary(self) -> Result<Binary<'a>, Malformed> {
         match (self.kind, self.value) {
-            (kind::BINARY, [_, _, _, _, subtype, bytes @ ..]) => Ok((*subtype, bytes)),
+            (kind::BINARY, [_, _, _, _, subtype, bytes @ ..]) => Ok(Binary {
+                subtype: *subtype,
+                bytes,
+            }),
             (kind::BINARY, _) => Err(self.truncated()),
             _ => Err(self.wrong_type()),
         }
     }
 
-    /// Returns the pattern and the options of a regular expression.
+    /// Returns the value of a regular expression.
     ///
     /// # Errors
     /// [`Malformed::WrongType`], or [`Malformed::Truncated`] if a final zero is missing.
-    pub fn regex(self) -> Result<(&'a [u8], &'a [u8]), Malformed> {
+    pub fn regex(self) -> Result<Regex<'a>, Malformed> {
         if self.kind != kind::REGEX {
             return Err(self.wrong_type());
         }
@@ -435,22 +449,22 @@ impl<'a> Element<'a> {
             .ok_or_else(|| self.truncated())?;
         let (pattern, rest) = self.value.split_at(end);
         match rest {
-            [0, options @ .., 0] => Ok((pattern, options)),
+            [0, options @ .., 0] => Ok(Regex { pattern, options }),
             _ => Err(self.truncated()),
         }
     }
 
-    /// Returns the namespace and the id of a DBPointer.
+    /// Returns the value of a DBPointer.
     ///
     /// # Errors
     /// [`Malformed::WrongType`] if the value is not a DBPointer, [`Malformed::Truncated`] if it is
     /// damaged.
-    pub fn db_pointer(self) -> Result<(&'a [u8], [u8; 12]), Malformed> {
+    pub fn db_pointer(self) -> Result<DbPointer<'a>, Malformed> {
         if self.kind != kind::DB_POINTER {
             return Err(self.wrong_type());
         }
         match self.value.split_last_chunk::<12>() {
-            Some(([_, _, _, _, ns @ .., 0], id)) => Ok((ns, *id)),
+            Some(([_, _, _, _, ns @ .., 0], id)) => Ok(DbPointer { ns, id: *id }),
             _ => Err(self.truncated()),
         }
     }
@@ -460,7 +474,7 @@ impl<'a> Element<'a> {
     /// # Errors
     /// [`Malformed::WrongType`], or [`Malformed::Truncated`] or [`Malformed::Length`] if it is
     /// damaged.
-    pub fn code_with_scope(self) -> Result<(&'a [u8], Document<'a>), Malformed> {
+    pub fn code_with_scope(self) -> Result<CodeWithScope<'a>, Malformed> {
         if self.kind != kind::CODE_WITH_SCOPE {
             return Err(self.wrong_type());
         }
@@ -469,7 +483,10 @@ impl<'a> Element<'a> {
         let length = usize::try_from(i32::from_le_bytes(*prefix)).map_err(|_| self.truncated())?;
         let text = rest.get(4..).and_then(|rest| rest.split_at_checked(length));
         match text {
-            Some(([code @ .., 0], scope)) => Ok((code, Document::new(scope)?)),
+            Some(([code @ .., 0], scope)) => Ok(CodeWithScope {
+                code,
+                scope: Document::new(scope)?,
+            }),
             _ => Err(self.truncated()),
         }
     }

@@ -404,8 +404,11 @@ impl<'a> Fields<'a> {
             b"op" => self.op = Some(element.string_bytes()?),
             b"ns" => self.ns = Some(element.str()?),
             b"ui" => {
-                let (_, bytes) = element.binary()?;
-                let bytes = bytes.try_into().map_err(|_| element.wrong_type())?;
+                let bytes = element
+                    .binary()?
+                    .bytes
+                    .try_into()
+                    .map_err(|_| element.wrong_type())?;
                 self.ui = Some(CollectionUuid(bytes));
             }
             b"o" => self.o = Some(element.document()?),

@@ -119,60 +119,79 @@ impl fmt::Display for NamespaceFilter {
     }
 }
 
-/// Namespaces that are never carried, each with the reason. `*` stands for any name.
-pub const INTERNAL: &[(&str, &str, &str)] = &[
-    (
-        "admin",
-        "system.keys",
-        "keys that sign cluster times; with a copy, another cluster could forge them",
-    ),
-    (
-        "admin",
-        "system.version",
-        "feature compatibility version of that server's data files",
-    ),
-    (
-        "admin",
-        "system.users",
-        "users of that server; a target has its own users",
-    ),
-    (
-        "admin",
-        "system.roles",
-        "roles of that server; a target has its own roles",
-    ),
-    ("admin", "*", "internal data of that server"),
-    (
-        "config",
-        "transactions",
-        "last write of each session; members derive it from the oplog, which has only its deletes",
-    ),
-    (
-        "config",
-        "image_collection",
-        "document images for retries of findAndModify, by session",
-    ),
-    (
-        "config",
-        "system.preimages",
-        "pre-images for change streams, local to one member",
-    ),
-    (
-        "config",
-        "*",
-        "sessions, sharding metadata and caches of that cluster",
-    ),
-    ("local", "*", "local to one member, never in an oplog"),
-    (
-        "*",
-        "system.profile",
-        "the profiler's output, never in an oplog",
-    ),
-    (
-        CATALOG_DB,
-        "*",
-        "the catalog that a replay keeps on its target",
-    ),
+/// Namespaces that are never carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InternalNamespaces {
+    /// The database; `*` stands for any name.
+    pub db: &'static str,
+    /// The collection; `*` stands for any name.
+    pub collection: &'static str,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+/// All namespaces that are never carried.
+pub const INTERNAL: &[InternalNamespaces] = &[
+    InternalNamespaces {
+        db: "admin",
+        collection: "system.keys",
+        reason: "keys that sign cluster times; with a copy, another cluster could forge them",
+    },
+    InternalNamespaces {
+        db: "admin",
+        collection: "system.version",
+        reason: "feature compatibility version of that server's data files",
+    },
+    InternalNamespaces {
+        db: "admin",
+        collection: "system.users",
+        reason: "users of that server; a target has its own users",
+    },
+    InternalNamespaces {
+        db: "admin",
+        collection: "system.roles",
+        reason: "roles of that server; a target has its own roles",
+    },
+    InternalNamespaces {
+        db: "admin",
+        collection: "*",
+        reason: "internal data of that server",
+    },
+    InternalNamespaces {
+        db: "config",
+        collection: "transactions",
+        reason: "last write of each session; members derive it from the oplog, which has only its deletes",
+    },
+    InternalNamespaces {
+        db: "config",
+        collection: "image_collection",
+        reason: "document images for retries of findAndModify, by session",
+    },
+    InternalNamespaces {
+        db: "config",
+        collection: "system.preimages",
+        reason: "pre-images for change streams, local to one member",
+    },
+    InternalNamespaces {
+        db: "config",
+        collection: "*",
+        reason: "sessions, sharding metadata and caches of that cluster",
+    },
+    InternalNamespaces {
+        db: "local",
+        collection: "*",
+        reason: "local to one member, never in an oplog",
+    },
+    InternalNamespaces {
+        db: "*",
+        collection: "system.profile",
+        reason: "the profiler's output, never in an oplog",
+    },
+    InternalNamespaces {
+        db: CATALOG_DB,
+        collection: "*",
+        reason: "the catalog that a replay keeps on its target",
+    },
 ];
 
 /// The database on a target in which a replay keeps its catalog.
@@ -185,7 +204,7 @@ pub fn is_internal(ns: &str) -> bool {
     let is = |pattern: &str, name: &str| pattern == "*" || pattern == name;
     INTERNAL
         .iter()
-        .any(|(databases, collections, _)| is(databases, db) && is(collections, collection))
+        .any(|internal| is(internal.db, db) && is(internal.collection, collection))
 }
 
 /// Joins patterns that were split at an escaped comma (`a\,b`).
@@ -337,11 +356,13 @@ mod tests {
 
     #[test]
     fn internal_namespaces_are_never_carried() {
-        for (index, (db, collection, reason)) in INTERNAL.iter().enumerate() {
-            assert!(!reason.is_empty());
+        for (index, internal) in INTERNAL.iter().enumerate() {
+            assert!(!internal.reason.is_empty());
+            let (db, collection) = (internal.db, internal.collection);
             let ns = format!("{db}.{collection}").replace('*', "x");
             assert!(is_internal(&ns), "{ns}");
-            let same = |other: &(&str, &str, &str)| (other.0, other.1) == (*db, *collection);
+            let same =
+                |other: &InternalNamespaces| other.db == db && other.collection == collection;
             assert!(!INTERNAL[..index].iter().any(same), "{ns} twice");
         }
         for ns in [

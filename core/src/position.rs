@@ -143,23 +143,27 @@ pub struct EntryId {
     pub ord: u32,
 }
 
+/// The content of the record header `oplog-id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdHeader<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// The identity of the entry.
+    pub id: EntryId,
+}
+
 impl EntryId {
-    /// Parses the record header `oplog-id`: `<source>/<seconds>:<increment>/<ord>`. Returns the
-    /// source's name and the id.
+    /// Parses the record header `oplog-id`: `<source>/<seconds>:<increment>/<ord>`.
     ///
     /// # Errors
     /// [`PositionError`] if the text does not have this form.
-    pub fn parse_header(text: &str) -> Result<(&str, Self), PositionError> {
+    pub fn parse_header(text: &str) -> Result<IdHeader<'_>, PositionError> {
         let parse = || {
             let (rest, ord) = text.rsplit_once('/')?;
             let (source, ts) = rest.rsplit_once('/')?;
-            Some((
-                source,
-                Self {
-                    ts: ts.parse().ok()?,
-                    ord: plain(ord)?,
-                },
-            ))
+            let (ts, ord) = (ts.parse().ok()?, plain(ord)?);
+            let id = Self { ts, ord };
+            Some(IdHeader { source, id })
         };
         parse().ok_or_else(|| PositionError {
             text: text.to_owned(),
@@ -218,7 +222,10 @@ mod tests {
         id.write_header("rs/0", &mut header);
         let header = String::from_utf8(header).unwrap();
         assert_eq!(header, "rs/0/1700000000:3/12");
-        assert_eq!(EntryId::parse_header(&header), Ok(("rs/0", id)));
+        assert_eq!(
+            EntryId::parse_header(&header),
+            Ok(IdHeader { source: "rs/0", id })
+        );
     }
 
     #[test]

@@ -2,13 +2,23 @@
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError};
-use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::position::Timestamp;
 use oplog_relay_runtime::config::ConfigError;
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::kafka::KafkaFailure;
 use oplog_relay_runtime::mongo::{self, MongoError};
+use oplog_relay_runtime::startup_error::StartupError;
 
+use crate::entry_fault::EntryFault;
+use crate::position_lost::PositionLost;
+use crate::prepare::topics::error::TopicError;
+use crate::publish::error::PublishError;
 use crate::registry::RegistryError;
+use crate::saved::error::SavedError;
+use crate::session::error::SessionError;
+use crate::source::dump::error::DumpError;
+use crate::source::error::SourceError;
+use crate::source::full_sync::rejected::RequestRejected;
 
 /// An error that ends a session or the program.
 #[derive(Debug, thiserror::Error)]
@@ -16,21 +26,45 @@ pub enum ProducerError {
     /// All faults of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The configuration or a request does not fit the source, the cluster or the environment.
-    #[error("{0}")]
-    Usage(String),
+    /// The program cannot start its own parts.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// A session cannot start, or must not continue.
+    #[error(transparent)]
+    Session(Box<SessionError>),
+    /// The saved state of the source cannot be used.
+    #[error(transparent)]
+    Saved(Box<SavedError>),
+    /// A topic must not be written to.
+    #[error(transparent)]
+    Topic(Box<TopicError>),
+    /// The source cannot be used.
+    #[error(transparent)]
+    SourceUnfit(#[from] SourceError),
+    /// A requested full sync is rejected.
+    #[error(transparent)]
+    RequestRejected(#[from] RequestRejected),
+    /// A dump cannot be a source.
+    #[error(transparent)]
+    Dump(Box<DumpError>),
+    /// Records can never be written to Kafka.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The stream cannot continue from the saved position without losing or repeating entries.
     #[error(transparent)]
     PositionLost(#[from] Box<PositionLost>),
     /// Another instance has taken over this source.
     #[error(
-        "another oplog-producer with the transactional id {0:?} has taken over, so this instance stops. \
-         Run one instance per source, or give the other one its own --topic-prefix"
+        "another oplog-producer with the transactional id {transactional_id:?} has taken over, so this \
+         instance stops. Run one instance per source, or give the other one its own --topic-prefix"
     )]
-    Fenced(String),
+    Fenced {
+        /// The transactional id.
+        transactional_id: String,
+    },
     /// An entry or a reply of the source cannot be read, or an entry cannot be sent.
     #[error("{0}. The stream stops here, and nothing is skipped")]
-    Undecodable(String),
+    Undecodable(Box<EntryFault>),
     /// The source failed.
     #[error("the source failed: {}", mongo::error_text(.0))]
     Source(mongodb::error::Error),
@@ -43,9 +77,9 @@ pub enum ProducerError {
          starts before it: the member lags behind the one that the tail reads"
     )]
     Behind(Timestamp),
-    /// A dump cannot be read.
+    /// A file cannot be read or written.
     #[error("{path} cannot be read")]
-    Dump {
+    File {
         /// Path of the file.
         path: String,
         /// The error of the operating system.
@@ -63,12 +97,9 @@ pub enum ProducerError {
     /// The schema registry gives no id.
     #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
-    /// A broker rejects the credentials.
-    #[error("{0}")]
-    Credentials(String),
-    /// Kafka refused an operation, or the saved state cannot be read. A retry cannot succeed.
-    #[error("cannot continue: {0}")]
-    Refused(String),
+    /// A request to Kafka failed.
+    #[error("{}", kafka_text(.0))]
+    KafkaFailure(KafkaFailure),
     /// The program is shutting down, or another stage has ended.
     #[error("interrupted")]
     Interrupted,
@@ -92,39 +123,21 @@ pub enum Directive {
 impl ProducerError {
     /// Returns the error for data of the source that cannot be decoded.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
-    pub fn undecodable(error: Malformed) -> Self {
-        Self::Undecodable(format!(
-            "the source returned data that cannot be decoded: {error}"
-        ))
+    pub fn undecodable(source: Malformed) -> Self {
+        EntryFault::Malformed { source }.into()
     }
 
     /// Returns the error for an entry whose contents are damaged.
     #[must_use]
     pub fn damaged(entry: &Entry<'_>, error: &EntryError) -> Self {
-        match error {
-            EntryError::Malformed(error) => Self::Undecodable(format!(
-                "entry {} of {:?} is damaged: {error}",
-                entry.ts, entry.ns
-            )),
-            // The other errors name the entry themselves.
-            error => Self::Undecodable(format!("an entry cannot be read: {error}")),
-        }
+        EntryFault::damaged(entry, error).into()
     }
 
     /// Returns the error for a document that is not an entry, with its time and namespace if it has
     /// them.
     #[must_use]
     pub fn unreadable(document: Document<'_>, error: &EntryError) -> Self {
-        if !matches!(error, EntryError::Malformed(_)) {
-            return Self::Undecodable(format!("an entry cannot be read: {error}"));
-        }
-        let field = |name| document.get(name).ok().flatten();
-        let ts = field("ts").and_then(|ts| ts.timestamp().ok());
-        let ns = field("ns").and_then(|ns| ns.str().ok());
-        let ts = ts.map_or_else(|| "without a ts".to_owned(), |ts| ts.to_string());
-        let ns = ns.map_or_else(|| "an unknown namespace".to_owned(), |ns| format!("{ns:?}"));
-        Self::Undecodable(format!("entry {ts} of {ns} cannot be read: {error}"))
+        EntryFault::unreadable(document, error).into()
     }
 
     /// Returns the error for a Kafka call that failed.
@@ -135,24 +148,37 @@ impl ProducerError {
         }
     }
 
+    /// Returns true if a broker refuses the credentials.
+    #[must_use]
+    pub const fn is_refused_login(&self) -> bool {
+        matches!(self, Self::KafkaFailure(KafkaFailure::Credentials { .. }))
+    }
+
     /// Returns the action that the error requires.
     #[must_use]
     pub fn directive(&self) -> Directive {
         match self {
             Self::Registry(error) if error.is_transient() => Directive::Retry,
-            Self::Config(_) | Self::Usage(_) | Self::Registry(_) => {
-                Directive::Stop(ExitCode::Usage)
-            }
+            Self::Config(_) | Self::Registry(_) => Directive::Stop(ExitCode::Usage),
+            Self::Startup(error) => Directive::Stop(error.exit_code()),
+            Self::Session(error) => Directive::Stop(error.exit_code()),
+            Self::Saved(error) => Directive::Stop(error.exit_code()),
+            Self::Topic(error) => Directive::Stop(error.exit_code()),
+            Self::SourceUnfit(error) => Directive::Stop(error.exit_code()),
+            Self::RequestRejected(error) => Directive::Stop(error.exit_code()),
+            Self::Dump(error) => Directive::Stop(error.exit_code()),
+            Self::Publish(error) => Directive::Stop(error.exit_code()),
+            Self::KafkaFailure(failure) => kafka_directive(failure),
             Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
-            Self::Fenced(_) => Directive::Stop(ExitCode::Fenced),
+            Self::Fenced { .. } => Directive::Stop(ExitCode::Fenced),
             Self::Undecodable(_) => Directive::Stop(ExitCode::StoppedByPolicy),
             Self::Source(error) if mongo::is_interrupted(error) => Directive::Retry,
             Self::Mongo(error) if error.is_misconfiguration() => Directive::Stop(ExitCode::Usage),
-            Self::Kafka { .. } | Self::Behind(_) | Self::Credentials(_) => Directive::Retry,
-            Self::Source(_) | Self::Mongo(_) | Self::Dump { .. } => {
+            Self::Kafka { .. } | Self::Behind(_) => Directive::Retry,
+            Self::Source(_) | Self::Mongo(_) | Self::File { .. } => {
                 Directive::Stop(ExitCode::Failed)
             }
-            Self::Refused(_) | Self::Interrupted | Self::Ended(_) | Self::Output(_) => {
+            Self::Interrupted | Self::Ended(_) | Self::Output(_) => {
                 Directive::Stop(ExitCode::Failed)
             }
         }
@@ -160,192 +186,107 @@ impl ProducerError {
 
     /// Returns the label of the error counter.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
-            Self::Config(_) | Self::Usage(_) => "usage",
+            Self::Config(_) => "usage",
             Self::Registry(_) => "registry",
             Self::PositionLost(_) => "position_lost",
-            Self::Fenced(_) => "fenced",
+            Self::Fenced { .. } => "fenced",
             Self::Undecodable(_) => "undecodable",
-            Self::Source(_) | Self::Mongo(_) | Self::Behind(_) | Self::Dump { .. } => "source",
-            Self::Kafka { .. } | Self::Credentials(_) | Self::Refused(_) => "kafka",
+            Self::Source(_) | Self::Mongo(_) | Self::Behind(_) | Self::File { .. } => "source",
+            Self::Kafka { .. } => "kafka",
             Self::Interrupted | Self::Ended(_) | Self::Output(_) => "internal",
+            Self::Startup(_)
+            | Self::Session(_)
+            | Self::Saved(_)
+            | Self::Topic(_)
+            | Self::SourceUnfit(_)
+            | Self::RequestRejected(_)
+            | Self::Dump(_)
+            | Self::Publish(_)
+            | Self::KafkaFailure(_) => match self.directive() {
+                Directive::Stop(ExitCode::Usage) => "usage",
+                Directive::Stop(_) | Directive::Retry => "kafka",
+            },
         }
+    }
+}
+
+impl From<EntryFault> for ProducerError {
+    fn from(fault: EntryFault) -> Self {
+        Self::Undecodable(Box::new(fault))
     }
 }
 
 impl From<EntryError> for ProducerError {
     fn from(error: EntryError) -> Self {
-        Self::Undecodable(format!("an entry cannot be read: {error}"))
+        EntryFault::from(error).into()
     }
 }
 
 impl From<KafkaFailure> for ProducerError {
     fn from(failure: KafkaFailure) -> Self {
-        if let KafkaFailure::SettingRefused { setting, .. } = &failure {
-            let flag = format!("--topic-config {}=VALUE", setting.name);
-            return Self::Usage(format!("{failure} with {flag}"));
-        }
-        let mut reason = failure.to_string();
-        if let Some(source) = std::error::Error::source(&failure) {
-            reason = format!("{reason}: {source}");
-        }
-        match failure {
-            KafkaFailure::Credentials { .. } => Self::Credentials(reason),
-            _ if failure.is_misconfiguration() => Self::Usage(reason),
-            _ if failure.is_transient() => Self::kafka("Kafka", reason),
-            _ => Self::Refused(reason),
-        }
+        Self::KafkaFailure(failure)
     }
 }
 
-/// The remedies for a lost position.
-const REMEDIES: &str = "Entries may be missing in Kafka. To recover: restore the missing oplog (a \
-    dump of it can be sent as a source with the same --source-name), or start again under another \
-    --topic-prefix with a new copy of the data; a larger oplog \
-    (replSetResizeOplog, oplogMinRetentionHours) prevents this in the future";
-
-/// The reason why the stream cannot continue from the checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum PositionLost {
-    /// The oplog starts after the checkpoint.
-    #[error(
-        "position lost: the checkpoint is {checkpoint}, the oldest entry of the source is {oldest}, \
-         {gap} later. {REMEDIES}"
-    )]
-    RolledOver {
-        /// The position that was saved or requested.
-        checkpoint: Position,
-        /// Time of the oldest entry of the oplog.
-        oldest: Timestamp,
-        /// The time between them.
-        gap: Gap,
-    },
-    /// The oplog spans the checkpoint, but the entry at its position is a different one or missing.
-    #[error(
-        "position lost: the oplog of the source does not contain the entry at the checkpoint \
-         {checkpoint}; it contains {found} instead (oldest entry: {oldest}). The entry was rolled \
-         back, or this is a different or a restored replica set. {REMEDIES}"
-    )]
-    RolledBack {
-        /// The saved position.
-        checkpoint: Position,
-        /// Position of the entry that was found at the checkpoint or after it.
-        found: Position,
-        /// Time of the oldest entry of the oplog.
-        oldest: Timestamp,
-    },
-    /// The commit of a transaction is in the oplog, but an earlier entry of it is not.
-    #[error(
-        "position lost: the transaction committed at {commit} includes an entry at {part} that is \
-         no longer in the oplog of the source, so the transaction cannot be sent completely. \
-         {REMEDIES}"
-    )]
-    ChainGone {
-        /// Time of the commit.
-        commit: Timestamp,
-        /// The entry that is missing.
-        part: Timestamp,
-    },
-    /// The state topic or this process shows that the source has been running, but no position is
-    /// saved.
-    #[error(
-        "position lost: topic {position_topic} holds no position, although this source has been \
-         running (according to {state_topic}, or because this process has committed; last known \
-         position: {last}). The topic was deleted, emptied or created again. --start does not apply: \
-         it would skip entries, or send them twice. To recover: write the last position back, if it \
-         is known (from /status, the log, or a backup of the topic), as a record of \
-         {position_topic} with the key {source_name} and the value \
-         {{\"v\":1,\"ts\":\"<seconds>:<increment>\",\"term\":<term>,\"ord\":0,\"routing\":1,\"state\":true}}; \
-         or start again under another --topic-prefix with a new copy of the data; or, if missing or \
-         repeated entries are acceptable, delete {state_topic} as well and give --start"
-    )]
-    Forgotten {
-        /// Name of the position topic.
-        position_topic: String,
-        /// Name of the state topic.
-        state_topic: String,
-        /// Name of the source.
-        source_name: String,
-        /// The last position that this process knows.
-        last: String,
-    },
-    /// The saved position is older than one that this process has committed.
-    #[error(
-        "position lost: topic {position_topic} holds {saved}, but this process has committed \
-         {committed}: records that Kafka had acknowledged are gone (the topic was created again or \
-         restored, or an out-of-sync replica was elected leader). Continuing would send entries \
-         twice. Check the data topics (oplog-consumer audit); a restart accepts the position that \
-         the topic holds now"
-    )]
-    WentBack {
-        /// Name of the position topic.
-        position_topic: String,
-        /// The saved position.
-        saved: Position,
-        /// The committed position.
-        committed: Position,
-    },
-    /// A position is saved, but the records of the state topic are lost.
-    #[error(
-        "position lost: topic {state_topic} no longer contains the identity, the topics and the \
-         routes of the source, although {position_topic} holds {saved}. The topic was deleted, \
-         emptied or created again; later entries could overtake earlier ones. To recover: \
-         restore {state_topic} from a backup, or start again under another --topic-prefix with a \
-         new copy of the data"
-    )]
-    StateForgotten {
-        /// Name of the position topic.
-        position_topic: String,
-        /// Name of the state topic.
-        state_topic: String,
-        /// The saved position.
-        saved: Position,
-    },
-    /// An entry of a transaction is missing although the oplog starts before it, for longer than
-    /// replication lag can explain.
-    #[error(
-        "position lost: entry {part} of a transaction is missing on every member that was queried, \
-         although their oplogs start before it: the oplog has a gap there, or all members that the \
-         connection string selects lag far behind (if so, read from the primary). {REMEDIES}"
-    )]
-    Hole {
-        /// The entry that is missing.
-        part: Timestamp,
-    },
-}
-
-/// A duration in whole seconds, printed in readable units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// Length in seconds.
-    pub seconds: u32,
-}
-
-impl Gap {
-    /// Returns the time from one timestamp to a later one.
-    #[must_use]
-    pub const fn between(earlier: Timestamp, later: Timestamp) -> Self {
-        Self {
-            seconds: later.seconds.saturating_sub(earlier.seconds),
-        }
+impl From<TopicError> for ProducerError {
+    fn from(error: TopicError) -> Self {
+        Self::Topic(Box::new(error))
     }
 }
 
-impl std::fmt::Display for Gap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (hours, minutes) = (self.seconds / 3600, self.seconds / 60 % 60);
-        match (hours, minutes) {
-            (0, 0) => write!(f, "{} s", self.seconds),
-            (0, minutes) => write!(f, "{minutes} min {} s", self.seconds % 60),
-            (hours, minutes) => write!(f, "{hours} h {minutes} min"),
-        }
+impl From<DumpError> for ProducerError {
+    fn from(error: DumpError) -> Self {
+        Self::Dump(Box::new(error))
+    }
+}
+
+impl From<SessionError> for ProducerError {
+    fn from(error: SessionError) -> Self {
+        Self::Session(Box::new(error))
+    }
+}
+
+impl From<SavedError> for ProducerError {
+    fn from(error: SavedError) -> Self {
+        Self::Saved(Box::new(error))
+    }
+}
+
+/// Returns the message for a failure of Kafka, with its cause.
+fn kafka_text(failure: &KafkaFailure) -> String {
+    if let KafkaFailure::SettingRefused { setting, .. } = failure {
+        return format!("{failure} with --topic-config {}=VALUE", setting.name);
+    }
+    let text = match std::error::Error::source(failure) {
+        Some(cause) => format!("{failure}: {cause}"),
+        None => failure.to_string(),
+    };
+    match failure {
+        KafkaFailure::Credentials { .. } => text,
+        _ if failure.is_misconfiguration() => text,
+        _ if failure.is_transient() => format!("Kafka: {text}"),
+        _ => format!("cannot continue: {text}"),
+    }
+}
+
+fn kafka_directive(failure: &KafkaFailure) -> Directive {
+    match failure {
+        KafkaFailure::SettingRefused { .. } => Directive::Stop(ExitCode::Usage),
+        KafkaFailure::Credentials { .. } => Directive::Retry,
+        _ if failure.is_misconfiguration() => Directive::Stop(ExitCode::Usage),
+        _ if failure.is_transient() => Directive::Retry,
+        _ => Directive::Stop(ExitCode::Failed),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use oplog_relay_core::position::Position;
     use rdkafka::error::KafkaError;
+
+    use crate::position_lost::Gap;
 
     use super::*;
 
@@ -386,15 +327,20 @@ mod tests {
     fn errors_end_the_program_or_are_retried() {
         let table = [
             (
-                ProducerError::Usage(String::new()),
+                SessionError::RegistryNeeded.into(),
                 Directive::Stop(ExitCode::Usage),
             ),
             (
-                ProducerError::Fenced(String::new()),
+                ProducerError::Fenced {
+                    transactional_id: String::new(),
+                },
                 Directive::Stop(ExitCode::Fenced),
             ),
             (
-                ProducerError::Undecodable(String::new()),
+                EntryFault::DumpTruncated {
+                    file: String::new(),
+                }
+                .into(),
                 Directive::Stop(ExitCode::StoppedByPolicy),
             ),
             (

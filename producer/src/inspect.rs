@@ -54,11 +54,11 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     .ordered(stream.order)?
     .with_collections(origin.collections());
     let lookup = match stream.lookups.current {
-        true => Some(origin.lookup(shutdown.clone()).await?),
+        true => Some(origin.current_lookup(shutdown.clone()).await?),
         false => None,
     };
     let before = match stream.lookups.before {
-        true => Some(Box::new(origin.lookup_before(shutdown.clone()).await?)),
+        true => Some(Box::new(origin.before_lookup(shutdown.clone()).await?)),
         false => None,
     };
     let transactions = origin.transactions(start, History::default(), shutdown.clone());
@@ -73,7 +73,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
         transactions,
     )
     .with_router_headers(stream.headers)
-    .looking_up(lookup)
+    .looking_up_current(lookup)
     .looking_up_before(before);
     let printer = Printer {
         source: origin.name().to_owned(),

@@ -54,8 +54,10 @@
 
 pub mod config;
 pub mod encode;
+pub mod entry_fault;
 pub mod error;
 pub mod inspect;
+pub mod position_lost;
 pub mod prepare;
 pub mod publish;
 pub mod registry;
@@ -71,6 +73,7 @@ use std::sync::{Arc, OnceLock};
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Health};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 use tokio::task::JoinSet;
 
@@ -171,14 +174,14 @@ async fn health(address: &str) -> ExitCode {
 async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     start_logs(&config.log)?;
     let shutdown = on_signals()?;
-    let metrics = Metrics::new().map_err(|error| ProducerError::Usage(error.to_string()))?;
+    let metrics = Metrics::new().map_err(StartupError::from)?;
     let metrics = Arc::new(metrics);
     let health = Health::new(config.serve.stalled_after);
     let registry = config.registry.as_ref().map(SchemaRegistry::new);
     let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
     let listener = http::bind(&config.serve.address)
         .await
-        .map_err(|error| ProducerError::Usage(error.to_string()))?;
+        .map_err(StartupError::from)?;
     let mut background = JoinSet::new();
     // Without --source-name, the name is known only after the source has answered.
     let name = Arc::new(OnceLock::<String>::new());
@@ -197,7 +200,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
         return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
     };
-    let origin = origin?;
+    let origin = origin?.reporting_stalls_after(config.serve.stalled_after);
     let name = name.get_or_init(|| origin.name().to_owned()).clone();
     background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
     let pace = Pace::new(transaction_timeout(&config.kafka));
@@ -250,9 +253,9 @@ async fn log_failure(served: impl Future<Output = Result<(), http::HttpError>>) 
 }
 
 fn start_logs(options: &LogOptions) -> Result<(), ProducerError> {
-    init_logs(options).map_err(|error| ProducerError::Usage(format!("--log-level: {error}")))
+    Ok(init_logs(options).map_err(StartupError::from)?)
 }
 
 fn on_signals() -> Result<Shutdown, ProducerError> {
-    Shutdown::on_signals().map_err(|error| ProducerError::Usage(format!("signals: {error}")))
+    Ok(Shutdown::on_signals().map_err(StartupError::Signals)?)
 }

@@ -7,23 +7,26 @@ use oplog_relay_runtime::kafka::Admin;
 use crate::config::RequestConfig;
 use crate::error::ProducerError;
 use crate::publish::send_single_record;
+use crate::saved::error::SavedError;
 
 /// Writes a request for a full sync to the state topic of a source, for the producer that tails it.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a source that no producer has started; [`ProducerError::Kafka`].
+/// [`SavedError::NotStarted`] for a source that no producer has started; [`ProducerError::Kafka`].
 pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
     let topic = state_topic(&config.topic_prefix, &config.source_name);
     let admin = Admin::connect(&config.kafka).await?;
     if admin.partitions(&topic).await?.is_none() {
-        return Err(ProducerError::Usage(format!(
-            "topic {topic} does not exist: no producer has started source {:?} under prefix {:?}",
-            config.source_name, config.topic_prefix
-        )));
+        return Err(SavedError::NotStarted {
+            topic,
+            source_name: config.source_name.clone(),
+            prefix: config.topic_prefix.clone(),
+        }
+        .into());
     }
     let key = format!("request/{}", now_ms());
     let value = serde_json::to_vec(&config.request)
-        .map_err(|error| ProducerError::Usage(format!("{key}: {error}")))?;
+        .expect("a request has only texts, numbers and lists, which JSON can express");
     let options = config.kafka.clone();
     let sent =
         tokio::task::spawn_blocking(move || send_single_record(&options, &topic, &key, &value));

@@ -11,7 +11,8 @@
 //! - [`mongo`]: connections to MongoDB, its `hello` reply and its error codes
 //! - [`http`]: the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`]: the registry
 //! - [`telemetry`]: logs; [`status_line`]: the progress line on a terminal
-//! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown; [`clock`]: the wall clock
+//! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown;
+//!   [`startup_error`]: the reasons why a program cannot start; [`clock`]: the wall clock
 
 pub mod clock;
 pub mod command_line;
@@ -23,5 +24,6 @@ pub mod metrics;
 pub mod mongo;
 pub mod retry;
 pub mod shutdown;
+pub mod startup_error;
 pub mod status_line;
 pub mod telemetry;

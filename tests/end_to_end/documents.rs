@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use oplog_consumer::dead_letter::Reason;
+use oplog_relay_core::command::{self, Treatment};
 use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
 use prometheus::Registry;
@@ -18,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const CONFIGURATION: &str = "docs/configuration.md";
 const ERRORS: &str = "docs/errors.md";
 const METRICS: &str = "docs/metrics.md";
+const REPLAY: &str = "docs/replay.md";
 const COMMANDS: [(&str, &[&str]); 2] = [
     ("oplog-producer", &["run", "inspect", "full-sync", "health"]),
     (
@@ -155,6 +157,37 @@ fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
     ];
     let sections = programs.map(|(program, registry)| section_of_metrics(program, registry));
     check_sections(METRICS, &sections.concat())
+}
+
+/// Returns the effect of a command on a replay.
+const fn effect(treatment: Treatment) -> &'static str {
+    match treatment {
+        Treatment::Barrier => {
+            "runs after all earlier and before all later writes of its collections"
+        }
+        Treatment::Build => "runs after all earlier writes of its collections",
+        Treatment::Inline => "runs in the order of partition 0",
+        Treatment::Ignore => "has no effect",
+        Treatment::Stop => "stops the replay",
+    }
+}
+
+#[test]
+fn the_page_of_a_replay_has_all_commands() -> Result<()> {
+    let rows = command::COMMANDS.iter().map(|known| {
+        let effect = effect(known.treatment);
+        format!("| `{}` | {effect} | {} |\n", known.name, known.reason)
+    });
+    let rows: String = rows.collect();
+    let section = format!(
+        "\n## Commands of the oplog\n\n\
+         A command that stops the replay ends it with exit code 6, and so does a command that is not in this \
+         table. With `--dead-letter command` it becomes a dead letter, and the replay continues without it. \
+         The producer splits the commands of transactions (`applyOps`, `commitTransaction`, \
+         `abortTransaction`) into operations.\n\n\
+         | command | in a replay | reason |\n| --- | --- | --- |\n{rows}"
+    );
+    check_sections(REPLAY, &section)
 }
 
 #[test]

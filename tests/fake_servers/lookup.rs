@@ -5,7 +5,7 @@ use bson::{Bson, Document, doc};
 use mongodb::{Client, Database};
 use oplog_producer::config;
 use oplog_producer::error::{Directive, ProducerError};
-use oplog_producer::prepare::lookup::{Lookup, LookupBefore, PreImageId};
+use oplog_producer::prepare::lookup::{BeforeLookup, CurrentLookup, PreImageId};
 use oplog_producer::source::origin::Origin;
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::Document as Raw;
@@ -25,7 +25,7 @@ const NOT_UNDERSTOOD: i32 = 9;
 struct Scene {
     server: ModelServer,
     shop: Database,
-    lookup: Lookup,
+    lookup: CurrentLookup,
     shutdown: Shutdown,
 }
 
@@ -45,7 +45,7 @@ impl Scene {
         let origin = Origin::open(&live, Some("rs0")).await?;
         let shutdown = Shutdown::manual();
         Ok(Scene {
-            lookup: origin.lookup(shutdown.clone()).await?,
+            lookup: origin.current_lookup(shutdown.clone()).await?,
             server,
             shop,
             shutdown,
@@ -152,10 +152,10 @@ async fn a_document_of_another_collection_of_the_same_name_is_not_used() -> Resu
 }
 
 /// Returns a lookup that has read nothing.
-async fn fresh(scene: &Scene) -> Result<Lookup> {
+async fn fresh(scene: &Scene) -> Result<CurrentLookup> {
     let live = config::Origin::Live(Secret::new(scene.server.uri()));
     let origin = Origin::open(&live, Some("rs0")).await?;
-    Ok(origin.lookup(scene.shutdown.clone()).await?)
+    Ok(origin.current_lookup(scene.shutdown.clone()).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,14 +227,14 @@ async fn a_shutdown_ends_a_lookup() -> Result<()> {
     Ok(())
 }
 
-async fn looking_up_before(scene: &Scene) -> Result<LookupBefore> {
+async fn looking_up_before(scene: &Scene) -> Result<BeforeLookup> {
     let live = config::Origin::Live(Secret::new(scene.server.uri()));
     let origin = Origin::open(&live, Some("rs0")).await?;
-    Ok(origin.lookup_before(scene.shutdown.clone()).await?)
+    Ok(origin.before_lookup(scene.shutdown.clone()).await?)
 }
 
 /// Reads the document before a change, as the encoder does; `None` if the source does not have it.
-fn read_before(before: &mut LookupBefore, index: u32) -> Result<Found, ProducerError> {
+fn read_before(before: &mut BeforeLookup, index: u32) -> Result<Found, ProducerError> {
     let id = PreImageId {
         ui: CollectionUuid([7; 16]),
         ts: at(1),

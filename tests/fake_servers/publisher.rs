@@ -14,8 +14,10 @@ use oplog_producer::encode::chunk::{Chunk, EncodedRecord, NewTopic, Reached, Top
 use oplog_producer::error::{Directive, ProducerError};
 use oplog_producer::prepare::claims::Claims;
 use oplog_producer::publish::Oversize;
-use oplog_producer::publish::{Publisher, send_single_record};
-use oplog_producer::session::pipeline::{BeginsAt, OtherClaims, PublishLoop, Until, queues};
+use oplog_producer::publish::{Publisher, RecordSizes, send_single_record};
+use oplog_producer::session::pipeline::{
+    BeginsAt, OtherClaims, PublishLoop, Queues, Until, queues,
+};
 use oplog_producer::telemetry::metrics::Metrics;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::PositionRecord;
@@ -55,7 +57,10 @@ fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
         "cdc.rs0",
         POSITION,
         "rs0",
-        (Oversize::Stop, 1 << 20),
+        RecordSizes {
+            oversize: Oversize::Stop,
+            smallest_limit: 1 << 20,
+        },
     )
 }
 
@@ -259,7 +264,10 @@ async fn a_source_that_finds_its_topic_claimed_by_another_withdraws_its_claim() 
         ),
         runtime: Handle::current(),
     };
-    let (mut handover, intake) = queues();
+    let Queues {
+        mut handover,
+        intake,
+    } = queues();
     handover.hand_over(&mut claiming(claim))?;
     drop(handover);
     let publisher = open(&cluster)?;

@@ -111,6 +111,15 @@ struct Begun {
     first: i64,
 }
 
+/// A record that cannot be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DecodingFault {
+    /// The offset at which the record starts.
+    pub(super) offset: i64,
+    /// The reason.
+    pub(super) fault: FormatError,
+}
+
 /// Decodes the records of one partition of a topic, one after the other.
 #[derive(Debug)]
 pub(super) struct Decoder<'t> {
@@ -135,13 +144,12 @@ impl<'t> Decoder<'t> {
     }
 
     /// Takes the next record and passes the entries that it completes to `each`, up to the first damaged
-    /// one. Returns the faults, each with the offset at which the faulty record starts. The faulty
-    /// record is this one, or the incomplete one before it.
+    /// one. Returns the faults of this record and of the incomplete one before it.
     pub(super) fn entries(
         &mut self,
         record: Record<'_>,
         each: impl FnMut(Seen<'_>),
-    ) -> Vec<(i64, FormatError)> {
+    ) -> Vec<DecodingFault> {
         let mut faults = Vec::new();
         let mut part = record.part(self.begun.map(|begun| begun.run));
         if matches!(part, Ok(Part::Again) | Err(_)) {
@@ -168,18 +176,20 @@ impl<'t> Decoder<'t> {
             && !already_reported
         {
             self.reported = record.fragment.is_some();
-            faults.push((first, fault));
+            let offset = first;
+            faults.push(DecodingFault { offset, fault });
         }
         faults
     }
 
     /// Ends an incomplete record, at the end of the partition or before a record that does not
-    /// continue it. Returns the offset of its first fragment, and its fault.
-    pub(super) fn finish(&mut self) -> Option<(i64, FormatError)> {
+    /// continue it. Returns its fault.
+    pub(super) fn finish(&mut self) -> Option<DecodingFault> {
         let Begun { first, .. } = self.begun.take()?;
         self.reported = true;
         let fault = FormatError::Fragment("the rest of it is missing");
-        Some((first, fault))
+        let offset = first;
+        Some(DecodingFault { offset, fault })
     }
 
     fn decode(

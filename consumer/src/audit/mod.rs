@@ -11,6 +11,16 @@
 //! `order` and `runs`. Barriers, and copies of a command in other topics, do not count as repeated
 //! entries, and snapshot records may occur several times. Fragments are reassembled, and an incomplete
 //! record is a fault. The position of a fragmented record is that of its last fragment.
+//!
+//! # Modules
+//!
+//! - `reading` reads a partition from its first record up to an offset; `log_end_offsets` finds
+//!   that offset
+//! - `decoder` decodes records into entries
+//! - `order` checks the order of the entries of each key
+//! - `runs` finds entries that occur twice
+//! - `tally` has the counts, and writes the findings
+//! - `progress` shows the progress
 
 mod decoder;
 pub(crate) mod log_end_offsets;
@@ -23,15 +33,16 @@ mod tally;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oplog_relay_core::format::FormatError;
 use oplog_relay_runtime::shutdown::Shutdown;
 
+use crate::audit::decoder::DecodingFault;
 use crate::config::AuditConfig;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, held};
 use crate::input::Input;
 use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
+use crate::worker::topic_error::TopicError;
 use crate::worker::topics::{Topic, Topics};
 
 use crate::audit::log_end_offsets::{Ends, wait_for_open_transactions};
@@ -56,7 +67,11 @@ async fn claimed_topics(
         if !claimed.contains_key(name) {
             let topic = topics.get(name).await?;
             if !topic.format.is_decodable() {
-                return Err(ConsumerError::for_readers(name, topic.format));
+                return Err(TopicError::ForReaders {
+                    topic: name.clone(),
+                    format: topic.format,
+                }
+                .into());
             }
             claimed.insert(name.clone(), topic);
         }
@@ -79,10 +94,11 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     let mut partitions = blocking(move || held(&asked, &searched, &ending)).await?;
     let exists = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
     if let Some(missing) = config.topics.iter().find(|topic| !exists(topic)) {
-        return Err(ConsumerError::Usage(format!(
-            "--topic: the prefix {} has no topic {missing}",
-            config.prefix
-        )));
+        return Err(TopicError::NotOfPrefix {
+            topic: missing.clone(),
+            prefix: config.prefix.clone(),
+        }
+        .into());
     }
     if !config.topics.is_empty() {
         partitions.retain(|held| config.topics.contains(&held.name.topic));
@@ -99,9 +115,9 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     let topics = Topics::open(&config.kafka, &input, shutdown.clone()).await?;
     let claimed = claimed_topics(&topics, &partitions).await?;
     let mut tally = Tally::open(config.report.as_deref())?;
-    for (topic, claimed) in topics.missing().await? {
+    for missing in topics.missing().await? {
         if config.topics.is_empty() {
-            tally.missing(&topic, &claimed.source)?;
+            tally.missing(&missing.name, &missing.topic.source)?;
         }
     }
     for held in partitions.iter().filter(|held| held.low > 0) {
@@ -299,13 +315,13 @@ impl Audit<'_> {
 fn undecodable(
     tally: &mut Tally,
     held: &Held,
-    faults: impl IntoIterator<Item = (i64, FormatError)>,
+    faults: impl IntoIterator<Item = DecodingFault>,
 ) -> Result<(), ConsumerError> {
-    for (offset, error) in faults {
+    for DecodingFault { offset, fault } in faults {
         tally.fault(
             Fault::Undecodable,
             &position(held, offset),
-            &with_causes(&error),
+            &with_causes(&fault),
         )?;
     }
     Ok(())
@@ -321,7 +337,10 @@ fn position(held: &Held, offset: i64) -> RecordPosition {
 }
 
 fn spilling(error: std::io::Error) -> ConsumerError {
-    ConsumerError::Output("a temporary file".to_owned(), error)
+    ConsumerError::Output {
+        file: "a temporary file".to_owned(),
+        source: error,
+    }
 }
 
 /// Returns the text of an error and its causes.

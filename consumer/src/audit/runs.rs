@@ -131,7 +131,7 @@ impl Run {
     }
 
     fn fill(&mut self, file: &File) -> io::Result<()> {
-        let left = usize::try_from(self.end - self.next).unwrap_or(BUFFER);
+        let left = usize::try_from(self.end - self.next).expect("64 bits fit");
         let count = left.min(BUFFER);
         let mut bytes = vec![0; count * ITEM];
         file.read_exact_at(&mut bytes, self.next * 20)?;

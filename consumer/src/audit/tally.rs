@@ -70,7 +70,10 @@ impl Tally {
             .map(|path| path.display().to_string())
             .unwrap_or_default();
         let lines = path.map(File::create).transpose();
-        let lines = lines.map_err(|error| ConsumerError::Output(name.clone(), error))?;
+        let lines = lines.map_err(|error| ConsumerError::Output {
+            file: name.clone(),
+            source: error,
+        })?;
         Ok(Self {
             path: name,
             lines: lines.map(BufWriter::new),
@@ -87,7 +90,10 @@ impl Tally {
         };
         lines
             .write_all(&line.finish())
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+            .map_err(|error| ConsumerError::Output {
+                file: self.path.clone(),
+                source: error,
+            })
     }
 
     pub(super) fn topic(&mut self, topic: &str) -> &mut Numbers {
@@ -190,9 +196,10 @@ impl Tally {
                 .number("faults", self.faults),
         )?;
         if let Some(lines) = &mut self.lines {
-            lines
-                .flush()
-                .map_err(|error| ConsumerError::Output(self.path.clone(), error))?;
+            lines.flush().map_err(|error| ConsumerError::Output {
+                file: self.path.clone(),
+                source: error,
+            })?;
         }
         let removed = match self.removed {
             0 => String::new(),

@@ -1,5 +1,12 @@
 //! Checked settings. An invalid configuration cannot be constructed, and all faults are reported at
 //! once.
+//!
+//! # Modules
+//!
+//! - `arguments` defines the commands and flags
+//! - `settings` checks the arguments of `replay`, `emit`, `cutover` and `dead-letters`
+//! - `proof` checks those of `verify` and `audit`
+//! - `input` checks the options that select the input
 
 pub mod arguments;
 mod input;

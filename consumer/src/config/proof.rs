@@ -128,7 +128,7 @@ impl VerifyConfig {
             mode,
             ignore_field_order: arguments.ignore_field_order,
             range_documents,
-            ranges_at_once: usize::try_from(ranges_at_once).unwrap_or(1),
+            ranges_at_once: usize::try_from(ranges_at_once).expect("--ranges-at-once is limited"),
             report: arguments.report.as_ref().map(PathBuf::from),
             resume: arguments.resume,
             repair: arguments.repair,
@@ -180,7 +180,7 @@ fn check_mode(arguments: &VerifyArguments, faults: &mut Faults) -> Option<Verify
     let mode = match arguments.mode.as_str() {
         "count" => Ok(VerifyMode::Count),
         "sample" => Ok(VerifyMode::Sample(
-            u32::try_from(sample).unwrap_or(u32::MAX),
+            u32::try_from(sample).expect("--sample is at most 1,000,000"),
         )),
         "full" => Ok(VerifyMode::Full),
         _ => Err("must be count, sample or full"),

@@ -7,7 +7,7 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 
 use crate::replay::catalog::{Change, History, Ran};
-use crate::replay::plan::command::Withheld;
+use crate::replay::plan::translation::Withheld;
 
 /// The index name with which `dropIndexes` drops all indexes.
 const ALL: &str = "*";
@@ -22,8 +22,8 @@ impl Expiries {
     #[must_use]
     pub fn of(history: &History) -> Self {
         let mut expiries = Self::default();
-        for (ran, withheld) in history.values() {
-            expiries.take(ran, withheld);
+        for command in history.values() {
+            expiries.take(&command.ran, &command.withheld);
         }
         expiries
     }
@@ -67,6 +67,7 @@ fn time_series_namespace(ns: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::catalog::PastCommand;
     use oplog_relay_core::position::{EntryId, Timestamp};
 
     type Step = (
@@ -93,7 +94,8 @@ mod tests {
                 index: index.map(str::to_owned),
                 seconds: *seconds,
             });
-            history.insert(id, (ran, withheld.collect()));
+            let withheld = withheld.collect();
+            history.insert(id, PastCommand { ran, withheld });
         }
         let expiries = Expiries::of(&history).0.into_iter();
         let flat = expiries.flat_map(|(ns, all)| {

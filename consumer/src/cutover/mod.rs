@@ -6,7 +6,14 @@
 //!
 //! MongoDB 5.1 and later convert a non-TTL index to a TTL index with `collMod`. On earlier versions
 //! the index is dropped and built again: see the module `rebuild`.
+//!
+//! # Modules
+//!
+//! - `expiries` computes the expiries from the commands of the source
+//! - `rebuild` builds TTL indexes again on targets that cannot convert an index
+//! - `error` has the reasons why a cutover is not complete
 
+pub mod error;
 mod expiries;
 mod rebuild;
 
@@ -18,10 +25,12 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{self, MongoError, error_code, error_text, is_transient};
 
 use crate::config::CutoverConfig;
+use crate::cutover::error::CutoverError;
+use crate::cutover::error::Unfinished;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{History, histories};
 use crate::replay::directive::UNAUTHORIZED;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::suspended_indexes;
 use crate::stdout::print_line;
 
@@ -30,8 +39,8 @@ pub use expiries::Expiries;
 /// Sets the withheld expiries on the target and prints each change to standard output.
 ///
 /// # Errors
-/// Returns [`ConsumerError::Usage`] if the catalog has only other groups,
-/// [`ConsumerError::Refused`] if the target refuses a change or an index is still suspended (after
+/// Returns [`CutoverError::OtherGroups`] if the catalog has only other groups,
+/// [`CutoverError::Unfinished`] if the target refuses a change or an index is still suspended (after
 /// all other changes were made), or an error if the target cannot be reached.
 pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
     let target = mongo::connect(&config.target, "oplog-consumer cutover", |_| {}).await?;
@@ -50,19 +59,16 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
                 match restore(&target, withheld).await? {
                     Restored::Done => restored += 1,
                     Restored::Gone => gone += 1,
-                    Restored::Refused(reason) => unfinished.push(reason),
+                    Restored::Refused(change) => unfinished.push(change),
                 }
             }
         }
     }
-    for index in suspended_indexes(&target, &config.group)
+    for name in suspended_indexes(&target, &config.group)
         .await
         .map_err(failed)?
     {
-        unfinished.push(format!(
-            "{index} does not exist on the target: the replay dropped it while it applied a part of \
-             the oplog again. Run replay --until-caught-up, which builds it"
-        ));
+        unfinished.push(Unfinished::IndexSuspended { name });
     }
     print_line(&format!(
         "restored: {restored}, gone: {gone}, not restored: {}",
@@ -71,10 +77,7 @@ pub async fn cutover(config: &CutoverConfig) -> Result<(), ConsumerError> {
     if unfinished.is_empty() {
         return Ok(());
     }
-    Err(ConsumerError::Refused(format!(
-        "{}. All other changes were made; resolve this, then run cutover again",
-        unfinished.join("; ")
-    )))
+    Err(CutoverError::Unfinished { unfinished }.into())
 }
 
 /// Returns the histories of a group, by source. If the catalog is empty, so is the result; if it has
@@ -89,11 +92,11 @@ fn of_group(
     if groups.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let others: Vec<&str> = groups.keys().map(String::as_str).collect();
-    Err(ConsumerError::Usage(format!(
-        "--group: no command of group {group:?} ran on this target. The catalog has the groups {}",
-        others.join(", ")
-    )))
+    Err(CutoverError::OtherGroups {
+        group: group.to_owned(),
+        others: groups.into_keys().collect(),
+    }
+    .into())
 }
 
 /// The result for one expiry.
@@ -102,7 +105,7 @@ enum Restored {
     Done,
     /// The collection or index no longer exists.
     Gone,
-    Refused(String),
+    Refused(Unfinished),
 }
 
 /// An expiry that was withheld.
@@ -129,17 +132,14 @@ impl Withheld<'_> {
     }
 
     fn refused(&self, error: &mongodb::error::Error) -> Restored {
-        let db = self.namespace().db;
-        let advice = match error_code(error) {
-            Some(UNAUTHORIZED) => format!("; the target's user needs dbAdmin on {db}"),
-            _ => String::new(),
-        };
-        Restored::Refused(format!(
-            "the target refuses expireAfterSeconds {} for {}: {}{advice}",
-            self.seconds,
-            self.name(),
-            error_text(error)
-        ))
+        let is_unauthorized = error_code(error) == Some(UNAUTHORIZED);
+        let database = is_unauthorized.then(|| self.namespace().db.to_owned());
+        Restored::Refused(Unfinished::Expiry {
+            seconds: self.seconds,
+            name: self.name(),
+            reason: error_text(error),
+            database,
+        })
     }
 }
 

@@ -15,9 +15,11 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{error_code, error_text};
 
 use super::{Restored, Withheld, failed};
+use crate::cutover::error::CutoverError;
+use crate::cutover::error::Unfinished;
 use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::stdout::print_line;
 
 type Driver<T> = mongodb::error::Result<T>;
@@ -113,12 +115,11 @@ async fn build(
             delete_note(target, withheld).await?;
             Ok(outcome)
         }
-        Err(error) => Ok(Restored::Refused(format!(
-            "{} is missing on the target, which refuses to build it again: {}. Its definition is in \
-             {CATALOG_DB}.{NOTES}; fix the cause of this error, then run cutover again",
-            withheld.name(),
-            error_text(&error)
-        ))),
+        Err(error) => Ok(Restored::Refused(Unfinished::IndexMissing {
+            name: withheld.name(),
+            reason: error_text(&error),
+            notes: NOTES,
+        })),
     }
 }
 
@@ -181,8 +182,9 @@ fn expiring(index: &Document, seconds: i64) -> Document {
 /// Returns the record of an index that is about to be dropped. Servers before 5.0 refuse field names
 /// that begin with `$`, which a partial index may have, so the definition is stored as bytes.
 fn note(withheld: Withheld<'_>, index: &Document) -> Result<Document, ConsumerError> {
-    let unreadable = |error: bson::error::Error| {
-        ConsumerError::Refused(format!("the definition of {}: {error}", withheld.name()))
+    let unreadable = |error: bson::error::Error| CutoverError::Definition {
+        name: withheld.name(),
+        reason: error.to_string(),
     };
     let index = bson::Binary {
         subtype: bson::spec::BinarySubtype::Generic,

@@ -64,13 +64,22 @@ pub(super) struct Envelope<'a> {
     pub(super) time: &'a str,
 }
 
+/// A header of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LetterHeader {
+    /// The name, with its prefix.
+    pub(super) name: String,
+    /// The value.
+    pub(super) value: String,
+}
+
 /// Returns the headers that the consumer adds to a letter, in order. `omitted` describes the part
 /// of the record that is not in the letter, and the reason.
 pub(super) fn headers(
     letter: &Letter,
     envelope: Envelope<'_>,
     omitted: Option<&str>,
-) -> Vec<(String, String)> {
+) -> Vec<LetterHeader> {
     let mut headers = vec![
         ("topic", envelope.topic.to_owned()),
         ("partition", envelope.partition.to_string()),
@@ -88,7 +97,10 @@ pub(super) fn headers(
     headers.extend(omitted.map(|omitted| ("omitted", omitted.to_owned())));
     let named = headers.into_iter();
     named
-        .map(|(name, value)| (format!("{PREFIX}{name}"), value))
+        .map(|(name, value)| LetterHeader {
+            name: format!("{PREFIX}{name}"),
+            value,
+        })
         .collect()
 }
 
@@ -132,7 +144,10 @@ mod tests {
             ("oplog-dead-letter-ns", "shop.a"),
             ("oplog-dead-letter-omitted", "the value"),
         ];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = expected.map(|(name, value)| LetterHeader {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        });
         assert_eq!(found, expected);
     }
 }

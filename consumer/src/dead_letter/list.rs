@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::dead_letter_topic;
 use super::letter::PREFIX;
 use crate::config::DeadLettersConfig;
+use crate::dead_letter::error::DeadLetterError;
 use crate::error::ConsumerError;
 
 const REQUEST: Duration = Duration::from_secs(15);
@@ -35,11 +36,8 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
     let (consumer, end) = match open(config, &topic) {
         Ok(opened) => opened,
         Err(error) if is_unknown(&error) => {
-            return Err(ConsumerError::Usage(format!(
-                "topic {topic} does not exist: group {} has not run with --dead-letter yet \
-                 (replay and emit create the topic when they start with it)",
-                config.group
-            )));
+            let group = config.group.clone();
+            return Err(DeadLetterError::NoTopic { topic, group }.into());
         }
         Err(error) => return Err(failed(error)),
     };
@@ -106,7 +104,10 @@ fn is_unknown(error: &KafkaError) -> bool {
 fn closed(error: std::io::Error) -> ConsumerError {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => ConsumerError::OutputClosed,
-        _ => ConsumerError::Output("standard output".to_owned(), error),
+        _ => ConsumerError::Output {
+            file: "standard output".to_owned(),
+            source: error,
+        },
     }
 }
 

@@ -6,7 +6,7 @@
 //! entry that failed. A value that is too large for the topic is omitted; the headers then point to
 //! the original.
 //!
-//! A document that is still held in memory at a barrier or at the end (`replay::deferred`) becomes
+//! A document that is still held in memory at a barrier or at the end (`replay::held_documents`) becomes
 //! one letter. Its value is an entry that inserts the document with all of its entries applied.
 //!
 //! A refused command can become a dead letter only if it leaves namespaces unchanged, because later
@@ -19,7 +19,16 @@
 //! Kafka acknowledges a letter before its record counts as done, so a committed offset never passes
 //! a letter that was not written. After a crash in between, the letter is sent again: delivery is
 //! at least once.
+//!
+//! # Modules
+//!
+//! - `reason` has the reasons for a dead letter
+//! - `letter` describes the content of a letter
+//! - `post` sends letters, and reads their records again for that
+//! - `list` lists the letters of a group
+//! - `error` has the reasons why the topic cannot be used
 
+pub mod error;
 mod letter;
 mod list;
 mod post;
@@ -38,6 +47,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::error::KafkaError;
 
 use crate::config::GroupConfig;
+use crate::dead_letter::error::DeadLetterError;
 use crate::error::ConsumerError;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::applied::Applied;
@@ -66,13 +76,13 @@ pub fn dead_letter_topic(group: &str) -> String {
 }
 
 /// Refuses a topic with log compaction, which would remove letters, and warns about a retention limit.
-fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), ConsumerError> {
+fn check_settings(topic: &str, settings: &TopicSettings) -> Result<(), DeadLetterError> {
     let policy = settings.cleanup_policy.as_deref().unwrap_or("delete");
     if policy.contains("compact") {
-        return Err(ConsumerError::Usage(format!(
-            "topic {topic} has cleanup.policy={policy}: log compaction would keep only the last of \
-             several dead letters with the same key. Set cleanup.policy=delete"
-        )));
+        return Err(DeadLetterError::Compacted {
+            topic: topic.to_owned(),
+            policy: policy.to_owned(),
+        });
     }
     for (limit, value) in [
         ("retention.ms", settings.retention_ms),

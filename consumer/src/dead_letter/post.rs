@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::dead_letter::letter::LetterHeader;
 use oplog_relay_core::format::fragment::FRAGMENT_HEADER;
 use oplog_relay_runtime::kafka::{
     Context, KafkaOptions, SMALL_FETCH, client_config, is_group_refused, is_transient, limit_fetch,
@@ -263,7 +264,7 @@ impl DeadLetterProducer {
         for header in of_record().filter(|header| is_fragment || header.key != FRAGMENT_HEADER) {
             all = all.insert(header);
         }
-        for (name, value) in headers(letter, envelope, omitted.as_deref()) {
+        for LetterHeader { name, value } in headers(letter, envelope, omitted.as_deref()) {
             all = all.insert(Header {
                 key: &name,
                 value: Some(&value),

@@ -34,7 +34,10 @@ impl LinesFile {
     /// it.
     pub fn open(path: &Path) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
-        let failed = |error| ConsumerError::Output(name.clone(), error);
+        let failed = |error| ConsumerError::Output {
+            file: name.clone(),
+            source: error,
+        };
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         let mut file = options.open(path).map_err(failed)?;
@@ -90,7 +93,10 @@ impl LinesFile {
         }
         self.file
             .sync_data()
-            .map_err(|error| ConsumerError::Output(self.name.to_string(), error))
+            .map_err(|error| ConsumerError::Output {
+                file: self.name.to_string(),
+                source: error,
+            })
     }
 }
 
@@ -111,10 +117,9 @@ impl Write for LinesFile {
 fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(ConsumerError::Usage(format!(
-            "--to: another process writes to {name}, and the lines of both would be mixed: give \
-             each member of the group a file of its own"
-        ))),
+        Err(TryLockError::WouldBlock) => Err(ConsumerError::OutputInUse {
+            file: name.to_owned(),
+        }),
         Err(TryLockError::Error(error)) => {
             tracing::warn!(
                 %error,

@@ -1,5 +1,10 @@
 //! The `emit` subcommand: writes one change event per line, in order within each partition. If a
 //! crash leaves a partial line at the end of the output file, the next start truncates it.
+//!
+//! # Modules
+//!
+//! - `line` writes an entry as a line of JSON
+//! - `lines_file` is the output file
 
 mod line;
 pub(crate) mod lines_file;
@@ -11,7 +16,7 @@ use crate::config::{Destination, LineForm};
 use crate::emit::line::LineWriter;
 use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
-use crate::group::start::Past;
+use crate::group::start::{Past, Traces};
 use crate::replay::plan::{PlanError, PlanFault};
 use crate::worker::applied::{Applied, Durability, SinkError};
 use crate::worker::assignment::Token;
@@ -85,10 +90,9 @@ impl JsonSink {
         match file.had_lines() {
             None => Past::Unknown,
             Some(false) => Past::Nothing,
-            Some(true) => Past::Traces(format!(
-                "the file {} already has lines (give a new group a file of its own)",
-                self.name
-            )),
+            Some(true) => Past::Traces(Traces::Lines {
+                file: self.name.clone(),
+            }),
         }
     }
 
@@ -136,7 +140,10 @@ impl JsonSink {
         written.map_err(|error: io::Error| {
             SinkError::Fatal(match error.kind() {
                 io::ErrorKind::BrokenPipe => ConsumerError::OutputClosed,
-                _ => ConsumerError::Output(self.name.clone(), error),
+                _ => ConsumerError::Output {
+                    file: self.name.clone(),
+                    source: error,
+                },
             })
         })
     }

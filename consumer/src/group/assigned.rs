@@ -64,6 +64,15 @@ pub(super) struct Evicted {
     pub(super) paused: bool,
 }
 
+/// Chunks that were discarded to free memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Discarded {
+    /// Their cost in bytes.
+    pub(super) bytes: usize,
+    /// The offset from which to read again.
+    pub(super) resume_offset: i64,
+}
+
 impl Partition {
     pub(super) fn new(
         name: TopicPartition,
@@ -139,9 +148,8 @@ impl Partition {
         false
     }
 
-    /// Discards the chunks for which the worker has no room. Returns their cost and the offset from
-    /// which to read again.
-    pub(super) fn evict(&mut self) -> Option<(usize, i64)> {
+    /// Discards the chunks for which the worker has no room.
+    pub(super) fn evict(&mut self) -> Option<Discarded> {
         let resume_offset = self.waiting.front()?.records.first()?.offset;
         let bytes = self.waiting.iter().map(Chunk::cost).sum();
         self.waiting.clear();
@@ -151,7 +159,10 @@ impl Partition {
             resume_offset,
             paused: true,
         });
-        Some((bytes, resume_offset))
+        Some(Discarded {
+            bytes,
+            resume_offset,
+        })
     }
 
     /// Records that the worker reported progress.

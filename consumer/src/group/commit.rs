@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::context::{GroupContext, commit_list};
+use super::context::{GroupContext, PartitionCommit, commit_list};
 use crate::group::offsets::NextOffset;
 use crate::group::start::offsets_of;
 
@@ -58,7 +58,8 @@ pub(super) fn commit_due(consumer: &BaseConsumer<GroupContext>, ends: bool) -> b
                         }
                         _ => None,
                     };
-                    Some((partition, partition.tracker.to_commit(position)?))
+                    let next = partition.tracker.to_commit(position)?;
+                    Some(PartitionCommit { partition, next })
                 }),
         )
     };
@@ -146,7 +147,7 @@ mod tests {
         let (committed, failure, offset) = commit_with(Durability::OnRequest(file));
         assert!(!committed);
         assert!(
-            matches!(failure, Some(ConsumerError::Output(..))),
+            matches!(failure, Some(ConsumerError::Output { .. })),
             "{failure:?}"
         );
         assert_eq!(offset, Offset::Invalid);

@@ -252,21 +252,32 @@ impl GroupContext {
     /// Returns the offsets that are acknowledged and not committed, for a last commit.
     pub(super) fn acknowledged(&self) -> Option<TopicPartitionList> {
         let partitions = self.partitions();
-        commit_list(
-            partitions
-                .iter()
-                .filter_map(|p| Some((p, p.tracker.to_commit(None)?))),
-        )
+        commit_list(partitions.iter().filter_map(PartitionCommit::acknowledged))
+    }
+}
+
+/// A partition and the offset to commit for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PartitionCommit<'p> {
+    pub(super) partition: &'p Partition,
+    pub(super) next: NextOffset,
+}
+
+impl<'p> PartitionCommit<'p> {
+    /// Returns the commit of what the partition has acknowledged; `None` if that is committed.
+    pub(super) fn acknowledged(partition: &'p Partition) -> Option<Self> {
+        let next = partition.tracker.to_commit(None)?;
+        Some(Self { partition, next })
     }
 }
 
 /// Returns the commit of the given partitions and offsets, with metadata; `None` if nothing is to be
 /// committed.
 pub(super) fn commit_list<'p>(
-    commits: impl Iterator<Item = (&'p Partition, NextOffset)>,
+    commits: impl Iterator<Item = PartitionCommit<'p>>,
 ) -> Option<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
-    for (partition, next) in commits {
+    for PartitionCommit { partition, next } in commits {
         let mut element = list.add_partition(&partition.name.topic, partition.name.partition);
         if let Err(error) = element.set_offset(Offset::Offset(next.get())) {
             tracing::error!(%error, %next, "the offset is invalid and cannot be committed");

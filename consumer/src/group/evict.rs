@@ -37,10 +37,10 @@ pub(super) fn evict(
             continue;
         }
         if (blocked || open)
-            && let Some((bytes, offset)) = partition.evict()
+            && let Some(discarded) = partition.evict()
         {
-            intake.release(bytes);
-            evicted.push((partition.name.clone(), offset));
+            intake.release(discarded.bytes);
+            evicted.push((partition.name.clone(), discarded.resume_offset));
         }
     }
     intake.set_held(partitions.held_bytes());

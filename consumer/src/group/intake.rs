@@ -392,7 +392,8 @@ mod tests {
             100,
             sent(4, b"be", 3, "0/2"),
         );
-        assert_eq!(partition.evict().map(|(_, offset)| offset), Some(4));
+        let discarded = partition.evict().map(|discarded| discarded.resume_offset);
+        assert_eq!(discarded, Some(4));
         assert!(partition.run.is_none() && !partition.takes(5) && partition.takes(4));
     }
 
@@ -521,10 +522,10 @@ mod tests {
             for (seconds, (length, room)) in (1..).zip(&entries) {
                 let value: Vec<u8> = (0..=250).cycle().take(*length).collect();
                 let first = offset;
-                for (fragment, range) in oplog_relay_core::format::fragment::cut(0..*length, *room) {
-                    let text = fragment.to_string();
-                    let text = if fragment.count == 1 { "" } else { text.as_str() };
-                    let record = sent(offset, &value[range], seconds, text);
+                for part in oplog_relay_core::format::fragment::cut(0..*length, *room) {
+                    let text = part.fragment.to_string();
+                    let text = if part.fragment.count == 1 { "" } else { text.as_str() };
+                    let record = sent(offset, &value[part.value], seconds, text);
                     put(&mut intake, &mut partition, &metrics, full, record);
                     offset += 1;
                     if *hand_on.next().unwrap() {

@@ -31,6 +31,20 @@
 //! The setting `fetch.queue.backoff.ms` matters more than any of these. When its queue is full,
 //! librdkafka stops fetching for that time, which is a second by default, although the queue is empty
 //! after a few milliseconds.
+//!
+//! # Modules
+//!
+//! - `start` determines the start offsets of a new group
+//! - `context` has the callbacks of librdkafka; `rebalance` handles assignments and revocations
+//! - `fetch` determines the size of fetches from the compression ratio, which `probe` measures
+//! - `intake` takes records from the client into chunks, within a memory budget; `evict` discards
+//!   chunks to free memory
+//! - `assigned` has the assigned partitions, and `offsets` the offsets that may be committed for
+//!   each of them
+//! - `commit` commits acknowledged offsets; `committed` looks up committed offsets for workers at
+//!   barriers
+//! - `caught_up` detects the end of a run with `--until-caught-up`
+//! - `stall_detector` detects that a member makes no progress although work is pending
 
 mod assigned;
 mod caught_up;

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::assigned::Partition;
 use super::commit::commit;
-use super::context::{GroupContext, commit_list};
+use super::context::{GroupContext, PartitionCommit, commit_list};
 use crate::error::ConsumerError;
 use crate::group::offsets::{CommitMetadata, Committer, NextOffset, OffsetTracker};
-use crate::group::start::{First, REQUEST, first_offset, is_end, lost, offsets_of, persist};
+use crate::group::start::{First, REQUEST, StartError, first_offset, is_end, offsets_of, persist};
 use crate::record_position::RecordPosition;
 use crate::topic_partition::{TopicPartition, list};
 use crate::worker::Assignment;
@@ -141,8 +141,7 @@ fn start_offsets(
                 committer,
             }),
             First::Lost => {
-                let text = lost(&context.group, name, offset, low);
-                return Err(ConsumerError::OffsetsLost(text));
+                return Err(StartError::lost(&context.group, name, offset, low).into());
             }
         }
     }
@@ -292,7 +291,7 @@ fn commit_acknowledged(
             partitions
                 .iter()
                 .filter(|partition| removed.contains(&partition.assignment))
-                .filter_map(|partition| Some((partition, partition.tracker.to_commit(None)?))),
+                .filter_map(PartitionCommit::acknowledged),
         )
     };
     if let Some(commits) = commits {
@@ -316,12 +315,9 @@ pub(super) fn explain_lost(consumer: &BaseConsumer<GroupContext>) -> ConsumerErr
         if let Ok((low, end)) = watermarks
             && !(low..=end).contains(&offset)
         {
-            return ConsumerError::OffsetsLost(lost(&context.group, &name, Some(offset), low));
+            return StartError::lost(&context.group, &name, Some(offset), low).into();
         }
     }
-    ConsumerError::OffsetsLost(format!(
-        "Kafka no longer has the next records of a partition of group {}: they were removed while \
-         the group was reading the partition",
-        context.group
-    ))
+    let group = context.group.clone();
+    StartError::RemovedWhileRead { group }.into()
 }

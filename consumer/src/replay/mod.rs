@@ -19,26 +19,27 @@
 //!   the server, and `ordered` finds collections whose writes must keep their order
 //! - `writes` sends bulk writes, retries and bisects them, and rewrites documents
 //! - `commands` runs commands and records them in the [`catalog`]
-//! - `deferred` holds documents that an index refuses temporarily, and suspends such indexes
-//! - `note` writes the notes of the catalog and of `deferred`
+//! - `held_documents` holds documents that an index refuses temporarily, and suspends such indexes
+//! - `note` writes the notes of the catalog and of `held_documents`
 //! - `refusals` handles writes that the target refuses permanently, `damage` has the error for
-//!   malformed documents
+//!   malformed documents, `request_refused` the one for other requests
 //! - [`directive`] is the table of the target's error codes
 
 mod capabilities;
 pub mod catalog;
-pub(crate) mod commands;
-mod damage;
-pub(crate) mod deferred;
+pub mod commands;
+pub mod damage;
 pub mod directive;
+pub mod held_documents;
 mod note;
 mod ordered;
 pub mod plan;
 pub(crate) mod refusals;
+pub mod request_refused;
 pub(crate) mod sink;
 mod target;
-pub(crate) mod writes;
+pub mod writes;
 
-pub use crate::replay::deferred::held_document::UNRESOLVED;
-pub use crate::replay::deferred::suspended_indexes::suspended_indexes;
+pub use crate::replay::held_documents::error::UNRESOLVED;
+pub use crate::replay::held_documents::suspended_indexes::suspended_indexes;
 pub use crate::replay::sink::{MongoSink, Settings};

@@ -15,9 +15,10 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
-use crate::replay::deferred::held_document::{HeldDocument, UNRESOLVED};
+use crate::replay::held_documents::held_document::{HeldDocument, KeyedDocument};
 use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
+use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::worker::applied::Refusal;
 use crate::worker::batch::{Batch, Located};
@@ -40,17 +41,17 @@ impl MongoSink {
     /// Collects a write that the target refuses, so that it becomes a dead letter.
     ///
     /// # Errors
-    /// Returns the text as an error if refusals with this reason stop the program.
+    /// Returns the failure as an error if refusals with this reason stop the program.
     pub(crate) fn refuse(
         &self,
         ns: &str,
         write: &Write<'_>,
         reason: Reason,
         code: Option<i32>,
-        text: String,
+        failure: WriteFailure,
     ) -> Result<(), ConsumerError> {
         if !self.is_dead_lettered(reason) {
-            return Err(ConsumerError::Refused(text));
+            return Err(failure.into());
         }
         let mut refused = self.refused();
         // One entry may consist of several writes, but becomes one dead letter.
@@ -60,7 +61,7 @@ impl MongoSink {
                 ns: ns.to_owned(),
                 reason,
                 code,
-                text,
+                text: failure.to_string(),
                 position: None,
                 whole: None,
             });
@@ -114,19 +115,19 @@ impl MongoSink {
             return Ok(Vec::new());
         }
         let held = self.held_of(topic, partition).into_iter();
-        held.map(|((ns, _), held)| {
-            let text = format!(
-                "a document of {ns} has been held since entry {}, and the replay has reached a command \
-                 or the end. The value of this record is an entry that inserts the document with \
-                 all entries up to {} applied. An index of the target refuses the document (code \
-                 {}: {}): {UNRESOLVED}",
-                held.since, held.id, held.code, held.text
-            );
+        held.map(|KeyedDocument { key, held }| {
+            let ns = key.ns;
+            let failure = WriteFailure::StillHeld {
+                ns: ns.clone(),
+                since: held.since,
+                entry: held.id,
+                refusal: held.refusal(),
+            };
             Ok(Refusal {
                 id: held.id,
                 reason: Reason::Write,
                 code: Some(held.code),
-                text,
+                text: failure.to_string(),
                 whole: Some(held.entry(&ns)?),
                 position: held.position,
                 ns,
@@ -140,7 +141,7 @@ impl MongoSink {
     /// # Errors
     /// Returns an error if the target refuses to delete the notes of parked documents.
     pub async fn give_up_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
-        for (key, held) in self.held_of(topic, partition) {
+        for KeyedDocument { key, held } in self.held_of(topic, partition) {
             self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
         }
@@ -176,15 +177,15 @@ impl MongoSink {
         ns: &str,
         write: &Write<'_>,
     ) -> Result<(), ConsumerError> {
-        let text = format!(
-            "the update of entry {} found no document of {ns} on the target",
-            write.id
-        );
         // The insert or replacement of the same entry has already been refused.
         if matches!(write.action, Action::Zeros(_)) {
             return Ok(());
         }
-        self.refuse(ns, write, Reason::Unmatched, None, text)
+        let failure = WriteFailure::Unmatched {
+            entry: write.id,
+            ns: ns.to_owned(),
+        };
+        self.refuse(ns, write, Reason::Unmatched, None, failure)
     }
 
     /// Returns the canonical `_id`s of the documents that exist.

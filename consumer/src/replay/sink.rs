@@ -12,10 +12,10 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
-use crate::group::start::Past;
-use crate::replay::catalog::{Catalog, Subscription, other_subscription};
-use crate::replay::deferred::held_document::{Deferred, Held};
-use crate::replay::deferred::suspended_indexes::note::MakingWay;
+use crate::group::start::{Past, Traces};
+use crate::replay::catalog::{Catalog, OtherSubscription, Subscription};
+use crate::replay::held_documents::held_document::{HeldByKey, HeldDocuments};
+use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
 use crate::replay::target::Target;
@@ -40,7 +40,7 @@ pub struct MongoSink {
     pub(super) planner: Planner,
     pub(super) catalog: Catalog,
     pub(super) policies: Policies,
-    pub(super) deferred: Deferred,
+    pub(super) held_documents: HeldDocuments,
     pub(super) permits: Permits,
     /// Refused writes that become dead letters when their batch is done.
     pub(super) refused: Mutex<Vec<Refusal>>,
@@ -123,7 +123,12 @@ impl MongoSink {
             .subscribe(subscription, config.change_subscription)
             .await;
         match subscribed.map_err(|error| catalog_unreadable(&error))? {
-            Some(other) => Err(other_subscription(group, &other, subscription)),
+            Some(noted) => Err(OtherSubscription {
+                group: group.clone(),
+                noted,
+                own: subscription.clone(),
+            }
+            .into()),
             None => Ok(sink),
         }
     }
@@ -137,9 +142,7 @@ impl MongoSink {
             .persist("reading the catalog", || self.catalog.has_begun(prefix))
             .await?;
         Ok(if has_begun {
-            Past::Traces(
-                "the catalog of the target (oplog_relay.catalog) has records of it".to_owned(),
-            )
+            Past::Traces(Traces::Catalog)
         } else {
             Past::Nothing
         })
@@ -172,8 +175,13 @@ impl MongoSink {
             if self.target.shutdown.triggered() {
                 return Ok(());
             }
-            if let Some(other) = noted?.filter(|noted| noted != own) {
-                return Err(other_subscription(self.catalog.group(), &other, own));
+            if let Some(noted) = noted?.filter(|noted| noted != own) {
+                return Err(OtherSubscription {
+                    group: self.catalog.group().to_owned(),
+                    noted,
+                    own: own.clone(),
+                }
+                .into());
             }
         }
     }
@@ -206,7 +214,7 @@ impl MongoSink {
                 leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
                 allow_lossy: settings.allow_lossy,
             },
-            deferred: Deferred::default(),
+            held_documents: HeldDocuments::default(),
             permits: Permits::default(),
             refused: Mutex::default(),
             known_order: Mutex::default(),
@@ -293,8 +301,8 @@ impl MongoSink {
     }
 
     /// Returns the held documents. A panic cannot leave them inconsistent, so poisoning is ignored.
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
-        self.deferred
+    pub(super) fn held(&self) -> MutexGuard<'_, HeldByKey> {
+        self.held_documents
             .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

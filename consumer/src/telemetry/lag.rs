@@ -145,7 +145,7 @@ async fn read(
         }
     }
     let known = context.topics.known().into_iter();
-    let sources = known.map(|(name, topic)| (name, topic.source.clone()));
+    let sources = known.map(|known| (known.name, known.topic.source.clone()));
     Ok(Saved {
         positions,
         sources: sources.collect(),

@@ -1,4 +1,11 @@
 //! Telemetry: metrics, readiness, `/status` and lag.
+//!
+//! # Modules
+//!
+//! - `metrics` has the metrics
+//! - `readiness` determines the readiness of a member
+//! - `lag` computes the lag behind what the producers have saved
+//! - `status` serves `/status`, and shows the progress
 
 pub mod lag;
 pub mod latency;

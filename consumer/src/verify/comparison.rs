@@ -9,12 +9,12 @@ use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use super::cursor::CursorError;
-use super::definition::{Definition, Discrepancy, Expected, compare};
+use super::definition::{Compared, Definition, Expected, compare};
 use super::difference::{DifferingPaths, differences};
 use super::digest::Digester;
 use super::namespaces;
 use super::range::OwnedId;
-use super::recheck::{AGREEING, Differing, MAX_CHECKS, PAUSES};
+use super::recheck::{AGREEING, Differing, FIRST_PAUSE, LONGEST_PAUSE, MAX_CHECKS};
 use super::repair::Repair;
 use super::report::{Counts, Found, Kind, Report};
 use super::saved::Saved;
@@ -104,8 +104,11 @@ impl Comparison<'_> {
 
     /// Compares options and indexes. Differences are checked again before they are reported.
     async fn definition(&self, ns: &str, expected: &Expected) -> Result<(), Stop> {
-        let (mut found, mut notes) = self.definition_now(ns, expected).await?;
-        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let Compared {
+            mut found,
+            mut notes,
+        } = self.definition_now(ns, expected).await?;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         for _ in 1..DEFINITION_READS {
             if found.is_empty() {
                 break;
@@ -114,7 +117,7 @@ impl Comparison<'_> {
                 let reason = "its definition differs, and the replay has not caught up in time";
                 return Err(Stop::Incomparable(reason.to_owned()));
             }
-            (found, notes) = self.definition_now(ns, expected).await?;
+            Compared { found, notes } = self.definition_now(ns, expected).await?;
         }
         if let Some(repair) = &self.repair
             && !found.is_empty()
@@ -126,7 +129,7 @@ impl Comparison<'_> {
             for what in &created {
                 self.report().created(what)?;
             }
-            (found, notes) = self.definition_now(ns, expected).await?;
+            Compared { found, notes } = self.definition_now(ns, expected).await?;
         }
         let mut report = self.report();
         for note in &notes {
@@ -138,11 +141,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    async fn definition_now(
-        &self,
-        ns: &str,
-        expected: &Expected,
-    ) -> Result<(Vec<Discrepancy>, Vec<String>), Stop> {
+    async fn definition_now(&self, ns: &str, expected: &Expected) -> Result<Compared, Stop> {
         let source = namespaces::one(&self.source, ns).await?;
         let target = namespaces::one(&self.target, ns).await?;
         Ok(compare(source.as_ref(), target.as_ref(), expected))
@@ -185,9 +184,9 @@ impl Comparison<'_> {
 
     /// Compares the numbers of documents, which is the weakest comparison.
     async fn count(&self, ns: &str) -> Result<(), Stop> {
-        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut agreeing = 0;
-        for check in 0..MAX_CHECKS.1 {
+        for check in 0..MAX_CHECKS.without_replay {
             let before = self.source.count(ns).await?;
             if check > 0 && !self.wait(&mut backoff).await? {
                 break;
@@ -196,7 +195,7 @@ impl Comparison<'_> {
             let after = self.source.count(ns).await?;
             agreeing = if before == after { agreeing + 1 } else { 0 };
             let is_equal = target == before || target == after;
-            if is_equal || agreeing >= AGREEING.1 {
+            if is_equal || agreeing >= AGREEING.without_replay {
                 // The target may be equal to the earlier of the two counts of the source.
                 let wanted = if is_equal { target } else { after };
                 let counts = Counts {

@@ -22,7 +22,7 @@ use oplog_relay_core::json::{Mode, write_value};
 use oplog_relay_core::state::Order;
 use oplog_relay_runtime::mongo::is_set;
 
-use crate::replay::plan::command::POSTPONED_EXPIRY;
+use crate::replay::plan::translation::POSTPONED_EXPIRY;
 
 const EXPIRES: &str = "expireAfterSeconds";
 const UNIQUE: [&str; 2] = ["unique", "prepareUnique"];
@@ -96,7 +96,12 @@ pub(super) enum Part {
     /// An index as a whole.
     Index(String),
     /// One field of an index.
-    Field(String, String),
+    Field {
+        /// The index.
+        index: String,
+        /// The field.
+        field: String,
+    },
 }
 
 /// A part that differs, with its value on each side as canonical JSON; `None` if the side does not
@@ -116,21 +121,30 @@ impl Discrepancy {
             Part::Form => "type".to_owned(),
             Part::Option(name) => format!("option {name}"),
             Part::Index(name) => format!("index {name}"),
-            Part::Field(index, field) => format!("index {index}, {field}"),
+            Part::Field { index, field } => format!("index {index}, {field}"),
         }
     }
 }
 
-/// Compares the definitions of both sides. Returns the differences and the notes.
+/// The result of a comparison of definitions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// The differences.
+    pub(super) found: Vec<Discrepancy>,
+    /// Facts about parts that differ as expected.
+    pub(super) notes: Vec<String>,
+}
+
+/// Compares the definitions of both sides.
 pub(super) fn compare(
     source: Option<&Definition>,
     target: Option<&Definition>,
     expected: &Expected,
-) -> (Vec<Discrepancy>, Vec<String>) {
+) -> Compared {
     let (mut found, mut notes) = (Vec::new(), Vec::new());
     let (source, target) = match (source, target) {
         (Some(source), Some(target)) => (source, target),
-        (None, None) => return (found, notes),
+        (None, None) => return Compared { found, notes },
         (source, target) => {
             let shown = |side: Option<&Definition>| {
                 side.map(|side| canonical(&Value::Document(side.options.clone())))
@@ -142,7 +156,8 @@ pub(super) fn compare(
                 source,
                 target,
             };
-            return (vec![whole], notes);
+            found.push(whole);
+            return Compared { found, notes };
         }
     };
     if source.form != target.form {
@@ -152,7 +167,7 @@ pub(super) fn compare(
             source: shown(&source.form),
             target: shown(&target.form),
         });
-        return (found, notes);
+        return Compared { found, notes };
     }
     compare_options(source, target, expected, &mut found);
     let (one, other) = (indexes(source), indexes(target));
@@ -168,7 +183,7 @@ pub(super) fn compare(
             }),
         }
     }
-    (found, notes)
+    Compared { found, notes }
 }
 
 /// Returns the indexes that users created: all but the `_id` index and the index of a clustered
@@ -227,7 +242,10 @@ fn compare_index(
             continue;
         }
         found.push(Discrepancy {
-            part: Part::Field(index.to_owned(), name),
+            part: Part::Field {
+                index: index.to_owned(),
+                field: name,
+            },
             source: left.map(canonical),
             target: right.map(canonical),
         });
@@ -315,8 +333,15 @@ mod tests {
         }
     }
 
+    fn field(index: &str, field: &str) -> Part {
+        Part::Field {
+            index: index.to_owned(),
+            field: field.to_owned(),
+        }
+    }
+
     fn parts(one: &Definition, other: &Definition, expected: &Expected) -> (Vec<Part>, usize) {
-        let (found, notes) = compare(Some(one), Some(other), expected);
+        let Compared { found, notes } = compare(Some(one), Some(other), expected);
         let parts = found.into_iter().map(|found| found.part);
         (parts.collect(), notes.len())
     }
@@ -334,7 +359,7 @@ mod tests {
             let index = doc! { "v": 2, "key": { "t": 1 }, "name": "t_1", EXPIRES: seconds };
             definition(doc! {}, &[index])
         };
-        let field = Part::Field("t_1".to_owned(), EXPIRES.to_owned());
+        let differing = field("t_1", EXPIRES);
         let none = Expected::default();
         let known = withheld(Some("t_1"), 60);
         let plain = definition(
@@ -350,7 +375,7 @@ mod tests {
         for expected in [none, withheld(Some("t_1"), 61), withheld(Some("u_1"), 60)] {
             for target in [&index(POSTPONED_EXPIRY), &plain] {
                 let found = parts(&index(60), target, &expected);
-                assert_eq!(found, (vec![field.clone()], 0));
+                assert_eq!(found, (vec![differing.clone()], 0));
             }
         }
         let series = |options: Bson| definition(options, &[]);
@@ -375,11 +400,11 @@ mod tests {
         };
         assert_eq!(parts(&one, &other, &expected(None)), (vec![], 1));
         assert_eq!(parts(&one, &other, &expected(Some(Order::Id))), (vec![], 1));
-        let field = Part::Field("a_1".to_owned(), "unique".to_owned());
+        let differing = field("a_1", "unique");
         let ordered = expected(Some(Order::Collection));
-        assert_eq!(parts(&one, &other, &ordered), (vec![field.clone()], 0));
+        assert_eq!(parts(&one, &other, &ordered), (vec![differing.clone()], 0));
         // A replay never does the opposite.
-        assert_eq!(parts(&other, &one, &expected(None)), (vec![field], 0));
+        assert_eq!(parts(&other, &one, &expected(None)), (vec![differing], 0));
     }
 
     #[test]
@@ -406,7 +431,7 @@ mod tests {
             option("collation"),
             option("size"),
             option("validator"),
-            Part::Field("a_1".to_owned(), "key".to_owned()),
+            field("a_1", "key"),
             Part::Index("b_1".to_owned()),
         ];
         assert_eq!(parts(&other, &less, &Expected::default()), (expected, 0));
@@ -423,7 +448,7 @@ mod tests {
             parts(&one, &view, &Expected::default()),
             (vec![Part::Form], 0)
         );
-        let (found, _) = compare(None, Some(&view), &Expected::default());
+        let found = compare(None, Some(&view), &Expected::default()).found;
         assert_eq!((found.len(), found[0].source.is_none()), (1, true));
         let changed = Definition {
             options: doc! { "viewOn": "c", "pipeline": [{ "$match": { "a": 1 } }] },

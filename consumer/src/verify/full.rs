@@ -135,7 +135,7 @@ impl Comparison<'_> {
                 .transpose();
         };
         let (number, high) = match cutting.begun.cut(&low) {
-            Some((number, high)) => (Some(number), high),
+            Some(begun) => (Some(begun.number), begun.high),
             None => {
                 let size = self.config.range_documents;
                 (None, self.source.cut(ns, &low, size).await?)

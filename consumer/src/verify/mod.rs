@@ -14,12 +14,25 @@
 //! Memory holds one batch of each side for each range in progress, and the `_id`s of documents that are
 //! checked again, at most ten thousand for each range, independently of the size of the collections.
 //! Nothing is written to the source, and nothing to the target unless repairs are enabled.
+//!
+//! # Modules
+//!
+//! - `side` has the two servers and the queries to each; `cursor` reads documents in raw batches
+//! - `namespaces` lists the collections; `definition` compares their options and indexes
+//! - `comparison` compares one collection: `full` reads ranges (`range`) and compares digests
+//!   (`digest`), `sample` compares a random sample
+//! - `difference` describes the differences between two documents
+//! - `recheck` checks differences again after the replay has passed them (`replay_progress`)
+//! - `repair` sends what still differs
+//! - `report` writes the report; `saved` reads the report of an interrupted comparison
+//! - `error` has the reasons why a comparison cannot start or continue
 
 mod comparison;
 mod cursor;
 mod definition;
 mod difference;
 mod digest;
+pub mod error;
 mod full;
 mod namespaces;
 mod range;

@@ -13,7 +13,7 @@ use oplog_relay_runtime::mongo::{MongoError, REPLY_LIMIT, error_code, in_time};
 use super::definition::Definition;
 use super::side::Server;
 use crate::error::ConsumerError;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 
 /// The error code of `listIndexes` for a view.
 const IS_A_VIEW: i32 = 166;

@@ -20,13 +20,29 @@ use super::range::OwnedId;
 use super::report::Kind;
 use super::side::{Identity, identity};
 
-/// Number of checks in a row that must agree, with and without access to the replay.
-pub(super) const AGREEING: (u32, u32) = (2, 3);
-/// Maximum number of checks, with and without access to the replay.
-pub(super) const MAX_CHECKS: (u32, u32) = (40, 8);
-/// First and longest pause between two checks.
-pub(super) const PAUSES: (Duration, Duration) =
-    (Duration::from_millis(250), Duration::from_secs(2));
+/// A number of checks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checks {
+    /// The number if the progress of the replay is known.
+    pub(super) with_replay: u32,
+    /// The number otherwise.
+    pub(super) without_replay: u32,
+}
+
+/// Number of checks in a row that must agree.
+pub(super) const AGREEING: Checks = Checks {
+    with_replay: 2,
+    without_replay: 3,
+};
+/// Maximum number of checks.
+pub(super) const MAX_CHECKS: Checks = Checks {
+    with_replay: 40,
+    without_replay: 8,
+};
+/// First pause between two checks.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between two checks.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The result for documents that seemed to differ.
 #[derive(Debug, Default)]
@@ -85,7 +101,11 @@ impl Open {
         } else {
             self.agreeing = 0;
         }
-        let needed = if replay_known { AGREEING.0 } else { AGREEING.1 };
+        let needed = if replay_known {
+            AGREEING.with_replay
+        } else {
+            AGREEING.without_replay
+        };
         (self.agreeing >= needed).then_some(Some(match (after, now) {
             (None, _) => Kind::Extra,
             (_, None) => Kind::Missing,
@@ -112,11 +132,11 @@ impl Comparison<'_> {
         let mut digester = Digester::new(self.config.ignore_field_order);
         let replay_known = self.replay.is_some();
         let most = if replay_known {
-            MAX_CHECKS.0
+            MAX_CHECKS.with_replay
         } else {
-            MAX_CHECKS.1
+            MAX_CHECKS.without_replay
         };
-        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         for _ in 0..most {
             if open.is_empty() {
                 return Ok(settled);

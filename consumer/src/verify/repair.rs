@@ -19,6 +19,7 @@ use oplog_relay_core::state::Order;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::mongo::{MongoError, error_code, error_text, is_set};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
 
 use super::comparison::{Comparison, Stop};
 use super::definition::{Definition, Discrepancy, Expected, Part};
@@ -30,7 +31,7 @@ use crate::config::{NotEmpty, RefusedOptions, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::replay::plan::Planner;
-use crate::replay::plan::command::{Action, Circumstances, translate};
+use crate::replay::plan::translation::{Action, Circumstances, translate};
 use crate::replay::{MongoSink, Settings};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
@@ -58,8 +59,7 @@ impl Repair {
         group: Option<&str>,
         shutdown: Shutdown,
     ) -> Result<Self, ConsumerError> {
-        let metrics =
-            Metrics::new().map_err(|error| ConsumerError::Usage(format!("metrics: {error}")))?;
+        let metrics = Metrics::new().map_err(StartupError::from)?;
         let health = Health::new(Duration::from_secs(60));
         let settings = Settings {
             group: group.unwrap_or(NO_GROUP),
@@ -112,7 +112,7 @@ impl Repair {
             Ok(Applied::Done) => Ok(Ok(())),
             Ok(Applied::Abandoned) => Err(ConsumerError::Ended("the repair")),
             Err(SinkError::Entry(error)) => Ok(Err(error.to_string())),
-            Err(SinkError::Fatal(ConsumerError::Refused(reason))) => Ok(Err(reason)),
+            Err(SinkError::Fatal(error)) if error.is_refusal() => Ok(Err(error.text())),
             Err(SinkError::Fatal(error)) => Err(error),
         }
     }

@@ -25,7 +25,9 @@ use crate::config::ReplayPlace;
 use crate::error::ConsumerError;
 use crate::group::start::{Held, REQUEST, held, persist};
 use crate::input::Input;
+use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::{TopicPartition, list};
+use crate::verify::error::VerifyError;
 
 /// First and longest pause between two requests to Kafka.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -92,12 +94,9 @@ impl Replay {
         wanted
             .filter(|wanted| names.contains(wanted))
             .ok_or_else(|| {
-                ConsumerError::Usage(format!(
-                    "--topic-prefix {}: cannot determine which of its sources --source is; set \
-                 --source-name (the sources are: {})",
-                    self.place.prefix,
-                    names.join(", ")
-                ))
+                let sources = names.clone();
+                let prefix = self.place.prefix.clone();
+                VerifyError::SourceUnknown { prefix, sources }.into()
             })
     }
 
@@ -108,7 +107,11 @@ impl Replay {
         for record in self.reader.read_all(&topic).await? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
             let applied = state.apply(&key, record.value.as_deref());
-            applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
+            applied.map_err(|source| SavedStateError::State {
+                topic: topic.clone(),
+                offset: record.offset,
+                source,
+            })?;
         }
         let routes = state.routes.into_values();
         Ok(routes.map(|route| (route.ns, route.order)).collect())
@@ -175,12 +178,18 @@ impl Replay {
         let Some(last) = self.reader.read_last_committed(&topic).await? else {
             return Ok(None);
         };
-        let value = last.value.unwrap_or_default();
-        let record: PositionRecord = serde_json::from_slice(&value)
-            .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
-        let done = record
-            .done()
-            .map_err(|error| ConsumerError::Refused(format!("position topic {topic}: {error}")))?;
+        let (offset, value) = (last.offset, last.value.unwrap_or_default());
+        let record: PositionRecord =
+            serde_json::from_slice(&value).map_err(|source| SavedStateError::PositionRecord {
+                topic: topic.clone(),
+                offset,
+                source,
+            })?;
+        let done = record.done().map_err(|source| SavedStateError::Position {
+            topic: topic.clone(),
+            offset,
+            source,
+        })?;
         Ok(Some(done))
     }
 

@@ -133,7 +133,10 @@ impl Report {
             None => None,
         };
         let lines = lines.transpose();
-        let lines = lines.map_err(|error| ConsumerError::Output(name.clone(), error))?;
+        let lines = lines.map_err(|error| ConsumerError::Output {
+            file: name.clone(),
+            source: error,
+        })?;
         let mut report = Self {
             path: name,
             lines: lines.map(BufWriter::new),
@@ -160,16 +163,20 @@ impl Report {
         };
         lines
             .write_all(&line.finish())
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+            .map_err(|error| ConsumerError::Output {
+                file: self.path.clone(),
+                source: error,
+            })
     }
 
     fn flush(&mut self) -> Result<(), ConsumerError> {
         let Some(lines) = &mut self.lines else {
             return Ok(());
         };
-        lines
-            .flush()
-            .map_err(|error| ConsumerError::Output(self.path.clone(), error))
+        lines.flush().map_err(|error| ConsumerError::Output {
+            file: self.path.clone(),
+            source: error,
+        })
     }
 
     fn show(&mut self, text: &str) -> Result<(), ConsumerError> {

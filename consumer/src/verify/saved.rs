@@ -15,14 +15,24 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::range::OwnedId;
 use super::report::{Counts, VERSION};
 use crate::error::ConsumerError;
+use crate::verify::error::VerifyError;
+
+/// A range that an interrupted comparison has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BegunRange {
+    /// The number of the range.
+    pub(super) number: u64,
+    /// The lower bound of the next range.
+    pub(super) high: Option<OwnedId>,
+}
 
 /// The ranges of one collection, by their lower bounds.
-type Cuts = FxHashMap<OwnedId, (u64, Option<OwnedId>)>;
+type Cuts = FxHashMap<OwnedId, BegunRange>;
 
 /// The known ranges of a collection that is not finished.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Begun {
-    /// The number of each range and the lower bound of the next one, by the range's lower bound.
+    /// The ranges, by their lower bounds.
     cuts: Cuts,
     /// The numbers of the ranges `Range::Everything` and `Range::Rest`.
     pub(super) everything: Option<u64>,
@@ -30,8 +40,8 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Returns the number and the end of the range that starts at `low`.
-    pub(super) fn cut(&self, low: &OwnedId) -> Option<(u64, Option<OwnedId>)> {
+    /// Returns the range that starts at `low`.
+    pub(super) fn cut(&self, low: &OwnedId) -> Option<BegunRange> {
         self.cuts.get(low).cloned()
     }
 
@@ -63,11 +73,14 @@ impl Saved {
     /// first line was not written completely, counts as not found.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Usage`] for a report of another comparison, or of one that is
+    /// Returns a [`VerifyError`] for a report of another comparison, or of one that is
     /// finished, and [`ConsumerError::Output`] if the report cannot be read or rewritten.
     pub(super) fn read(path: &Path, question: &str) -> Result<Self, ConsumerError> {
         let name = path.display().to_string();
-        let failed = |error| ConsumerError::Output(name.clone(), error);
+        let failed = |error| ConsumerError::Output {
+            file: name.clone(),
+            source: error,
+        };
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -80,9 +93,7 @@ impl Saved {
             saved.take(&line.map_err(failed)?, question, &name)?;
         }
         if saved.finished {
-            return Err(ConsumerError::Usage(format!(
-                "--resume: the comparison of {name} is finished; omit --resume to start again"
-            )));
+            return Err(VerifyError::Finished { file: name }.into());
         }
         if saved.found {
             saved.rewrite(path).map_err(failed)?;
@@ -101,17 +112,21 @@ impl Saved {
                 self.found = true;
                 let other = line.text("question") != question || line.number("version") != VERSION;
                 if other {
-                    return Err(ConsumerError::Usage(format!(
-                        "--resume: {name} is the report of another comparison ({})",
-                        line.text("question")
-                    )));
+                    return Err(VerifyError::OtherComparison {
+                        file: name.to_owned(),
+                        question: line.text("question"),
+                    }
+                    .into());
                 }
             }
             "begun" => {
                 self.last = self.last.max(range);
                 let begun = self.begun.entry(ns).or_default();
                 match (line.id("low"), line.text("bounds").as_str()) {
-                    (Some(low), _) => drop(begun.cuts.insert(low, (range, line.id("high")))),
+                    (Some(low), _) => {
+                        let (number, high) = (range, line.id("high"));
+                        begun.cuts.insert(low, BegunRange { number, high });
+                    }
                     (None, "rest") => begun.rest = Some(range),
                     (None, _) => begun.everything = Some(range),
                 }
@@ -185,7 +200,7 @@ impl Line {
     }
 
     fn document(&self) -> Document<'_> {
-        Document::new(&self.0).unwrap_or(Document::EMPTY)
+        Document::new(&self.0).expect("the parser has built it")
     }
 
     fn text(&self, name: &str) -> String {
@@ -255,8 +270,20 @@ mod tests {
             (9, 1, 2)
         );
         let begun = saved.begun("a.b");
-        assert_eq!(begun.cut(&id(1)), Some((1, Some(id(5)))));
-        assert_eq!(begun.cut(&id(5)), Some((2, None)));
+        assert_eq!(
+            begun.cut(&id(1)),
+            Some(BegunRange {
+                number: 1,
+                high: Some(id(5))
+            })
+        );
+        assert_eq!(
+            begun.cut(&id(5)),
+            Some(BegunRange {
+                number: 2,
+                high: None
+            })
+        );
         assert_eq!(saved.range(1).map(|counts| counts.missing), Some(1));
         assert_eq!(saved.range(2), None);
         let kept = std::fs::read_to_string(&path).unwrap();

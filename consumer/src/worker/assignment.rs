@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::group::offsets::NextOffset;
+use crate::topic_partition::TopicPartition;
 use crate::worker::chunk::Chunk;
 
 /// The right to write for a partition. It is invalidated before the partition is given up, and checked
@@ -139,7 +140,7 @@ const TOKEN_CHECK: Duration = Duration::from_millis(100);
 /// Locks that let a partition have one worker at a time. A worker that did not finish before its
 /// partition was revoked may still be writing when the partition is assigned again.
 #[derive(Debug, Default)]
-pub struct PartitionLocks(Mutex<FxHashMap<(String, i32), PartitionLock>>);
+pub struct PartitionLocks(Mutex<FxHashMap<TopicPartition, PartitionLock>>);
 
 type PartitionLock = Arc<tokio::sync::Mutex<()>>;
 
@@ -154,7 +155,10 @@ impl PartitionLocks {
     ) -> Option<OwnedMutexGuard<()>> {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let lock = locks.entry((topic.to_owned(), partition)).or_default();
+            let topic = topic.to_owned();
+            let lock = locks
+                .entry(TopicPartition { topic, partition })
+                .or_default();
             Arc::clone(lock)
         };
         let mut waiting = Box::pin(lock.lock_owned());

@@ -60,6 +60,7 @@ use crate::error::ConsumerError;
 use crate::group::committed::{Absence, Committed, OffsetRequest, Offsets};
 use crate::topic_partition::TopicPartition;
 use crate::worker::assignment::Token;
+use crate::worker::barrier_error::{BarrierError, Wait};
 
 /// Interval at which a wait is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
@@ -81,7 +82,12 @@ pub enum Waited {
     },
     /// A partition that has not reached its barrier belongs to a topic that does not exist, or that
     /// this program may not read.
-    Absent(TopicPartition, Absence),
+    Absent {
+        /// The partition.
+        name: TopicPartition,
+        /// The reason.
+        why: Absence,
+    },
     /// The partition was revoked, or the program ends.
     Abandoned,
 }
@@ -292,7 +298,7 @@ async fn wait(
             on_its_way(station).then(|| (station.name.clone(), absence))
         });
         match (lost, absent) {
-            (Some((name, absence)), AbsentTopics::Report) => return Waited::Absent(name, absence),
+            (Some((name, why)), AbsentTopics::Report) => return Waited::Absent { name, why },
             (Some((name, _)), AbsentTopics::PassOver) => {
                 tracing::warn!(
                     command = %barrier.command,
@@ -337,54 +343,22 @@ fn log_wait(request: &OffsetRequest, barrier: &Barrier, found: &Offsets) {
 /// Returns the error for a wait for an absent topic.
 #[must_use]
 pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> ConsumerError {
-    let waits = format!(
-        "the command {} of topic {} has to wait for partition {} of topic {}",
-        barrier.command, barrier.leader_topic, name.partition, name.topic
-    );
+    let wait = Wait {
+        command: barrier.command,
+        leader_topic: barrier.leader_topic.clone(),
+        partition: name.clone(),
+    };
     match why {
-        Absence::Unknown => ConsumerError::OffsetsLost(format!(
-            "{waits}, which does not exist: it was deleted, and with it entries that this group has \
-             not applied. Start again from topics that are complete, or pass over the topic with \
-             --allow-partial-reset if its entries are not needed"
-        )),
+        Absence::Unknown => BarrierError::TopicDeleted { wait }.into(),
         Absence::Unauthorized => ConsumerError::kafka(
             format!(
-                "{waits}, but the Kafka user of this program does not have the rights Describe and \
+                "{wait}, but the Kafka user of this program does not have the rights Describe and \
                  Read on topic {}; the wait",
                 name.topic
             ),
             KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed),
         ),
     }
-}
-
-/// Returns the error for a partition that is past its barrier although the command did not run.
-#[must_use]
-pub fn no_cut(barrier: &Barrier, beyond: &TopicPartition, committed: i64) -> ConsumerError {
-    ConsumerError::OffsetsLost(format!(
-        "the command {} of topic {} did not run on this target, but partition {} of {} is committed \
-         at {committed}, past its barrier: the partitions of this group do not begin at one point \
-         in time, as after a reset of some of them. Running the command now would act on writes \
-         that came after it. Stop all members and reset all topics of the prefix to one time \
-         (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
-         --allow-partial-reset",
-        barrier.command, barrier.leader_topic, beyond.partition, beyond.topic
-    ))
-}
-
-/// Returns the error for a leader's partition that is past a command that did not run.
-#[must_use]
-pub fn skipped(barrier: &Barrier) -> ConsumerError {
-    ConsumerError::OffsetsLost(format!(
-        "the command {} of topic {} did not run on this target, but partition 0 of that topic is \
-         committed past it: the partitions of this group do not begin at one point in time (as \
-         after a reset of some of them), or the target's catalog was removed, or the namespaces of \
-         the group were changed when that partition was already past the command. Continuing would \
-         skip the command. Stop all members and reset all topics of the prefix to one time \
-         (`kafka-consumer-groups --reset-offsets --to-datetime`), or accept it with \
-         --allow-partial-reset",
-        barrier.command, barrier.leader_topic
-    ))
 }
 
 #[cfg(test)]

@@ -7,13 +7,15 @@ use oplog_relay_core::entry::{Entry, Operation};
 
 use super::{Assignment, WorkerContext};
 use crate::error::ConsumerError;
-use crate::replay::{MongoSink, UNRESOLVED};
+use crate::replay::MongoSink;
+use crate::replay::held_documents::error::HeldError;
+use crate::replay::plan::PlanFault;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::ReportEvent;
 use crate::worker::barrier::{
-    AbsentTopics, Side, Waited, absent_topic, follow, gather, is_left_out, needs_note, no_cut,
-    skipped,
+    AbsentTopics, Side, Waited, absent_topic, follow, gather, is_left_out, needs_note,
 };
+use crate::worker::barrier_error::BarrierError;
 use crate::worker::batch::{Batch, Located};
 use crate::worker::topics::Topic;
 
@@ -60,7 +62,7 @@ impl CommandBarrier<'_> {
         self.holding(false);
         match waited {
             Waited::Reached | Waited::Beyond { .. } => {}
-            Waited::Absent(name, why) => return Err(absent_topic(barrier, &name, why)),
+            Waited::Absent { name, why } => return Err(absent_topic(barrier, &name, why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         if is_left_out(barrier, &self.context.filter) {
@@ -75,7 +77,11 @@ impl CommandBarrier<'_> {
             tracing::warn!(command = %barrier.command, "continuing past a command that did not run");
             return Ok(Applied::Done);
         }
-        Err(skipped(barrier))
+        let skipped = BarrierError::Skipped {
+            command: barrier.command,
+            leader_topic: barrier.leader_topic.clone(),
+        };
+        Err(skipped.into())
     }
 
     /// Checks that no document is held before a command, even if the command has already run: a
@@ -85,14 +91,13 @@ impl CommandBarrier<'_> {
         let Assignment {
             topic, partition, ..
         } = self.assignment;
-        match self.target.held_since(topic, *partition) {
+        match self.target.first_held(topic, *partition) {
             None => Ok(()),
-            Some(offset) => Err(ConsumerError::Refused(format!(
-                "{}: a document has been held since this record because an index of the target \
-                 refuses it ({}), and a command follows: {UNRESOLVED}",
-                self.assignment.position(offset),
-                self.target.held_reason(topic, *partition)
-            ))),
+            Some(first) => Err(HeldError::BeforeCommand {
+                position: self.assignment.position(first.offset),
+                refusal: first.refusal,
+            }
+            .into()),
         }
     }
 
@@ -130,7 +135,7 @@ impl CommandBarrier<'_> {
         self.holding(false);
         match &waited {
             Waited::Reached | Waited::Beyond { .. } => {}
-            Waited::Absent(name, why) => return Err(absent_topic(barrier, name, *why)),
+            Waited::Absent { name, why } => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
         // This is checked after the wait. Another owner may have run the command in the meantime and
@@ -140,7 +145,7 @@ impl CommandBarrier<'_> {
             return Ok(Applied::Done);
         }
         match waited {
-            Waited::Reached | Waited::Absent(..) | Waited::Abandoned => {}
+            Waited::Reached | Waited::Absent { .. } | Waited::Abandoned => {}
             Waited::Beyond { name, committed } if self.context.allow_partial_reset => {
                 tracing::warn!(
                     command = %barrier.command,
@@ -150,7 +155,15 @@ impl CommandBarrier<'_> {
                     "running a command although a partition is past its barrier"
                 );
             }
-            Waited::Beyond { name, committed } => return Err(no_cut(barrier, &name, committed)),
+            Waited::Beyond { name, committed } => {
+                let no_cut = BarrierError::NoCut {
+                    command: barrier.command,
+                    leader_topic: barrier.leader_topic.clone(),
+                    beyond: name,
+                    committed,
+                };
+                return Err(no_cut.into());
+            }
         }
         if side == Side::Leaves {
             return self.run_as_drop(located).await;
@@ -173,12 +186,15 @@ impl CommandBarrier<'_> {
 
     /// Runs a rename to an excluded namespace as a drop of the collection.
     async fn run_as_drop(&self, located: &Located<'_>) -> Result<Applied, ConsumerError> {
-        let renamed = scope(&located.entry).map_err(|error| damaged(&error))?;
-        let collection = renamed.map(|scope| scope.collection).unwrap_or_default();
+        let renamed = scope(&located.entry).map_err(|error| self.damaged(located, error))?;
+        let collection = renamed
+            .map(|scope| scope.collection)
+            .expect("a command with two names concerns a collection");
         let mut bytes = Vec::new();
-        write_drop(&located.entry, collection, &mut bytes).map_err(|error| damaged(&error))?;
-        let entry = Document::new(&bytes).map_err(|error| damaged(&error))?;
-        let entry = Entry::parse(entry).map_err(|error| damaged(&error))?;
+        write_drop(&located.entry, collection, &mut bytes)
+            .map_err(|error| self.damaged(located, error))?;
+        let entry = Document::new(&bytes).map_err(|error| self.damaged(located, error))?;
+        let entry = Entry::parse(entry).map_err(|error| self.damaged(located, error))?;
         self.run(&Located { entry, ..*located }).await
     }
 
@@ -213,20 +229,24 @@ impl CommandBarrier<'_> {
     }
 
     fn side(&self, located: &Located<'_>) -> Result<Side, ConsumerError> {
-        let names = namespaces(&located.entry).map_err(|error| damaged(&error))?;
+        let names = namespaces(&located.entry).map_err(|error| self.damaged(located, error))?;
         let side = Side::of(&names, &self.context.filter);
         match (side, names.as_slice()) {
-            (Side::Enters, [from, to]) => Err(ConsumerError::Refused(format!(
-                "{}: {from} was renamed to {to}, but only the new name is replayed: the target does \
-                 not have its documents. Include both names and replay from the beginning into an \
-                 empty target",
-                self.assignment.position(located.offset),
-            ))),
+            (Side::Enters, [from, to]) => Err(BarrierError::EntersSubscription {
+                position: self.assignment.position(located.offset),
+                from: from.clone(),
+                to: to.clone(),
+            }
+            .into()),
             _ => Ok(side),
         }
     }
-}
 
-fn damaged(error: &dyn std::error::Error) -> ConsumerError {
-    ConsumerError::Refused(format!("damaged command entry: {error}"))
+    fn damaged(&self, located: &Located<'_>, source: impl Into<PlanFault>) -> BarrierError {
+        BarrierError::Damaged {
+            position: self.assignment.position(located.offset),
+            command: located.id,
+            source: source.into(),
+        }
+    }
 }

@@ -2,18 +2,17 @@
 
 use oplog_relay_core::command::is_command;
 use oplog_relay_core::foreign::Writer;
-use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::format::{Format, FormatError};
 
 use super::{Assignment, WorkerContext};
 use crate::dead_letter::{Letter, LetterEntry, Reason};
 use crate::error::{ConsumerError, text_of};
 use crate::record_fault::RecordFault;
-use crate::record_position::RecordPosition;
 use crate::replay::MongoSink;
 use crate::replay::plan::PlanError;
 use crate::worker::applied::{Applied, Refusal};
 use crate::worker::batch::{Batch, Located};
+use crate::worker::record_error::RecordError;
 use crate::worker::topics::Topic;
 
 impl WorkerContext {
@@ -30,13 +29,15 @@ impl WorkerContext {
         fault: RecordFault,
     ) -> Result<Applied, ConsumerError> {
         if let RecordFault::Format(FormatError::Headless(fragment)) = fault {
-            return Err(headless(&assignment.position(offset), fragment));
+            let position = assignment.position(offset);
+            return Err(RecordError::InsideEntry { position, fragment }.into());
         }
-        if let RecordFault::Foreign(refusal) = &fault
-            && refusal.needs_consent()
+        if let RecordFault::Foreign(fault) = &fault
+            && fault.needs_consent()
         {
             let position = assignment.position(offset);
-            return Err(ConsumerError::Refused(format!("{position}: {refusal}")));
+            let fault = fault.clone();
+            return Err(RecordError::NeedsConsent { position, fault }.into());
         }
         if !self.dead_letters.takes(Reason::Undecodable) {
             let position = assignment.position(offset);
@@ -177,17 +178,4 @@ fn entry_of(located: &Located<'_>, topic: &Topic) -> LetterEntry {
     // In these formats a record may have several entries, so the letter has the entry instead.
     let bytes = (is_foreign_frame || formats.any(|format| *format == Format::Raw)).then_some(bytes);
     LetterEntry::new(&topic.source, located.id, located.entry.ns, bytes)
-}
-
-/// Returns the error for a start inside an entry. The earlier fragments of the entry are never read, so
-/// the entry cannot be applied, and must not be skipped silently.
-fn headless(position: &RecordPosition, fragment: Fragment) -> ConsumerError {
-    let rest = i64::from(fragment.count - fragment.index);
-    ConsumerError::OffsetsLost(format!(
-        "{position}: fragment {fragment} of an entry that begins before the offset at which this \
-         group starts in this partition: oplog-consumer never commits such an offset. Reset the \
-         group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never \
-         inside an entry; offset {} is the first one after it, with which the entry is skipped",
-        position.offset + rest
-    ))
 }

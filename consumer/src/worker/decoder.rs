@@ -20,6 +20,14 @@ pub(crate) struct Usable {
     pub(crate) fault: Option<RecordFault>,
 }
 
+/// The entries of records, up to the first damaged one.
+pub(crate) struct Readable<'c> {
+    /// The entries.
+    pub(crate) entries: Vec<Located<'c>>,
+    /// The end of the records to which they belong.
+    pub(crate) usable: Usable,
+}
+
 /// Decodes chunks. Its buffers are reused.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
@@ -96,12 +104,7 @@ impl Decoder {
 
     /// Reads the entries that were found in the records from `from` on. If one entry of a record is
     /// damaged, all entries of that record are excluded, and the usable records end before it.
-    pub(crate) fn read<'c>(
-        &self,
-        chunk: &'c Chunk,
-        from: usize,
-        decoded: &Usable,
-    ) -> (Vec<Located<'c>>, Usable) {
+    pub(crate) fn read<'c>(&self, chunk: &'c Chunk, from: usize, decoded: &Usable) -> Readable<'c> {
         let first = self.records.partition_point(|record| *record < from);
         let mut entries = Vec::with_capacity(self.found.len().saturating_sub(first));
         for (found, record) in self.found.iter().zip(&self.records).skip(first) {
@@ -118,17 +121,18 @@ impl Decoder {
                     let whole = self.records.partition_point(|other| other < record);
                     entries.truncate(whole.saturating_sub(first));
                     let fault = Some(fault.into());
-                    return (
+                    return Readable {
                         entries,
-                        Usable {
+                        usable: Usable {
                             end: *record,
                             fault,
                         },
-                    );
+                    };
                 }
             }
         }
-        (entries, decoded.clone())
+        let usable = decoded.clone();
+        Readable { entries, usable }
     }
 }
 
@@ -198,7 +202,7 @@ mod tests {
 
     /// Returns the offsets of the entries from a record on, and the end of the usable records.
     fn read(decoder: &Decoder, chunk: &Chunk, from: usize, decoded: &Usable) -> (Vec<i64>, usize) {
-        let (entries, usable) = decoder.read(chunk, from, decoded);
+        let Readable { entries, usable } = decoder.read(chunk, from, decoded);
         let offsets = entries.iter().map(|located| located.offset).collect();
         (offsets, usable.end)
     }
@@ -272,12 +276,12 @@ mod tests {
         chunk.push(2, 0, Some(&with_barrier("c")), Some(b"rs0/7:1/0"));
         let mut decoder = Decoder::default();
         let decoded = decoder.decode(&mut chunk, &topic(Format::Bson), 0);
-        let (_, usable) = decoder.read(&chunk, 0, &decoded);
+        let usable = decoder.read(&chunk, 0, &decoded).usable;
         assert_eq!(usable.end, 1);
         let text = crate::error::text_of(&usable.fault.unwrap());
         assert!(text.contains("7:1") && text.contains("a.$cmd"), "{text}");
         assert!(decoder.command_of(&chunk, 1).is_none());
-        let (_, usable) = decoder.read(&chunk, 2, &decoded);
+        let usable = decoder.read(&chunk, 2, &decoded).usable;
         assert_eq!(usable.end, 2);
         let command = decoder.command_of(&chunk, 2).unwrap();
         assert_eq!((command.offset, command.id.ord), (2, 0));

@@ -7,29 +7,27 @@ use oplog_relay_core::foreign::{Program, Writer, recognize};
 use crate::error::ConsumerError;
 use crate::input::ForeignInput;
 use crate::worker::sink::Sink;
+use crate::worker::topic_error::TopicError;
 
 /// Checks that the topics exist, and logs what cannot be known from them. `partitions` has the
 /// topics of the input with their numbers of partitions.
 ///
 /// # Errors
-/// Returns [`ConsumerError::Usage`] if a named topic does not exist, or if there is no topic at
+/// Returns [`TopicError::Missing`] if a named topic does not exist, or if there is no topic at
 /// all.
 pub(crate) fn check(
     input: &ForeignInput,
     sink: &Sink,
     partitions: &BTreeMap<String, i32>,
-) -> Result<(), ConsumerError> {
+) -> Result<(), TopicError> {
     let topics: Vec<&str> = partitions.keys().map(String::as_str).collect();
     let missing = input.topics.unmatched(&topics);
     let (patterns, names): (Vec<&str>, Vec<&str>) =
         missing.into_iter().partition(|name| name.contains('*'));
     if topics.is_empty() || !names.is_empty() {
         let names = if names.is_empty() { patterns } else { names };
-        return Err(ConsumerError::Usage(format!(
-            "--topics: topic {} does not exist, or this user may not read it: give the names of the topics \
-             that the other program writes",
-            names.join(", ")
-        )));
+        let topics = names.into_iter().map(str::to_owned).collect();
+        return Err(TopicError::Missing { topics });
     }
     for pattern in patterns {
         tracing::warn!(pattern, "no topic matches this pattern of --topics yet");
@@ -113,12 +111,15 @@ fn warn_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
 /// record.
 pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> ConsumerError {
     match (error, value.and_then(recognize)) {
-        (ConsumerError::Refused(text), Some(Program::Other(writer))) => {
-            ConsumerError::Refused(format!(
-                "{text}. Its first record looks like one of another program; to read it, use \
-                 --input {writer} --topics with the names of its topics"
-            ))
+        (
+            ConsumerError::Topic(TopicError::Unclaimed { topic, prefix, .. }),
+            Some(Program::Other(writer)),
+        ) => TopicError::Unclaimed {
+            topic,
+            prefix,
+            writer: Some(writer),
         }
+        .into(),
         (error, _) => error,
     }
 }

@@ -1,20 +1,38 @@
 //! The worker of one assigned partition. It decodes, filters, applies and acknowledges the records in
 //! order.
+//!
+//! # Modules
+//!
+//! - `context` has the state that workers share; `assignment` links a worker to the poll thread
+//! - `chunk` carries records to a worker; `decoder` turns them into entries, and `segment` splits
+//!   these at the next stop
+//! - `batch` is the input of a `sink`; `applied` is its result
+//! - `barrier` waits for other partitions; `command_barrier` runs the command
+//! - `foreign_command` handles the commands of other programs, and `foreign_notes` logs what cannot
+//!   be known about them
+//! - `held_documents` tries again the writes of documents that are held
+//! - `dead_letters` makes dead letters
+//! - `topics` knows the topics with their sources and formats
+//! - `barrier_error` has the reasons why a command cannot run; `record_error` and `topic_error`
+//!   have those of records and topics
 
 pub mod applied;
 pub mod assignment;
 pub mod barrier;
+pub mod barrier_error;
 pub mod batch;
 pub mod chunk;
 pub(crate) mod command_barrier;
 mod context;
 pub(crate) mod dead_letters;
 mod decoder;
-pub(crate) mod deferred;
 mod foreign_command;
 pub(crate) mod foreign_notes;
+pub(crate) mod held_documents;
+pub mod record_error;
 mod segment;
 pub mod sink;
+pub mod topic_error;
 pub mod topics;
 
 pub use context::{Assignment, WorkerContext};
@@ -42,9 +60,10 @@ use crate::worker::barrier::Side;
 use crate::worker::batch::{Batch, Located};
 use crate::worker::chunk::{Chunk, RecordSlot};
 use crate::worker::command_barrier::CommandBarrier;
-use crate::worker::decoder::{Decoder, formats};
-use crate::worker::deferred::DeferredDocuments;
-use crate::worker::segment::{Stop, has_time};
+use crate::worker::decoder::{Decoder, Readable, formats};
+use crate::worker::held_documents::Attempts;
+use crate::worker::record_error::RecordError;
+use crate::worker::segment::{Split, Stop, has_time};
 use crate::worker::topics::Topic;
 
 /// The worker of one partition.
@@ -57,7 +76,7 @@ pub struct PartitionWorker {
     /// Time at which the current chunk was taken from the Kafka client.
     taken: Option<Taken>,
     /// Set while documents are held.
-    deferred: Option<DeferredDocuments>,
+    attempts: Option<Attempts>,
     /// True if another program writes the topic.
     reads_foreign: bool,
     /// The newest entry of another program that was applied, in this assignment or an earlier one.
@@ -75,7 +94,7 @@ impl PartitionWorker {
             context,
             decoder: Decoder::default(),
             taken: None,
-            deferred: None,
+            attempts: None,
             reads_foreign,
             newest,
         }
@@ -135,7 +154,7 @@ impl PartitionWorker {
         loop {
             let decoded = self.decoder.decode(chunk, &topic, from);
             while from <= decoded.end {
-                let (entries, usable) = self.decoder.read(chunk, from, &decoded);
+                let Readable { entries, usable } = self.decoder.read(chunk, from, &decoded);
                 let done = self
                     .apply_decoded(chunk, &topic, entries, usable.end)
                     .await?;
@@ -208,7 +227,7 @@ impl PartitionWorker {
             // The incarnations are kept until the segment is applied, because its entries borrow names
             // from them.
             let incarnations = self.incarnations_of(&entries, topic).await?;
-            let (segment, rest) = self.segment(chunk, entries, incarnations.as_deref())?;
+            let Split { segment, rest } = self.segment(chunk, entries, incarnations.as_deref())?;
             let applied = self.apply_entries(&segment.entries, topic).await?;
             if applied == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
@@ -228,23 +247,23 @@ impl PartitionWorker {
                     }
                     return Ok(Applied::Done);
                 }
-                Some(Stop::Barrier(located, barrier, end)) => {
+                Some(Stop::Barrier(at)) => {
                     let passed = match self.context.target() {
                         Some(target) => {
-                            self.pass_barrier(target, topic, &located, &barrier, last)
+                            self.pass_barrier(target, topic, &at.located, &at.barrier, last)
                                 .await?
                         }
-                        None => self.emit_command(&located, topic).await?,
+                        None => self.emit_command(&at.located, topic).await?,
                     };
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
                     // Workers at the other barriers wait until the command is committed.
-                    let urgent = located.id.ord != BARRIER_ORD || barrier.passable;
-                    let last = Some(barrier.command);
-                    self.acknowledge(NextOffset::after(end), last, urgent);
+                    let urgent = at.located.id.ord != BARRIER_ORD || at.barrier.passable;
+                    let last = Some(at.barrier.command);
+                    self.acknowledge(NextOffset::after(at.end), last, urgent);
                 }
-                Some(Stop::Command(located, end)) => {
+                Some(Stop::Command { located, end }) => {
                     let passed = self.pass_foreign_command(topic, &located, last).await?;
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
@@ -253,7 +272,7 @@ impl PartitionWorker {
                 }
                 Some(Stop::Foreign(located)) => {
                     if reloaded.replace(located.id) == Some(located.id) {
-                        return Err(self.foreign(&located));
+                        return Err(self.foreign(&located).into());
                     }
                     if let Some(target) = self.context.target() {
                         target.reload().await?;
@@ -484,16 +503,12 @@ impl PartitionWorker {
         }
     }
 
-    fn foreign(&self, located: &Located<'_>) -> ConsumerError {
-        ConsumerError::Refused(format!(
-            "{}: entry {} was written to another collection of the name {} than the one that has \
-             this name in the target's catalog: a command between the two is missing, because the \
-             group started after it or a filter excluded it. Replay from the beginning into an \
-             empty target",
-            self.assignment.position(located.offset),
-            located.id,
-            located.entry.ns
-        ))
+    fn foreign(&self, located: &Located<'_>) -> RecordError {
+        RecordError::OtherCollection {
+            position: self.assignment.position(located.offset),
+            entry: located.id,
+            ns: located.entry.ns.to_owned(),
+        }
     }
 }
 

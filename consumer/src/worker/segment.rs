@@ -18,14 +18,34 @@ pub(super) struct Segment<'c> {
     pub(super) stop: Option<Stop<'c>>,
 }
 
+/// Entries that were split at the first stop.
+pub(super) struct Split<'s, 'c> {
+    pub(super) segment: Segment<'s>,
+    /// The entries after the stop. An entry of a foreign collection is one of them.
+    pub(super) rest: Vec<Located<'c>>,
+}
+
 /// The end of a segment.
 pub(super) enum Stop<'c> {
-    /// A barrier, or the command after one, and the last offset of its record.
-    Barrier(Located<'c>, Barrier, i64),
-    /// A command of another program, and the last offset of its record.
-    Command(Located<'c>, i64),
+    /// A barrier, or the command after one.
+    Barrier(StopAtBarrier<'c>),
+    /// A command of another program.
+    Command {
+        /// The entry.
+        located: Located<'c>,
+        /// The last offset of its record.
+        end: i64,
+    },
     /// An entry of a collection whose name another collection has now.
     Foreign(Located<'c>),
+}
+
+/// A barrier, or the command after one, at the end of a segment.
+pub(super) struct StopAtBarrier<'c> {
+    pub(super) located: Located<'c>,
+    pub(super) barrier: Barrier,
+    /// The last offset of its record.
+    pub(super) end: i64,
 }
 
 /// The decision about an entry.
@@ -56,14 +76,13 @@ enum Found<'n> {
 
 impl PartitionWorker {
     /// Splits the entries at the first stop: a barrier, a command of another program, or an entry
-    /// of a foreign collection. Returns the entries to apply before it, and the rest after it. An
-    /// entry of a foreign collection is a part of the rest.
+    /// of a foreign collection.
     pub(super) fn segment<'s, 'c: 's>(
         &self,
         chunk: &Chunk,
         mut all: Vec<Located<'c>>,
         incarnations: Option<&'s Incarnations>,
-    ) -> Result<(Segment<'s>, Vec<Located<'c>>), ConsumerError> {
+    ) -> Result<Split<'s, 'c>, ConsumerError> {
         let (mut kept, mut next) = (0, all.len());
         let (mut stop, mut renamed) = (None, false);
         for index in 0..all.len() {
@@ -76,14 +95,19 @@ impl PartitionWorker {
                 }
                 Judged::Pass => {}
                 Judged::Barrier(barrier) => {
-                    let end = chunk.last_offset(located.offset);
-                    stop = Some(Stop::Barrier(*located, barrier, end));
+                    stop = Some(Stop::Barrier(StopAtBarrier {
+                        located: *located,
+                        barrier,
+                        end: chunk.last_offset(located.offset),
+                    }));
                     next = index + 1;
                     break;
                 }
                 Judged::Command => {
-                    let end = chunk.last_offset(located.offset);
-                    stop = Some(Stop::Command(*located, end));
+                    stop = Some(Stop::Command {
+                        located: *located,
+                        end: chunk.last_offset(located.offset),
+                    });
                     next = index + 1;
                     break;
                 }
@@ -103,7 +127,8 @@ impl PartitionWorker {
                 located.entry.ns = ns;
             }
         }
-        Ok((Segment { entries, stop }, rest))
+        let segment = Segment { entries, stop };
+        Ok(Split { segment, rest })
     }
 
     /// Decides how an entry is handled.

@@ -19,6 +19,7 @@ use crate::replay::MongoSink;
 use crate::worker::applied::{Applied, Durability, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
+use crate::worker::topic_error::TopicError;
 
 /// The destination of entries.
 #[derive(Debug)]
@@ -64,18 +65,19 @@ impl Sink {
     /// Checks that the sink accepts the format of a topic.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Usage`] for a format that loses types, unless the operator allows it,
+    /// Returns a [`TopicError`] for a format that loses types, unless the operator allows it,
     /// and for a topic that is for readers only.
-    pub fn check_format(&self, topic: &str, format: Format) -> Result<(), ConsumerError> {
+    pub fn check_format(&self, topic: &str, format: Format) -> Result<(), TopicError> {
+        let topic = topic.to_owned();
         match self {
             Self::Replay(_) if !format.is_replayable() => {
-                Err(ConsumerError::for_readers(topic, format))
+                Err(TopicError::ForReaders { topic, format })
             }
             Self::Replay(target) if !format.is_exact() && !target.takes_lossy() => {
-                Err(ConsumerError::lossy(topic, format))
+                Err(TopicError::Lossy { topic, format })
             }
             Self::Emit(_) if !format.is_decodable() => {
-                Err(ConsumerError::for_readers(topic, format))
+                Err(TopicError::ForReaders { topic, format })
             }
             Self::Replay(_) | Self::Emit(_) => Ok(()),
         }

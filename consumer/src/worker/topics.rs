@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use oplog_relay_core::foreign::Rules;
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
-use oplog_relay_core::state::{State, StateError, TopicRecord};
+use oplog_relay_core::state::{State, TopicRecord};
 use oplog_relay_core::topic::{source_of_state_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored};
 use oplog_relay_runtime::retry::Backoff;
@@ -16,6 +16,8 @@ use rustc_hash::FxHashMap;
 
 use crate::error::ConsumerError;
 use crate::input::{ForeignInput, Input};
+use crate::saved_state_error::SavedStateError;
+use crate::worker::topic_error::TopicError;
 
 /// A topic that a producer has claimed, or a topic of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +61,15 @@ const CHANGE_ATTEMPTS: u32 = 2;
 /// The claimed topics by source and name.
 type Known = BTreeMap<String, FxHashMap<String, Arc<Topic>>>;
 
+/// A topic with its name.
+#[derive(Debug, Clone)]
+pub struct NamedTopic {
+    /// The name of the topic.
+    pub name: String,
+    /// The description of the topic.
+    pub topic: Arc<Topic>,
+}
+
 /// The topics of an input. They are read at start, and again when an unknown topic appears.
 #[derive(Debug)]
 pub struct Topics {
@@ -94,13 +105,17 @@ impl Topics {
         Ok(topics)
     }
 
-    /// Returns the topics known so far.
+    /// Returns the topics known so far, in the order of their names.
     #[must_use]
-    pub fn known(&self) -> Vec<(String, Arc<Topic>)> {
+    pub fn known(&self) -> Vec<NamedTopic> {
         let known = self.lock();
         let all = known.values().flatten();
-        let all = all.map(|(name, topic)| (name.clone(), Arc::clone(topic)));
-        all.collect::<BTreeMap<_, _>>().into_iter().collect()
+        let all: BTreeMap<_, _> = all.collect();
+        let named = all.into_iter().map(|(name, topic)| NamedTopic {
+            name: name.clone(),
+            topic: Arc::clone(topic),
+        });
+        named.collect()
     }
 
     /// Returns the sources whose topics have the prefix. There are none for other programs, which
@@ -220,11 +235,10 @@ impl Topics {
     ///
     /// # Errors
     /// Returns an error if the request to Kafka fails.
-    pub async fn missing(&self) -> Result<Vec<(String, Arc<Topic>)>, KafkaFailure> {
+    pub async fn missing(&self) -> Result<Vec<NamedTopic>, KafkaFailure> {
         let there = self.admin.topics().await?;
         let mut missing = self.known();
-        missing.retain(|(name, _)| !there.contains_key(name));
-        missing.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        missing.retain(|known| !there.contains_key(&known.name));
         Ok(missing)
     }
 
@@ -233,10 +247,10 @@ impl Topics {
     /// # Errors
     /// Returns the errors of [`Topics::missing`].
     pub async fn warn_of_missing(&self) -> Result<(), KafkaFailure> {
-        for (topic, claimed) in self.missing().await? {
+        for missing in self.missing().await? {
             tracing::warn!(
-                topic,
-                source = claimed.source,
+                topic = missing.name,
+                source = missing.topic.source,
                 "the source has written to this topic, but the topic does not exist or this user \
                  may not read it: its entries are missing from what is read here"
             );
@@ -245,12 +259,12 @@ impl Topics {
     }
 
     fn unclaimed(&self, name: &str) -> ConsumerError {
-        let prefix = self.input.name();
-        ConsumerError::Refused(format!(
-            "topic {name} has records, but no state topic __{prefix}.state.* has a claim for it, so their \
-             source and format are unknown. Only oplog-producer may write to topics of the prefix {prefix}; \
-             remove the topic, or consume with the prefix that its producer has"
-        ))
+        let unclaimed = TopicError::Unclaimed {
+            topic: name.to_owned(),
+            prefix: self.input.name().to_owned(),
+            writer: None,
+        };
+        unclaimed.into()
     }
 
     async fn read(&self, followers: &mut BTreeMap<String, Follower>) -> Result<(), ConsumerError> {
@@ -324,7 +338,11 @@ impl Claims {
             let mut state = State::default();
             state
                 .apply(&key, record.value.as_deref())
-                .map_err(|error| unreadable(topic, record.offset, &error))?;
+                .map_err(|source| SavedStateError::State {
+                    topic: topic.to_owned(),
+                    offset: record.offset,
+                    source,
+                })?;
             if let Some(name) = key.strip_prefix("topic/") {
                 let claim = state.topics.remove(name);
                 if let Some(claim) = &claim {
@@ -354,19 +372,14 @@ impl Claims {
     }
 }
 
-fn unreadable(topic: &str, offset: i64, error: &StateError) -> ConsumerError {
-    ConsumerError::Refused(format!("state topic {topic}, offset {offset}: {error}"))
-}
-
-fn check_version(topic: &str, record: &TopicRecord) -> Result<(), ConsumerError> {
+fn check_version(topic: &str, record: &TopicRecord) -> Result<(), TopicError> {
     if record.format_version <= FORMAT_VERSION {
         return Ok(());
     }
-    Err(ConsumerError::Refused(format!(
-        "topic {topic} has format version {}; this program reads versions up to {FORMAT_VERSION}: \
-         use the consumer that came with its producer",
-        record.format_version
-    )))
+    Err(TopicError::NewerFormat {
+        topic: topic.to_owned(),
+        version: record.format_version,
+    })
 }
 
 #[cfg(test)]

@@ -122,10 +122,10 @@ fn null(name: &[u8], out: &mut DocumentBuilder<'_>) {
 /// Writes the binary data of a field with its bytes from the offset on replaced. The subtype stays
 /// the same. Writes null if the field is not binary or is too short.
 fn spliced(splice: Splice<'_>, field: Element<'_>, out: &mut DocumentBuilder<'_>) {
-    let kept = field
-        .binary()
-        .ok()
-        .and_then(|(subtype, bytes)| Some((subtype, bytes.get(..splice.offset)?)));
+    let kept = field.binary().ok().and_then(|binary| {
+        let kept = binary.bytes.get(..splice.offset)?;
+        Some((binary.subtype, kept))
+    });
     let Some((subtype, kept)) = kept else {
         return null(field.name, out);
     };

@@ -32,6 +32,14 @@
 //! state, leads to that state byte for byte, as long as every step is applied as a whole. For
 //! `$v: 1` modifiers the values are the same, but the order of the fields may differ. If a path
 //! leads through a value that is not a container, only that path is skipped.
+//!
+//! # Modules
+//!
+//! - `parse` reads the structure of a diff
+//! - `apply` applies a diff to a document
+//! - `modifiers` applies `$v: 1` modifiers
+//! - `describe` describes a diff as MongoDB's change events do
+//! - `fault` has the errors
 
 mod apply;
 mod describe;

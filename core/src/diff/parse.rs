@@ -202,7 +202,7 @@ fn splice(field: Element<'_>) -> Result<Splice<'_>, DiffError> {
     let wrong = || DiffFault::Splice(lossy(field.name));
     let splice = embedded(field)?;
     let offset = splice.get("o")?.ok_or_else(wrong)?.integer()?;
-    let (_, bytes) = splice.get("d")?.ok_or_else(wrong)?.binary()?;
+    let bytes = splice.get("d")?.ok_or_else(wrong)?.binary()?.bytes;
     Ok(Splice {
         offset: usize::try_from(offset).map_err(|_| wrong())?,
         bytes,

@@ -32,6 +32,17 @@
 //! become `$set` and `$unset`. The target applies them to its own document, where the type of `a`
 //! is known. A change that these operators cannot express becomes a diff, in which an ambiguous
 //! path is an error.
+//!
+//! # Modules
+//!
+//! - `recognize` recognizes the program that wrote a value
+//! - `entry` makes entries from the records of other programs; `update` converts the update of a
+//!   change event
+//! - `mongoshake` reads the BSON and JSON of MongoShake, `go_json` its default JSON, and
+//!   `raw_frame` its frames
+//! - `change_event` reads the change events of mongo-kafka
+//! - `debezium` reads Debezium's envelope; `connect` reads the JSON of Kafka Connect's converters
+//! - `error` has the reasons why a record cannot be decoded
 
 mod change_event;
 mod connect;

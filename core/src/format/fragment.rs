@@ -73,14 +73,26 @@ impl std::fmt::Display for Fragment {
     }
 }
 
+/// A fragment with its part of the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FragmentValue {
+    /// The fragment.
+    pub fragment: Fragment,
+    /// The place of its part.
+    pub value: Range<usize>,
+}
+
 /// Splits a value into parts of at most `room` bytes, in order. A `room` of 0 counts as 1.
-pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = (Fragment, Range<usize>)> {
+pub fn cut(value: Range<usize>, room: usize) -> impl Iterator<Item = FragmentValue> {
     let room = room.max(1);
     let count = u32::try_from(value.len().div_ceil(room)).unwrap_or(u32::MAX);
     let parts = (0..count).zip(value.clone().step_by(room));
     parts.map(move |(index, start)| {
         let end = start.saturating_add(room).min(value.end);
-        (Fragment { index, count }, start..end)
+        FragmentValue {
+            fragment: Fragment { index, count },
+            value: start..end,
+        }
     })
 }
 
@@ -201,7 +213,7 @@ mod tests {
             assert!(Fragment::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         let parts: Vec<_> = cut(5..15, 4)
-            .map(|(it, range)| (it.to_string(), range))
+            .map(|part| (part.fragment.to_string(), part.value))
             .collect();
         let expected = [("0/3", 5..9), ("1/3", 9..13), ("2/3", 13..15)];
         assert_eq!(
@@ -249,7 +261,7 @@ mod tests {
                 let value: Vec<u8> = (0..=250).cycle().take(length).collect();
                 let parts: Vec<_> = cut(0..length, room).collect();
                 let whole = parts.len() == 1;
-                for (fragment, range) in parts {
+                for FragmentValue { fragment, value: range } in parts {
                     prop_assert!(range.len() <= room && !range.is_empty());
                     let fragment = (!whole).then_some(fragment);
                     let part = Run::next(run, offset, fragment, || id(seconds)).unwrap();

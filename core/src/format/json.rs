@@ -22,7 +22,7 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::entry::{Entry, EntryError, Operation, Update};
 use crate::format::description::{write_diff, write_modifiers};
 use crate::format::looked_up::{CurrentDocument, DocumentBefore};
-use crate::format::{FORMAT_VERSION, FormatError, LARGE_TEXT};
+use crate::format::{Decoded, FORMAT_VERSION, FormatError, LARGE_TEXT};
 use crate::json::{self, Exactness, Mode};
 use crate::namespace::Namespace;
 use crate::position::{EntryId, Timestamp};
@@ -410,10 +410,7 @@ pub fn operation_type<'e>(entry: &Entry<'e>) -> Result<&'e [u8], EntryError> {
 }
 
 /// Decodes a change event and appends its entry to the arena.
-pub(super) fn decode(
-    value: Range<usize>,
-    arena: &mut Vec<u8>,
-) -> Result<(EntryId, Range<usize>), FormatError> {
+pub(super) fn decode(value: Range<usize>, arena: &mut Vec<u8>) -> Result<Decoded, FormatError> {
     let mut scratch = Vec::new();
     json::parse_document(arena.get(value).unwrap_or_default(), &mut scratch)?;
     let event = Event::read(Document::new(&scratch)?)?;
@@ -432,7 +429,8 @@ pub(super) fn decode(
     }
     let range = start..arena.len();
     Document::new(arena.get(range.clone()).unwrap_or_default())?;
-    Ok((event.id, range))
+    let id = event.id;
+    Ok(Decoded { id, range })
 }
 
 /// The fields of a change event from which an entry is built.

@@ -14,6 +14,19 @@
 //! | `json`, topic mode `snapshot` | one document ([`latest_state`]), for readers only | header `oplog-id` |
 //!
 //! A record that is too large for its topic is stored as [`fragment`]s.
+//!
+//! # Modules
+//!
+//! - `raw` is the raw frame: a batch of unchanged entries
+//! - `json` is the change event; `description` writes its `updateDescription`, and `envelope`
+//!   selects the shape of JSON values
+//! - `oplog` is the envelope with the fields of the entry itself
+//! - `debezium` is Debezium's envelope
+//! - `avro` is the change event as an Avro record
+//! - `latest_state` is the record of a topic with the latest state of each document
+//! - `looked_up` has the documents that were looked up for an entry
+//! - `fragment` splits records that are larger than their topic allows
+//! - `origin` describes the place and time at which a record is written
 
 pub mod avro;
 pub mod debezium;
@@ -352,7 +365,7 @@ pub fn first_entry(value: &[u8], oplog_id: Option<&[u8]>) -> Option<EntryId> {
     match oplog_id {
         Some(header) => {
             let text = std::str::from_utf8(header).ok()?;
-            Some(EntryId::parse_header(text).ok()?.1)
+            Some(EntryId::parse_header(text).ok()?.id)
         }
         None => raw::first_ts(value).map(|ts| EntryId { ts, ord: 0 }),
     }
@@ -380,8 +393,7 @@ pub fn decode(
             Ok(())
         }
         Format::Json(_) | Format::ReaderJson(_) => {
-            let (id, range) = json::decode(value, arena)?;
-            found.push(Decoded { id, range });
+            found.push(json::decode(value, arena)?);
             Ok(())
         }
         Format::Oplog(_) => {
@@ -392,8 +404,7 @@ pub fn decode(
         }
         Format::Debezium(_) | Format::Snapshot(_) => Err(FormatError::ForReaders),
         Format::Avro(_) | Format::ReaderAvro(_) => {
-            let (id, range) = avro::decode(value, arena)?;
-            found.push(Decoded { id, range });
+            found.push(avro::decode(value, arena)?);
             Ok(())
         }
     }
@@ -402,8 +413,7 @@ pub fn decode(
 fn id_in_header(oplog_id: Option<&[u8]>) -> Result<EntryId, FormatError> {
     let header = oplog_id.ok_or(FormatError::NoHeader(ID_HEADER))?;
     let text = std::str::from_utf8(header).map_err(|_| FormatError::HeaderText(ID_HEADER))?;
-    let (_, id) = EntryId::parse_header(text).map_err(FormatError::Header)?;
-    Ok(id)
+    Ok(EntryId::parse_header(text).map_err(FormatError::Header)?.id)
 }
 
 #[cfg(test)]

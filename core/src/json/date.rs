@@ -51,7 +51,8 @@ pub(super) fn write(millis: i64, out: &mut Vec<u8>) -> bool {
     set_digits(time / 1000 % 60, [s1, s2]);
     set_digits(time % 1000, [f1, f2, f3]);
     if time % 1000 == 0 {
-        out.extend_from_slice(text.first_chunk::<19>().unwrap_or(&[0; 19]));
+        let (seconds, _) = text.split_at(19);
+        out.extend_from_slice(seconds);
         out.push(b'Z');
     } else {
         out.extend_from_slice(&text);
@@ -61,7 +62,7 @@ pub(super) fn write(millis: i64, out: &mut Vec<u8>) -> bool {
 
 fn set_digits<const N: usize>(mut value: i64, places: [&mut u8; N]) {
     for place in places.into_iter().rev() {
-        *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        *place = b'0' + u8::try_from(value % 10).expect("a digit of a number that is not negative");
         value /= 10;
     }
 }

@@ -56,7 +56,7 @@ impl Decimal {
         } else {
             (EXPONENT_SHIFT, bits & COEFFICIENT_MASK)
         };
-        let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).unwrap_or_default();
+        let biased = i32::try_from((bits >> shift) & EXPONENT_MASK).expect("the mask has 14 bits");
         // A coefficient out of range counts as zero, as IEEE 754-2008 requires.
         let coefficient = if coefficient > MAX_COEFFICIENT {
             0
@@ -80,7 +80,8 @@ impl Decimal {
                 coefficient,
                 exponent,
             } => {
-                let biased = u128::try_from(exponent + EXPONENT_BIAS).unwrap_or_default();
+                let biased = u128::try_from(exponent + EXPONENT_BIAS)
+                    .expect("a biased exponent is not negative");
                 (negative, (biased << EXPONENT_SHIFT) | coefficient)
             }
         };
@@ -131,7 +132,10 @@ impl Decimal {
         let significand = parts.next()?;
         let exponent = parts.next().map_or(Some(0), parse_exponent)?;
         let (coefficient, exponent) = parse_significand(significand, exponent)?;
-        let (coefficient, exponent) = fit(coefficient, exponent)?;
+        let Scaled {
+            coefficient,
+            exponent,
+        } = fit(coefficient, exponent)?;
         Some(Self::Finite {
             negative,
             coefficient,
@@ -141,7 +145,7 @@ impl Decimal {
 }
 
 fn length(digits: &[u8]) -> i32 {
-    i32::try_from(digits.len()).unwrap_or(i32::MAX)
+    i32::try_from(digits.len()).expect("a Decimal128 has at most 34 digits")
 }
 
 fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
@@ -164,7 +168,7 @@ fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
 
 /// Writes digits with the point `-exponent` places before their end.
 fn write_plain(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
-    let places = usize::try_from(exponent.unsigned_abs()).unwrap_or_default();
+    let places = usize::try_from(exponent.unsigned_abs()).expect("32 bits fit");
     if places == 0 {
         return out.extend_from_slice(digits);
     }
@@ -228,9 +232,18 @@ fn parse_significand(text: &[u8], mut exponent: i64) -> Option<(u128, i64)> {
     any.then_some((coefficient, exponent))
 }
 
+/// A coefficient and an exponent that a Decimal128 can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scaled {
+    /// The coefficient.
+    pub(crate) coefficient: u128,
+    /// The exponent of 10.
+    pub(crate) exponent: i32,
+}
+
 /// Moves zeros between coefficient and exponent to bring the exponent into range. Returns `None` if
 /// that would round the value.
-pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32)> {
+pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<Scaled> {
     let (min, max) = (i64::from(MIN_EXPONENT), i64::from(MAX_EXPONENT));
     if coefficient == 0 {
         exponent = exponent.clamp(min, max);
@@ -243,9 +256,13 @@ pub(crate) fn fit(mut coefficient: u128, mut exponent: i64) -> Option<(u128, i32
         coefficient /= 10;
         exponent += 1;
     }
-    (min..=max)
+    let exponent = i32::try_from(exponent).ok()?;
+    (MIN_EXPONENT..=MAX_EXPONENT)
         .contains(&exponent)
-        .then_some((coefficient, i32::try_from(exponent).ok()?))
+        .then_some(Scaled {
+            coefficient,
+            exponent,
+        })
 }
 
 #[cfg(test)]

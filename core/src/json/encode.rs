@@ -5,7 +5,9 @@ use super::names::Names;
 use super::number::{self, CANONICAL_NAN, Number, write_integer};
 use super::text::{hex_pair, write_base64, write_object_id, write_string};
 use super::{Exactness, Mode, date, wrapper};
-use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
+use crate::document::{
+    Binary, CodeWithScope, DbPointer, Document, Element, MAX_DEPTH, Malformed, Regex, kind,
+};
 
 /// Appends a document's text to `out`, without spaces.
 ///
@@ -156,7 +158,7 @@ impl Writer<'_> {
             kind::BOOLEAN => self.boolean(element)?,
             kind::NULL => self.put(b"null"),
             kind::CODE_WITH_SCOPE => {
-                let (code, scope) = element.code_with_scope()?;
+                let CodeWithScope { code, scope } = element.code_with_scope()?;
                 self.put(br#"{"$code":"#);
                 self.string(code);
                 self.put(br#","$scope":"#);
@@ -183,7 +185,7 @@ impl Writer<'_> {
                 self.put(b"}}");
             }
             kind::REGEX => {
-                let (pattern, options) = element.regex()?;
+                let Regex { pattern, options } = element.regex()?;
                 self.put(br#"{"$regularExpression":{"pattern":"#);
                 self.string(pattern);
                 self.put(br#","options":"#);
@@ -194,9 +196,9 @@ impl Writer<'_> {
             kind::SYMBOL => self.wrapped_string(br#"{"$symbol":"#, element)?,
             kind::CODE => self.wrapped_string(br#"{"$code":"#, element)?,
             kind::DB_POINTER => {
-                let (namespace, id) = element.db_pointer()?;
+                let DbPointer { ns, id } = element.db_pointer()?;
                 self.put(br#"{"$dbPointer":{"$ref":"#);
-                self.string(namespace);
+                self.string(ns);
                 self.put(br#","$id":{"$oid":""#);
                 write_object_id(&id, self.out);
                 self.put(br#""}}}"#);
@@ -303,7 +305,7 @@ impl Writer<'_> {
     }
 
     fn binary(&mut self, element: Element<'_>) -> Result<(), Malformed> {
-        let (subtype, mut bytes) = element.binary()?;
+        let Binary { subtype, mut bytes } = element.binary()?;
         if subtype == wrapper::OLD_BINARY {
             // Subtype 2 repeats the length inside the value. The text omits it.
             match wrapper::inner_binary(bytes) {

@@ -29,6 +29,15 @@
 //! a plain document: the specification requires an error, but documents with such names exist. An
 //! event with such a document must remain readable, because it also contains the original bytes of
 //! the entry.
+//!
+//! # Modules
+//!
+//! - `encode` writes raw BSON as text; `decode` parses text
+//! - `wrapper` reads the objects that represent a typed value
+//! - `number` writes numbers; `decimal` is Decimal128, and `order` compares numbers of all types
+//! - `date` writes dates
+//! - `text` writes strings, hex and base64
+//! - `names` detects names that occur twice in an object
 
 mod date;
 pub(crate) mod decimal;

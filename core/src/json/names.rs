@@ -75,7 +75,7 @@ fn has_repeated_name(document: Document<'_>) -> bool {
 #[inline]
 fn hash(name: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let length = u64::try_from(name.len()).unwrap_or_default();
+    let length = name.len() as u64;
     let (head, tail) = match (name.first_chunk::<8>(), name.last_chunk::<8>()) {
         (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
         _ => match (name.first_chunk::<4>(), name.last_chunk::<4>()) {

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use super::decimal::{self, Decimal};
+use super::decimal::{self, Decimal, Scaled};
 use crate::document::{Element, Malformed, exact_integer, kind};
 
 /// The exponent of the greatest power of five below 10^34. No greater one divides a coefficient.
@@ -154,15 +154,25 @@ impl Number {
         }
     }
 
-    /// Returns the BSON type and the bytes of this form. Different numbers have different bytes.
-    pub(crate) fn to_bson(self) -> (u8, Value) {
-        match self {
+    /// Returns this form as a BSON value. Different numbers have different bytes.
+    pub(crate) fn to_bson(self) -> BsonNumber {
+        let (kind, value) = match self {
             Self::NaN => (kind::DOUBLE, Value::Eight(CANONICAL_NAN.to_le_bytes())),
             Self::Integer(value) => (kind::INT64, Value::Eight(value.to_le_bytes())),
             Self::Double(value) => (kind::DOUBLE, Value::Eight(value.to_le_bytes())),
             Self::Decimal(value) => (kind::DECIMAL128, Value::Sixteen(value.to_bytes())),
-        }
+        };
+        BsonNumber { kind, value }
     }
+}
+
+/// A number as a BSON value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BsonNumber {
+    /// The BSON type.
+    pub(crate) kind: u8,
+    /// The bytes.
+    pub(crate) value: Value,
 }
 
 /// The bytes of a number's form.
@@ -254,9 +264,11 @@ impl Stripped {
     }
 
     fn to_bytes(self) -> [u8; 16] {
-        // A value that was read from 16 bytes also fits into 16 bytes.
-        let (coefficient, exponent) =
-            decimal::fit(self.coefficient, self.exponent.into()).unwrap_or_default();
+        let Scaled {
+            coefficient,
+            exponent,
+        } = decimal::fit(self.coefficient, self.exponent.into())
+            .expect("a value that was read from 16 bytes also fits into 16 bytes");
         Decimal::Finite {
             negative: self.negative,
             coefficient,
@@ -268,11 +280,13 @@ impl Stripped {
 
 /// Returns a power of two exactly. The exponent must be that of a normal double.
 fn power_of_two(exponent: i32) -> f64 {
-    f64::from_bits(u64::try_from(exponent + 1023).unwrap_or_default() << 52)
+    f64::from_bits(
+        u64::try_from(exponent + 1023).expect("the exponent is that of a normal double") << 52,
+    )
 }
 
 fn signed(count: u32) -> i32 {
-    i32::try_from(count).unwrap_or_default()
+    i32::try_from(count).expect("a number of bits or digits is small")
 }
 
 pub(super) fn digit_count(coefficient: u128) -> i32 {
@@ -341,7 +355,8 @@ mod tests {
             let (left, right) = (Number::from_double(double), decimal(same));
             assert_eq!(left.cmp(&right), Ordering::Equal, "{double}");
             assert_eq!(text(left), text(right));
-            assert_eq!(left.to_bson().1.as_ref(), right.to_bson().1.as_ref());
+            let (left, right) = (left.to_bson().value, right.to_bson().value);
+            assert_eq!(left.as_ref(), right.as_ref());
         }
         assert!(
             matches!(decimal("1E+23"), Number::Decimal(_)),

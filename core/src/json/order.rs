@@ -70,7 +70,8 @@ impl Number {
             Self::Integer(value) => {
                 let mut digits = Vec::with_capacity(20);
                 write_integer(value.unsigned_abs(), &mut digits);
-                let exponent = i32::try_from(digits.len()).unwrap_or_default() - 1;
+                let exponent =
+                    i32::try_from(digits.len()).expect("an integer has at most 19 digits") - 1;
                 strip_zeros(&mut digits);
                 Scientific {
                     negative: value < 0,
@@ -86,12 +87,16 @@ impl Number {
 /// Returns all digits of a double. At most 767 are significant.
 fn double_digits(value: f64) -> Scientific {
     let text = format!("{:.766e}", value.abs());
-    let (significand, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (significand, exponent) = text
+        .split_once('e')
+        .expect("the format of a finite double has an exponent");
     let mut digits: Vec<u8> = significand.bytes().filter(u8::is_ascii_digit).collect();
     strip_zeros(&mut digits);
     Scientific {
         negative: value.is_sign_negative(),
-        exponent: exponent.parse().unwrap_or_default(),
+        exponent: exponent
+            .parse()
+            .expect("the exponent of a double is a number"),
         digits,
     }
 }

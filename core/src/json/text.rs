@@ -102,7 +102,8 @@ pub(super) fn hex_pair(byte: u8) -> [u8; 2] {
 }
 
 fn hex_digit(nibble: u8) -> u8 {
-    HEX.get(usize::from(nibble)).copied().unwrap_or(b'0')
+    *HEX.get(usize::from(nibble))
+        .expect("four bits have 16 values")
 }
 
 /// Writes an ObjectId's 24 hex digits.
@@ -142,8 +143,10 @@ pub(super) fn hex_value(digit: u8) -> Option<u8> {
 pub(crate) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let space = out.get_mut(start..).unwrap_or_default();
-    let written = STANDARD.encode_slice(bytes, space).unwrap_or_default();
+    let space = out.get_mut(start..).expect("it was reserved");
+    let written = STANDARD
+        .encode_slice(bytes, space)
+        .expect("four bytes were reserved for each three");
     out.truncate(start + written);
 }
 

@@ -1,7 +1,7 @@
 //! The identity of an `_id`: bytes that are the same for equal `_id`s and differ for others.
 
-use crate::document::{Document, Element, MAX_DEPTH, Malformed, kind};
-use crate::json::number::Number;
+use crate::document::{CodeWithScope, Document, Element, MAX_DEPTH, Malformed, kind};
+use crate::json::number::{BsonNumber, Number};
 
 /// Appends a type byte and a BSON value to `out`. Two `_id`s have the same bytes if and only if
 /// MongoDB regards them as equal under the simple collation.
@@ -25,7 +25,7 @@ pub fn write_id_identity(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malfo
 /// Appends the value's normal form and returns its type.
 fn write_value(element: Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result<u8, Malformed> {
     if let Some(number) = Number::of(element)? {
-        let (kind, value) = number.to_bson();
+        let BsonNumber { kind, value } = number.to_bson();
         out.extend_from_slice(value.as_ref());
         return Ok(kind);
     }
@@ -33,7 +33,7 @@ fn write_value(element: Element<'_>, depth: usize, out: &mut Vec<u8>) -> Result<
         kind::DOCUMENT => write_document(element.document()?, depth + 1, out)?,
         kind::ARRAY => write_array(element.document()?, depth + 1, out)?,
         kind::CODE_WITH_SCOPE => {
-            let (code, scope) = element.code_with_scope()?;
+            let CodeWithScope { code, scope } = element.code_with_scope()?;
             let start = out.len();
             out.extend_from_slice(&[0; 4]);
             out.extend_from_slice(&length(code.len() + 1));

@@ -24,6 +24,11 @@
 //! Double 0.1 and Decimal 0.1 are different numbers and different `_id`s (the double is
 //! 0.1000000000000000055…), but they share the key `0.1`. So do an ObjectId and a document
 //! `{"$oid": …}`. To distinguish documents, compare their [`write_id_identity`].
+//!
+//! # Modules
+//!
+//! - `identity` writes the identity of an `_id`
+//! - `partition` chooses the partition of a key
 
 mod identity;
 mod partition;

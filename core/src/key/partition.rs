@@ -1,6 +1,6 @@
 //! The partition of a key, as Kafka's Java clients choose it.
 
-/// Returns the partition of a key among `partitions`: murmur2 as in Kafka's default partitioner, so
+/// Returns the partition of a key among `partitions`, a number of 31 bits: murmur2 as in Kafka's default partitioner, so
 /// that the topics are co-partitioned with topics of Java clients that have the same number of
 /// partitions. Returns zero if `partitions` is zero.
 #[must_use]

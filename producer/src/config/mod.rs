@@ -1,4 +1,11 @@
 //! Checked settings of each command. The check of a command's arguments reports all faults at once.
+//!
+//! # Modules
+//!
+//! - `arguments` defines the commands and flags
+//! - `format` checks the flags that describe the format of record values
+//! - `lookup` checks the flags that select the documents to look up
+//! - `registry` checks the flags of the schema registry
 
 pub mod arguments;
 mod format;

@@ -9,6 +9,7 @@ use oplog_relay_core::snapshot::{Captured, FIRST_ORD};
 
 use super::{Encoder, HandOn, write_state};
 use crate::encode::chunk::Chunk;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::{Copied, Work};
 
@@ -95,10 +96,8 @@ impl Encoder {
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
         if self.place.reads >= MOST_READS {
-            return Err(ProducerError::Undecodable(format!(
-                "a full sync has sent {MOST_READS} entries at {at} and the source has no later \
-                 entry to continue from: write any document to the source and start again"
-            )));
+            let most = MOST_READS;
+            return Err(EntryFault::TooManyReads { most, at }.into());
         }
         let id = EntryId {
             ts: at.ts,

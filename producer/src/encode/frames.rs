@@ -87,7 +87,7 @@ impl Frames {
         let Some(frames) = self.topics.get_mut(to.topic.0) else {
             return;
         };
-        let index = usize::try_from(to.partition).unwrap_or(0);
+        let index = usize::try_from(to.partition).expect("a partition is not negative");
         let Some(frame) = frames.partitions.get_mut(index) else {
             return;
         };

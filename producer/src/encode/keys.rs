@@ -88,5 +88,5 @@ impl Encoder {
 }
 
 fn choose(key: &[u8], partitions: u32) -> i32 {
-    i32::try_from(partition_for(key, partitions)).unwrap_or(0)
+    i32::try_from(partition_for(key, partitions)).expect("the hash of a key has 31 bits")
 }

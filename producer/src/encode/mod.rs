@@ -10,7 +10,7 @@
 //! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
 //!   depend on them
 //! - `for_readers`: topics that are for readers only; `keys`: the keys of records; `lookup`: the
-//!   current documents of updates; [`router_headers`]: headers for programs that route records
+//!   current documents of updates, and the documents before changes; [`router_headers`]: headers for programs that route records
 //! - `transaction`: the operations of a commit; `copy`: the documents of a full sync; `routing`: a
 //!   change of the routing rules
 
@@ -22,7 +22,6 @@ mod for_readers;
 mod frames;
 mod keys;
 mod lookup;
-mod lookup_before;
 pub mod record;
 pub mod router_headers;
 mod routing;
@@ -53,8 +52,9 @@ use crate::encode::keys::KeyedRecord;
 use crate::encode::record::{Written, write_entry};
 use crate::encode::router_headers::{About, RouterHeaders};
 use crate::encode::state_records::write_topic;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
-use crate::prepare::lookup::{Lookup, LookupBefore};
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
@@ -105,9 +105,9 @@ pub struct Encoder {
     /// Limit of the size of chunks if Kafka is slow.
     pace: Pace,
     /// The documents of updates, if they are looked up.
-    lookup: Option<Lookup>,
+    current: Option<CurrentLookup>,
     /// The documents before changes, if they are looked up.
-    before: Option<Box<LookupBefore>>,
+    before: Option<Box<BeforeLookup>>,
 }
 
 /// A topic that the encoder writes to.
@@ -185,7 +185,7 @@ impl Encoder {
             },
             held: FxHashSet::default(),
             pace: Pace::new(TRANSACTION_TIMEOUT),
-            lookup: None,
+            current: None,
             before: None,
         }
     }
@@ -226,7 +226,7 @@ impl Encoder {
                 break;
             };
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
-            if self.lookup.is_some() {
+            if self.current.is_some() {
                 self.look_up_ahead(&entry, &rest)?;
             }
             if self.before.is_some() {
@@ -331,10 +331,11 @@ impl Encoder {
                 self.encode_drop_database(entry, done, chunk, hand_on)?;
             }
             _ if done > 0 => {
-                return Err(ProducerError::Undecodable(format!(
-                    "the saved position is inside a transaction at {}, but that entry is {:?}",
-                    entry.ts, entry.operation
-                )));
+                return Err(EntryFault::NotATransaction {
+                    entry: entry.ts,
+                    operation: entry.operation,
+                }
+                .into());
             }
             Seen::Plain => {
                 let id = EntryId {
@@ -392,11 +393,12 @@ impl Encoder {
     fn operations_done(&self, entry: &Entry<'_>) -> Result<u32, ProducerError> {
         match self.place.position {
             Some(end) if entry.ts == end.ts && end.ord > 0 => Ok(end.ord),
-            Some(end) if entry.ts <= end.ts => Err(ProducerError::Undecodable(format!(
-                "ts goes backwards in the source: entry {} of {:?} after {end}. The oplog \
-                 of MongoDB never does this; concurrent writers of FerretDB can cause it",
-                entry.ts, entry.ns
-            ))),
+            Some(end) if entry.ts <= end.ts => Err(EntryFault::GoesBackwards {
+                entry: entry.ts,
+                ns: entry.ns.to_owned(),
+                after: end,
+            }
+            .into()),
             _ => Ok(0),
         }
     }

@@ -162,8 +162,8 @@ fn write_state_record(
     timestamp: i64,
     chunk: &mut Chunk,
 ) -> Result<(), ProducerError> {
-    let value = serde_json::to_vec(record)
-        .map_err(|error| ProducerError::Usage(format!("state {key}: {error}")))?;
+    let value =
+        serde_json::to_vec(record).expect("a record of the state has only what JSON can express");
     write_state(key, &value, timestamp, chunk);
     Ok(())
 }

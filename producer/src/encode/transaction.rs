@@ -4,7 +4,7 @@ use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, TxnPlace};
 use oplog_relay_core::position::EntryId;
 
-use super::lookup_before::first_place;
+use super::lookup::first_place;
 use super::{Encoder, HandOn};
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
@@ -105,7 +105,7 @@ impl Encoder {
         let mut place = first_place(part, commit);
         loop {
             let is_new = split.ord >= split.done;
-            if is_new && self.lookup.is_some() {
+            if is_new && self.current.is_some() {
                 self.look_up_operations(commit, &operations)?;
             }
             if is_new && self.before.is_some() {

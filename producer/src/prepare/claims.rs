@@ -16,6 +16,7 @@ use oplog_relay_runtime::kafka::{Admin, Follower, Reader};
 use tokio::sync::Mutex;
 
 use crate::error::ProducerError;
+use crate::prepare::topics::error::TopicError;
 use crate::saved::checkpoint::apply;
 
 /// The other sources of a prefix, and their topics.
@@ -31,14 +32,14 @@ impl OtherSources {
     /// Returns an error if another source owns a topic.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`].
-    pub fn check_owner(&self, topic: &str) -> Result<(), ProducerError> {
+    /// [`TopicError::OtherOwner`].
+    pub fn check_owner(&self, topic: &str) -> Result<(), TopicError> {
         match self.topics.get(topic) {
             None => Ok(()),
-            Some(owner) => Err(ProducerError::Usage(format!(
-                "topic {topic} belongs to source {owner:?}: two sources cannot share a topic. Give \
-                 this source its own --topic-prefix, or exclude the namespace"
-            ))),
+            Some(owner) => Err(TopicError::OtherOwner {
+                topic: topic.to_owned(),
+                owner: owner.clone(),
+            }),
         }
     }
 }
@@ -79,7 +80,7 @@ impl Claims {
     /// Returns the current claims.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for a state that cannot be read.
+    /// [`ProducerError::Kafka`], or a [`SavedError`] for a state that cannot be read.
     pub async fn read(&self) -> Result<OtherSources, ProducerError> {
         let names = self.admin.topics().await?;
         let mut followed = self.followed.lock().await;
@@ -132,6 +133,6 @@ impl Followee {
         }
         let applied = apply(&mut state, self.follower.topic(), &newer.records);
         self.topics = state.topics;
-        applied
+        Ok(applied?)
     }
 }

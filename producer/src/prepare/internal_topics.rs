@@ -5,13 +5,14 @@ use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, NewTopicShape, TopicSettings};
 
 use crate::error::ProducerError;
+use crate::prepare::topics::error::InternalSetting;
+use crate::prepare::topics::error::TopicError;
 use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
 
 /// Creates the internal topics of a source if they are missing, and checks the settings of both.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a topic that is not suitable; [`ProducerError::Kafka`];
-/// [`ProducerError::Refused`].
+/// [`TopicError::Internal`] for a topic that is not suitable; the errors of Kafka.
 pub async fn ensure_internal_topic(
     admin: &Admin,
     prefix: &str,
@@ -40,18 +41,14 @@ pub async fn ensure_internal_topic(
     Ok(())
 }
 
-fn check(name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
-    let refuse = |reason: String| {
-        Err(ProducerError::Usage(format!(
-            "topic {name} {reason}. It contains the state that this source needs after a restart"
-        )))
+fn check(name: &str, settings: &TopicSettings) -> Result<(), TopicError> {
+    let refuse = |setting| {
+        let topic = name.to_owned();
+        Err(TopicError::Internal { topic, setting })
     };
     if settings.partitions != 1 {
-        return refuse(format!(
-            "has {} partitions and must have one: create it again with one partition, or delete it \
-             if nothing was ever produced under this --topic-prefix",
-            settings.partitions
-        ));
+        let partitions = settings.partitions;
+        return refuse(InternalSetting::Partitions { partitions });
     }
     let policy = settings.cleanup_policy.as_deref().unwrap_or("compact");
     let deletes = policy.split(',').any(|part| part.trim() == "delete");
@@ -60,21 +57,19 @@ fn check(name: &str, settings: &TopicSettings) -> Result<(), ProducerError> {
         ("retention.bytes", settings.retention_bytes),
     ] {
         if let Some(value) = value.filter(|value| deletes && *value >= 0) {
-            return refuse(format!(
-                "has cleanup.policy={policy} and {limit}={value}, so Kafka would delete its \
-                 records. Set cleanup.policy=compact (kafka-configs --alter --entity-type topics \
-                 --entity-name {name} --add-config cleanup.policy=compact)"
-            ));
+            return refuse(InternalSetting::Deletes {
+                topic: name.to_owned(),
+                policy: policy.to_owned(),
+                limit,
+                value,
+            });
         }
     }
     if let Some(limit) = settings
         .timestamp_after_max_ms
         .filter(|limit| *limit < CLOCK_MARGIN_MS)
     {
-        return refuse(format!(
-            "has message.timestamp.after.max.ms={limit}, so records of a source whose clock is \
-             slightly ahead would be refused. Set it to 3600000 or more"
-        ));
+        return refuse(InternalSetting::FutureRefused { limit });
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use super::{Publisher, unknown_topic};
 use crate::encode::barrier::{BarrierRequest, BarrierTopic};
 use crate::encode::chunk::{Chunk, TopicIndex};
 use crate::error::ProducerError;
+use crate::publish::log_end_offsets::PartitionedTopic;
 
 /// The offsets of the next records in the open transaction, by topic and partition. It contains only
 /// topics that had a barrier in this transaction.
@@ -40,7 +41,7 @@ impl NextOffsets {
 
     fn count_known(&mut self, topic: TopicIndex, partition: i32) {
         let offsets = self.0.get_mut(&topic);
-        let partition = usize::try_from(partition).unwrap_or(usize::MAX);
+        let partition = usize::try_from(partition).expect("a partition is not negative");
         if let Some(next) = offsets.and_then(|offsets| offsets.get_mut(partition)) {
             *next += 1;
         }
@@ -83,7 +84,7 @@ impl Publisher {
                 continue;
             }
             if self.is_untouched(*topic, *partitions)? {
-                let none = usize::try_from(*partitions).unwrap_or_default();
+                let none = usize::try_from(*partitions).expect("32 bits fit");
                 self.next_offsets.0.insert(*topic, vec![0; none]);
             } else {
                 missing.push((*topic, *partitions));
@@ -99,7 +100,10 @@ impl Publisher {
         self.drain()?;
         let mut named = Vec::with_capacity(missing.len());
         for (topic, partitions) in &missing {
-            named.push((self.topic_name(*topic)?.to_owned(), *partitions));
+            named.push(PartitionedTopic {
+                name: self.topic_name(*topic)?.to_owned(),
+                partitions: *partitions,
+            });
         }
         let ends = self.ends.read(&named)?;
         let topics = missing.into_iter().map(|(topic, _)| topic);
@@ -124,7 +128,10 @@ impl Publisher {
         let mut expected = Vec::with_capacity(named.capacity());
         for (topic, offsets) in &self.next_offsets.0 {
             let partitions = u32::try_from(offsets.len()).unwrap_or(u32::MAX);
-            named.push((self.topic_name(*topic)?.to_owned(), partitions));
+            named.push(PartitionedTopic {
+                name: self.topic_name(*topic)?.to_owned(),
+                partitions,
+            });
             expected.push(offsets);
         }
         let found = self.ends.read(&named)?;
@@ -140,11 +147,12 @@ impl Publisher {
 
 /// Fails if a partition does not end at the counted offset.
 fn check_offsets(
-    names: &[(String, u32)],
+    topics: &[PartitionedTopic],
     expected: &[&Vec<i64>],
     found: &[Vec<i64>],
 ) -> Result<(), ProducerError> {
-    for ((name, _), (expected, found)) in names.iter().zip(expected.iter().zip(found)) {
+    for (topic, (expected, found)) in topics.iter().zip(expected.iter().zip(found)) {
+        let name = &topic.name;
         for (partition, (expected, found)) in expected.iter().zip(found).enumerate() {
             if expected != found {
                 return Err(ProducerError::kafka(
@@ -182,8 +190,11 @@ mod tests {
 
     #[test]
     fn another_writer_is_detected() {
-        let names = [("cdc.a.b".to_owned(), 2)];
-        let check = |found| check_offsets(&names, &[&vec![7, 11]], &[found]);
+        let topics = [PartitionedTopic {
+            name: "cdc.a.b".to_owned(),
+            partitions: 2,
+        }];
+        let check = |found| check_offsets(&topics, &[&vec![7, 11]], &[found]);
         assert!(check(vec![7, 11]).is_ok());
         let error = check(vec![7, 12]).err().map(|error| error.to_string());
         let error = error.unwrap_or_default();

@@ -11,6 +11,7 @@ use rdkafka::message::{BorrowedMessage, DeliveryResult, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
 use super::RECORD_OVERHEAD;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 
 /// The context of the client. It keeps the first delivery failure, or a final one if there is any, and
@@ -111,9 +112,11 @@ impl ProducerContext for PublisherContext {
 
 /// Returns the error for a record that is larger than its topic accepts.
 pub(crate) fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
-    ProducerError::Undecodable(format!(
-        "a record of {bytes} bytes for {place} is larger than its topic accepts ({limit} bytes): \
-         raise max.message.bytes of the topic, or give --oversize split with --format bson or raw \
-         (only oplog-consumer can reassemble the fragments)"
-    ))
+    let place = place.to_owned();
+    EntryFault::TooLarge {
+        place,
+        bytes,
+        limit,
+    }
+    .into()
 }

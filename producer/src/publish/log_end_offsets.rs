@@ -16,6 +16,15 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// Time for which transient failures are retried: well below the transaction timeout.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A topic with its number of partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionedTopic {
+    /// The name of the topic.
+    pub name: String,
+    /// The number of its partitions.
+    pub partitions: u32,
+}
+
 /// A reader of end offsets. It connects at the first request.
 pub struct Ends {
     config: ClientConfig,
@@ -46,7 +55,7 @@ impl Ends {
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].
-    pub fn read(&mut self, topics: &[(String, u32)]) -> Result<Vec<Vec<i64>>, ProducerError> {
+    pub fn read(&mut self, topics: &[PartitionedTopic]) -> Result<Vec<Vec<i64>>, ProducerError> {
         let begun = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -63,13 +72,13 @@ impl Ends {
         }
     }
 
-    fn request(&mut self, topics: &[(String, u32)]) -> KafkaResult<Vec<Vec<i64>>> {
+    fn request(&mut self, topics: &[PartitionedTopic]) -> KafkaResult<Vec<Vec<i64>>> {
         let client = match &self.client {
             Some(client) => client,
             None => self.client.insert(self.config.create()?),
         };
         let mut list = TopicPartitionList::new();
-        for (name, partitions) in topics {
+        for PartitionedTopic { name, partitions } in topics {
             let last = i32::try_from(*partitions).unwrap_or(i32::MAX) - 1;
             list.add_partition_range(name, 0, last);
         }
@@ -78,7 +87,7 @@ impl Ends {
         let found = client.offsets_for_times(list, REQUEST)?;
         topics
             .iter()
-            .map(|(name, partitions)| {
+            .map(|PartitionedTopic { name, partitions }| {
                 (0..i32::try_from(*partitions).unwrap_or(i32::MAX))
                     .map(|partition| end_of(&found, name, partition))
                     .collect()

@@ -21,9 +21,21 @@
 //! spins (a quarter of the publisher); replies of 9 MB, whose memory the allocator returned to the
 //! system and paged in again (0.7 µs per entry); 16 MiB in flight instead of 8, which left the
 //! processor's cache before they were packed into requests (0.3 µs per entry).
+//!
+//! # Modules
+//!
+//! - `barriers` writes commands and their barriers, which contain offsets; `log_end_offsets` reads
+//!   those offsets
+//! - `known_partitions` knows the partitions in which the broker has the state of this producer;
+//!   `first_record` sends the first record of the others
+//! - `delivery` receives the delivery reports; `waiting` waits for them
+//! - `pace` limits the bytes in flight
+//! - `single_record` sends a record outside of any transaction
+//! - `error` has the reasons why records can never be written
 
 mod barriers;
 mod delivery;
+pub mod error;
 pub(crate) mod first_record;
 pub(crate) mod known_partitions;
 pub mod log_end_offsets;
@@ -46,7 +58,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, RecordHeader};
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
+use crate::publish::error::PublishError;
 use crate::publish::log_end_offsets::Ends;
 use crate::telemetry::latency::CommitTimes;
 
@@ -131,20 +145,32 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
+/// The sizes of the records that a publisher sends.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordSizes {
+    /// The policy for records that are larger than their topic accepts.
+    pub oversize: Oversize,
+    /// The smallest limit of the topics in bytes.
+    pub smallest_limit: usize,
+}
+
 impl Publisher {
     /// Opens a producer and fences every older one of the same source. The checkpoint is safe to read
-    /// only after this. `smallest` is the smallest size limit of the topics in bytes. Batches are no
-    /// larger, so that no record is refused because of others in its batch.
+    /// only after this. Batches are no larger than the smallest limit of the topics, so that no
+    /// record is refused because of others in its batch.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not
-    /// accept; [`ProducerError::Refused`] if a permission is missing; [`ProducerError::Fenced`].
+    /// [`ProducerError::Kafka`]; [`PublishError`] for options that the client does not
+    /// accept, and if a permission is missing; [`ProducerError::Fenced`].
     pub fn open(
         options: &KafkaOptions,
         transactional_id: &str,
         position_topic: &str,
         source: &str,
-        (oversize, smallest): (Oversize, usize),
+        RecordSizes {
+            oversize,
+            smallest_limit: smallest,
+        }: RecordSizes,
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
         let transaction_timeout = transaction_timeout(options);
@@ -175,7 +201,7 @@ impl Publisher {
             .set("delivery.report.only.error", "true");
         let producer: BaseProducer<PublisherContext> = config
             .create_with_context(PublisherContext::default())
-            .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+            .map_err(|source| PublishError::Options { source })?;
         let publisher = Self {
             producer,
             transactional_id: transactional_id.to_owned(),
@@ -210,7 +236,9 @@ impl Publisher {
         }
         let id = &self.transactional_id;
         let right = format!("Write on the transactional id {id}");
-        ProducerError::Refused(format!("{}: {error}", with_right(doing, error, &right)))
+        let doing = with_right(doing, error, &right);
+        let source = error.clone();
+        PublishError::NotOpened { doing, source }.into()
     }
 
     /// Sets the limit of the bytes in flight, which the publisher also adjusts, and the health to
@@ -315,13 +343,13 @@ impl Publisher {
             return Ok(room);
         }
         let key = record.key.as_ref().map(|key| chunk.bytes(key));
-        Err(ProducerError::Undecodable(format!(
-            "topic {} accepts batches of {} bytes, which is too small for a record with the key {} \
-             even in fragments; raise its max.message.bytes",
-            topic.name,
-            topic.max_bytes,
-            shorten(&String::from_utf8_lossy(key.unwrap_or_default()))
-        )))
+        let key = String::from_utf8_lossy(key.unwrap_or_default());
+        Err(EntryFault::NoRoom {
+            topic: topic.name.clone(),
+            limit: topic.max_bytes,
+            key: shorten(&key).to_owned(),
+        }
+        .into())
     }
 
     #[cold]
@@ -331,11 +359,11 @@ impl Publisher {
         record: &EncodedRecord,
         room: usize,
     ) -> Result<(), ProducerError> {
-        for (index, (fragment, value)) in cut(record.value.clone(), room).enumerate() {
+        for (index, part) in cut(record.value.clone(), room).enumerate() {
             if index > 0 {
                 self.admit(record)?;
             }
-            self.send_part(chunk, record, &value, Some(fragment))?;
+            self.send_part(chunk, record, &part.value, Some(part.fragment))?;
         }
         Ok(())
     }
@@ -390,7 +418,7 @@ impl Publisher {
         self.unpolled += 1;
         self.unpolled_bytes += bytes;
         self.sent.records += 1;
-        self.sent.bytes += u64::try_from(bytes).unwrap_or_default();
+        self.sent.bytes += bytes as u64;
     }
 
     fn refused(&self, topic: &str, record: &EncodedRecord, error: &KafkaError) -> ProducerError {
@@ -453,7 +481,8 @@ impl Publisher {
             return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
         }
         if failure.is_refusal() {
-            return ProducerError::Refused(format!("delivering a record to {place}: {error}"));
+            let (place, source) = (place.clone(), error.clone());
+            return PublishError::Undeliverable { place, source }.into();
         }
         let right = format!("Write on topic {}", failure.topic);
         let doing = format!("delivering a record to {place}");
@@ -471,7 +500,7 @@ impl Publisher {
         let delivered = Instant::now();
         self.check_barriers()?;
         let value = serde_json::to_vec(position)
-            .map_err(|error| ProducerError::Usage(format!("position: {error}")))?;
+            .expect("a position has only texts and numbers, which JSON can express");
         let record = BaseRecord::<[u8], [u8]>::to(&self.position_topic)
             .partition(0)
             .key(self.source.as_bytes())
@@ -531,7 +560,8 @@ impl Publisher {
             .begun
             .is_some_and(|begun| begun.elapsed() >= self.transaction_timeout);
         if fenced && !expired {
-            return ProducerError::Fenced(self.transactional_id.clone());
+            let transactional_id = self.transactional_id.clone();
+            return ProducerError::Fenced { transactional_id };
         }
         ProducerError::kafka(doing, error)
     }

@@ -6,11 +6,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::REQUEST_TIMEOUT;
 use super::delivery::PublisherContext;
 use crate::error::ProducerError;
+use crate::publish::error::PublishError;
 
 /// Sends one record outside of any transaction.
 ///
 /// # Errors
-/// [`ProducerError::Kafka`]; [`ProducerError::Usage`] for options that the client does not accept.
+/// [`ProducerError::Kafka`]; [`PublishError::Options`] for options that the client does not accept.
 pub fn send_single_record(
     options: &KafkaOptions,
     topic: &str,
@@ -25,7 +26,7 @@ pub fn send_single_record(
     );
     let producer: BaseProducer<PublisherContext> = config
         .create_with_context(PublisherContext::default())
-        .map_err(|error| ProducerError::Usage(format!("--kafka-option: {error}")))?;
+        .map_err(|source| PublishError::Options { source })?;
     let record = BaseRecord::<[u8], [u8]>::to(topic)
         .partition(0)
         .key(key.as_bytes())

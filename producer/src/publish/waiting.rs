@@ -23,7 +23,7 @@ const OUTSTANDING_EACH: u64 = 256 << 10;
 impl Publisher {
     /// Checks deliveries, and waits while too many bytes are outstanding.
     pub(crate) fn hold_back(&mut self) -> Result<(), ProducerError> {
-        let handed = u64::try_from(self.unpolled_bytes).unwrap_or_default();
+        let handed = self.unpolled_bytes as u64;
         (self.unpolled, self.unpolled_bytes) = (0, 0);
         self.poll(Duration::ZERO)?;
         let Sent { records, bytes } = self.sent;

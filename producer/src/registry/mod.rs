@@ -2,6 +2,11 @@
 //!
 //! The registry is asked once for each subject and process. Every registry with the REST interface
 //! of Confluent's Schema Registry is supported.
+//!
+//! # Modules
+//!
+//! - `subject` names the subjects
+//! - `error` has the reasons why a registry does not return an id
 
 mod error;
 mod subject;

@@ -1,12 +1,15 @@
 //! The saved data of a source in Kafka: the position, and the state with routes and claims.
 
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::position::{Position, PositionError};
+use oplog_relay_core::position::Position;
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
 
-use crate::error::{PositionLost, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::PositionLost;
+use crate::saved::error::ReplicaSet;
+use crate::saved::error::SavedError;
 
 /// The saved data of a source, as read from its two internal topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +33,7 @@ impl Checkpoint {
     /// then an older instance may still be committing.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], or [`ProducerError::Refused`] for records that cannot be read.
+    /// [`ProducerError::Kafka`], or a [`SavedError`] for records that cannot be read.
     pub async fn read(reader: &Reader, prefix: &str, source: &str) -> Result<Self, ProducerError> {
         // The state is read first: a commit of another instance between the two reads then appears as a
         // position without its state, not as a state that has lost its position.
@@ -93,8 +96,8 @@ impl Checkpoint {
     /// Checks that the filter does not select namespaces that the saved filter excludes.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] that names both filters.
-    pub fn check_namespaces(&self, filter: &NamespaceFilter) -> Result<(), ProducerError> {
+    /// [`SavedError::OtherNamespaces`] names both filters.
+    pub fn check_namespaces(&self, filter: &NamespaceFilter) -> Result<(), SavedError> {
         let saved = self.state.source.as_ref();
         let Some(saved) = saved.and_then(|source| source.namespaces.as_ref()) else {
             return Ok(());
@@ -103,24 +106,22 @@ impl Checkpoint {
         let (include, exclude) = (patterns(&saved.include), patterns(&saved.exclude));
         let include = include.iter().map(String::as_str);
         let exclude = exclude.iter().map(String::as_str);
-        let saved = NamespaceFilter::new(include, exclude).map_err(ProducerError::Refused)?;
+        let saved = NamespaceFilter::new(include, exclude)
+            .map_err(|reason| SavedError::SavedNamespaces { reason })?;
         if filter.is_within(&saved) {
             return Ok(());
         }
-        Err(ProducerError::Usage(format!(
-            "this source has streamed {saved} so far, but --include-namespaces and \
-             --exclude-namespaces now select {filter}, which may include more. The topics of the \
-             added namespaces would start with changes of documents that were never sent. Give the \
-             former namespaces; or accept the new ones with --change-namespaces, and then request a \
-             copy of the added ones: oplog-producer full-sync --namespaces <added namespaces>"
-        )))
+        Err(SavedError::OtherNamespaces {
+            saved,
+            filter: filter.clone(),
+        })
     }
 
     /// Checks that the source is the one that was saved.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] that names both.
-    pub fn check_source(&self, source: &SourceRecord) -> Result<(), ProducerError> {
+    /// [`SavedError::OtherReplicaSet`] names both.
+    pub fn check_source(&self, source: &SourceRecord) -> Result<(), SavedError> {
         let Some(saved) = &self.state.source else {
             return Ok(());
         };
@@ -129,16 +130,11 @@ impl Checkpoint {
         if differ(&saved.set_name, &source.set_name)
             || differ(&saved.replica_set_id, &source.replica_set_id)
         {
-            return Err(ProducerError::Usage(format!(
-                "source {:?} was replica set {:?} (id {:?}) and is {:?} (id {:?}) now: another \
-                 replica set has a different oplog. Give it another --source-name, or start under \
-                 another --topic-prefix",
-                source.name,
-                saved.set_name.as_deref().unwrap_or("unknown"),
-                saved.replica_set_id.as_deref().unwrap_or("unknown"),
-                source.set_name.as_deref().unwrap_or("unknown"),
-                source.replica_set_id.as_deref().unwrap_or("unknown"),
-            )));
+            return Err(SavedError::OtherReplicaSet {
+                name: source.name.clone(),
+                saved: ReplicaSet::of(saved),
+                found: ReplicaSet::of(source),
+            });
         }
         Ok(())
     }
@@ -176,13 +172,11 @@ impl Requests {
 }
 
 /// Reads a position record. The state of the returned checkpoint is empty.
-fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
-    let unreadable = |reason: String| {
-        ProducerError::Refused(format!("the saved position cannot be read: {reason}"))
-    };
+fn read_position(stored: &Stored) -> Result<Checkpoint, SavedError> {
+    let offset = stored.offset;
     let value = stored.value.as_deref().unwrap_or_default();
-    let record: PositionRecord =
-        serde_json::from_slice(value).map_err(|error| unreadable(error.to_string()))?;
+    let record: PositionRecord = serde_json::from_slice(value)
+        .map_err(|source| SavedError::PositionRecord { offset, source })?;
     let read = || {
         Ok(Checkpoint {
             position: Some(record.position()?),
@@ -193,7 +187,7 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
             state: State::default(),
         })
     };
-    read().map_err(|error: PositionError| unreadable(error.to_string()))
+    read().map_err(|source| SavedError::Position { offset, source })
 }
 
 /// Reads a state topic.
@@ -207,16 +201,16 @@ pub(crate) async fn read_state(reader: &Reader, topic: &str) -> Result<State, Pr
 }
 
 /// Applies records of a state topic to the state.
-pub(crate) fn apply(
-    state: &mut State,
-    topic: &str,
-    records: &[Stored],
-) -> Result<(), ProducerError> {
+pub(crate) fn apply(state: &mut State, topic: &str, records: &[Stored]) -> Result<(), SavedError> {
     for stored in records {
         let key = String::from_utf8_lossy(stored.key.as_deref().unwrap_or_default());
         state
             .apply(&key, stored.value.as_deref())
-            .map_err(|error| ProducerError::Refused(format!("{topic}: {error}")))?;
+            .map_err(|source| SavedError::State {
+                topic: topic.to_owned(),
+                offset: stored.offset,
+                source,
+            })?;
     }
     Ok(())
 }

@@ -22,8 +22,9 @@ use crate::prepare::internal_topics;
 use crate::prepare::route::check_rule;
 use crate::prepare::topics::{self, Cluster, DataTopicSettings, Topics};
 use crate::publish::MAX_RECORD_BYTES;
-use crate::publish::log_end_offsets::Ends;
+use crate::publish::log_end_offsets::{Ends, PartitionedTopic};
 use crate::saved::checkpoint::Checkpoint;
+use crate::session::error::SessionError;
 
 /// Number of times that the checks are repeated before a missing position counts as lost, while
 /// another instance may be running.
@@ -79,7 +80,8 @@ impl Supervisor {
         let default_limit = default_limit.map_or(MAX_RECORD_BYTES, |found| topics::limit(&found));
         let shape = NewTopicShape {
             name: &collection_topic(prefix, "oplog_relay", "settings"),
-            partitions: i32::try_from(self.config.stream.partitions).unwrap_or(i32::MAX),
+            partitions: i32::try_from(self.config.stream.partitions)
+                .expect("--partitions is at most 10,000"),
             replication_factor: self.config.replication_factor,
         };
         let given = &self.config.topic_config;
@@ -205,9 +207,11 @@ impl Supervisor {
     /// Returns the end offsets of the partitions of all saved topics.
     async fn ends(&self, state: &State) -> Result<BTreeMap<String, Vec<i64>>, ProducerError> {
         let saved = state.topics.iter();
-        let topics: Vec<(String, u32)> = saved
-            .map(|(name, saved)| (name.clone(), saved.partitions))
-            .collect();
+        let topics = saved.map(|(name, saved)| PartitionedTopic {
+            name: name.clone(),
+            partitions: saved.partitions,
+        });
+        let topics: Vec<PartitionedTopic> = topics.collect();
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -215,7 +219,7 @@ impl Supervisor {
         let read = move || {
             let mut ends = BTreeMap::new();
             for topics in topics.chunks(ENDS_AT_ONCE) {
-                let names = topics.iter().map(|(name, _)| name.clone());
+                let names = topics.iter().map(|topic| topic.name.clone());
                 ends.extend(names.zip(reader.read(topics)?));
             }
             Ok(ends)
@@ -234,9 +238,5 @@ fn check_registry(checkpoint: &Checkpoint, has_registry: bool) -> Result<(), Pro
     if !is_inside || has_registry || !topics.any(|topic| topic.format.has_schemas()) {
         return Ok(());
     }
-    Err(ProducerError::Usage(
-        "the saved position is inside a transaction that was begun in Avro, and the rest of it must be \
-         written in Avro too: give --registry-url for this start as well"
-            .to_owned(),
-    ))
+    Err(SessionError::RegistryNeeded.into())
 }

@@ -1,7 +1,16 @@
 //! Sessions. Each session fences older instances, reads the checkpoint, and publishes the entries that
 //! follow it, until everything requested is committed, a shutdown is requested, or an error occurs.
+//!
+//! # Modules
+//!
+//! - `check` checks the cluster before and after a session takes over the source
+//! - `plan` determines the starting point
+//! - `pipeline` runs source, encoder and publisher
+//! - `liveness` reports liveness while a session starts
+//! - `error` has the reasons why a session cannot start or continue
 
 mod check;
+pub mod error;
 pub(crate) mod liveness;
 pub mod pipeline;
 pub(crate) mod plan;
@@ -22,17 +31,19 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::RunConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
-use crate::error::{Directive, PositionLost, ProducerError};
+use crate::error::{Directive, ProducerError};
+use crate::position_lost::PositionLost;
 use crate::prepare::claims::Claims;
-use crate::prepare::lookup::{Lookup, LookupBefore};
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
-use crate::publish::{Pace, Publisher};
+use crate::publish::{Pace, Publisher, RecordSizes};
 use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
 use crate::session::liveness::{BEAT, beating};
-use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Until};
+use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Queues, Until};
+use crate::session::plan::StreamStart;
 use crate::source::full_sync::FullSync;
 use crate::source::origin::{Origin, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
@@ -56,8 +67,8 @@ struct Lagging(u32);
 /// The lookups of documents of a session.
 #[derive(Debug, Default)]
 struct OpenLookups {
-    current: Option<Lookup>,
-    before: Option<Box<LookupBefore>>,
+    current: Option<CurrentLookup>,
+    before: Option<Box<BeforeLookup>>,
 }
 
 impl Lagging {
@@ -108,8 +119,7 @@ impl Failure<'_> {
             return Next::Stop;
         }
         // Credentials may be rotated while the program runs; at its start they are simply wrong.
-        let is_permanent =
-            self.since_start > FIRST_SESSION || matches!(self.error, ProducerError::Credentials(_));
+        let is_permanent = self.since_start > FIRST_SESSION || self.error.is_refused_login();
         match !self.has_opened_session && is_permanent {
             true => Next::Fail,
             false => Next::Retry,
@@ -257,7 +267,7 @@ impl Supervisor {
             self.log_ignored_flags(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
-        let (start, sync) = self.plan(&checkpoint, &cluster).await?;
+        let StreamStart { start, sync } = self.plan(&checkpoint, &cluster).await?;
         let until = match &sync {
             Some(sync) if sync.options.ends => Until::End,
             _ => self.until(checkpoint.position).await?,
@@ -277,7 +287,7 @@ impl Supervisor {
             .changing(routing, rules)
             .noting(noted)
             .copying(reads, held)
-            .looking_up(current)
+            .looking_up_current(current)
             .looking_up_before(before);
         tracing::info!(source, start = ?start, "session opened");
         self.metrics.session_opened();
@@ -346,10 +356,10 @@ impl Supervisor {
         let wanted = self.config.stream.lookups;
         let mut lookups = Box::new(OpenLookups::default());
         if wanted.current {
-            lookups.current = Some(self.origin.lookup(self.shutdown.clone()).await?);
+            lookups.current = Some(self.origin.current_lookup(self.shutdown.clone()).await?);
         }
         if wanted.before {
-            let before = self.origin.lookup_before(self.shutdown.clone()).await?;
+            let before = self.origin.before_lookup(self.shutdown.clone()).await?;
             lookups.before = Some(Box::new(before));
         }
         Ok(lookups)
@@ -361,7 +371,10 @@ impl Supervisor {
         let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
         // A batch is at most half of the allowed bytes, because several are in flight at once.
         let smallest = smallest.min(self.pace.buffer_bytes() / 2);
-        let sizes = (config.oversize, smallest);
+        let sizes = RecordSizes {
+            oversize: config.oversize,
+            smallest_limit: smallest,
+        };
         let source = self.origin.name().to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let prefix = &config.stream.topic_prefix;
@@ -403,7 +416,10 @@ impl Supervisor {
         }: OpenSession,
     ) -> Result<Outcome, ProducerError> {
         let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
-        let (mut handover, intake) = pipeline::queues();
+        let Queues {
+            mut handover,
+            intake,
+        } = pipeline::queues();
         let mut parts = JoinSet::new();
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
@@ -421,7 +437,11 @@ impl Supervisor {
             let stop = shutdown.clone();
             let feeding = async {
                 match begin.sync {
-                    Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
+                    Some(sync) => {
+                        let stalled_after = origin.stalled_after();
+                        feed_full_sync(sync, start, events_in, shutdown, stalled_after, failing)
+                            .await
+                    }
                     None => origin.feed(start, open, events_in, shutdown, failing).await,
                 }
             };
@@ -487,7 +507,7 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
     // Fencing outranks every other error: this instance must not continue.
     let fenced = failed
         .iter()
-        .position(|error| matches!(error, Some(ProducerError::Fenced(_))));
+        .position(|error| matches!(error, Some(ProducerError::Fenced { .. })));
     let first = fenced.or_else(|| failed.iter().position(Option::is_some));
     match first
         .and_then(|place| failed.get_mut(place))
@@ -501,8 +521,11 @@ async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome,
 #[cfg(test)]
 mod tests {
     use oplog_relay_runtime::exit::ExitCode;
+    use oplog_relay_runtime::kafka::KafkaFailure;
 
     use super::*;
+    use crate::entry_fault::EntryFault;
+    use crate::session::error::SessionError;
 
     #[test]
     fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
@@ -534,11 +557,14 @@ mod tests {
         assert_eq!(next(&unreachable, false, 61, false), Next::Fail);
         assert_eq!(next(&unreachable, false, 61, true), Next::Stop);
         assert_eq!(next(&unreachable, true, 61, false), Next::Retry);
-        let login = ProducerError::Credentials(String::new());
+        let login = ProducerError::from(KafkaFailure::Credentials {
+            brokers: String::new(),
+            reason: String::new(),
+        });
         assert_eq!(next(&login, false, 1, false), Next::Fail);
         assert_eq!(next(&login, true, 1, false), Next::Retry);
         // An error that a retry cannot fix is reported in any case.
-        let usage = ProducerError::Usage(String::new());
+        let usage = SessionError::RegistryNeeded.into();
         assert_eq!(next(&usage, true, 1, true), Next::Fail);
     }
 
@@ -547,7 +573,9 @@ mod tests {
         let ended = async |published: Result<Outcome, ProducerError>| {
             let mut parts = JoinSet::new();
             let source = parts.spawn(std::future::pending());
-            parts.spawn(async { Part::Encoder(Err(ProducerError::Undecodable(String::new()))) });
+            let file = String::new();
+            let undecodable = EntryFault::DumpTruncated { file };
+            parts.spawn(async { Part::Encoder(Err(undecodable.into())) });
             tokio::task::yield_now().await;
             parts.spawn(async { Part::Publisher(published) });
             join(parts, &source).await
@@ -557,8 +585,11 @@ mod tests {
             let error = ended(other).await.unwrap_err();
             assert!(matches!(error, ProducerError::Undecodable(_)), "{error}");
         }
-        let fenced = ended(Err(ProducerError::Fenced(String::new()))).await;
-        assert!(matches!(fenced, Err(ProducerError::Fenced(_))));
+        let fenced = ended(Err(ProducerError::Fenced {
+            transactional_id: String::new(),
+        }))
+        .await;
+        assert!(matches!(fenced, Err(ProducerError::Fenced { .. })));
     }
 
     #[test]

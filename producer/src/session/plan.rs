@@ -11,8 +11,10 @@ use super::check::FoundCluster;
 use crate::config::Sync;
 use crate::error::ProducerError;
 use crate::saved::checkpoint::{Checkpoint, Requests};
+use crate::session::error::NoCopy;
+use crate::session::error::SessionError;
 use crate::source::StartAt;
-use crate::source::full_sync::{FullSync, Options};
+use crate::source::full_sync::{Attached, FullSync, Options};
 
 /// Placeholder position of a stream that has read nothing yet.
 const NOWHERE: Position = Position {
@@ -21,16 +23,28 @@ const NOWHERE: Position = Position {
     ord: 0,
 };
 
+/// The start of a stream.
+#[derive(Debug)]
+pub(super) struct StreamStart {
+    /// The start of the tail.
+    pub(super) start: StartAt,
+    /// The full sync to run beside it.
+    pub(super) sync: Option<FullSync>,
+}
+
 impl Supervisor {
-    /// Returns the start of the tail, and the full sync to run beside it.
+    /// Determines how the stream starts.
     pub(super) async fn plan(
         &self,
         checkpoint: &Checkpoint,
         cluster: &FoundCluster,
-    ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
+    ) -> Result<StreamStart, ProducerError> {
         let is_new_copy = self.starts_with_a_copy(checkpoint);
         let Some(client) = self.origin.client() else {
-            return Ok((self.start(checkpoint.position).await?, None));
+            return Ok(StreamStart {
+                start: self.start(checkpoint.position).await?,
+                sync: None,
+            });
         };
         let state = state_topic(&self.config.stream.topic_prefix, self.origin.name());
         let requests = Some(Requests::new(cluster.reader.clone(), state));
@@ -42,11 +56,17 @@ impl Supervisor {
             ends: config.full_sync.sync == Some(Sync::Full),
         };
         let filter = &config.stream.filter;
-        let metrics = Arc::clone(&self.metrics);
+        let attached = Attached {
+            requests,
+            metrics: Arc::clone(&self.metrics),
+        };
         if is_new_copy {
             options.ends |= caught_up;
-            let sync = FullSync::plan(client, filter, options, requests, metrics).await?;
-            return Ok((StartAt::After(sync.position), Some(sync)));
+            let sync = FullSync::plan(client, filter, options, attached).await?;
+            return Ok(StreamStart {
+                start: StartAt::After(sync.position),
+                sync: Some(sync),
+            });
         }
         // A source with an interrupted copy has caught up only when the copy is complete.
         options.ends |= caught_up && !checkpoint.state.copies.is_empty();
@@ -56,9 +76,11 @@ impl Supervisor {
             StartAt::Oldest | StartAt::Now | StartAt::At(_) => NOWHERE,
         };
         let state = &checkpoint.state;
-        let more = (requests, metrics);
-        let sync = FullSync::resume(client, position, state, filter, options, more).await?;
-        Ok((start, Some(sync)))
+        let sync = FullSync::resume(client, position, state, filter, options, attached).await?;
+        Ok(StreamStart {
+            start,
+            sync: Some(sync),
+        })
     }
 
     /// Checks that the starting point of the stream is unambiguous.
@@ -71,7 +93,7 @@ impl Supervisor {
             return Ok(());
         }
         match self.origin.client() {
-            None => Err(self.without_start("a dump of the oplog contains no documents to copy")),
+            None => Err(self.without_start(NoCopy::Dump)),
             Some(_) => self.check_new(&cluster.names),
         }
     }
@@ -110,33 +132,32 @@ impl Supervisor {
         let prefix = &self.config.stream.topic_prefix;
         match self.config.full_sync.sync {
             Some(Sync::Full | Sync::FullThenTail) => Ok(()),
-            Some(Sync::Tail) => Err(self.without_start("--sync tail copies nothing")),
+            Some(Sync::Tail) => Err(self.without_start(NoCopy::Tail)),
             None => match topics.keys().find(|topic| is_data_topic(prefix, topic)) {
                 None => Ok(()),
-                Some(topic) => Err(self.without_start(&format!(
-                    "data topics already exist ({topic}), so a full sync has to be requested"
-                ))),
+                Some(topic) => {
+                    let topic = topic.clone();
+                    Err(self.without_start(NoCopy::TopicsExist { topic }))
+                }
             },
         }
     }
 
     /// Returns the error for a stream without a starting point.
-    fn without_start(&self, why: &str) -> ProducerError {
-        ProducerError::Usage(format!(
-            "source {:?} has no saved position under prefix {:?}, and {why}. Give a starting point: \
-             --sync full-then-tail (copy the existing documents, then tail the oplog), --sync full \
-             (copy only), --start oldest (everything in the oplog), --start now (only new entries), \
-             --start <RFC 3339 time or <seconds>:<increment>>",
-            self.origin.name(),
-            self.config.stream.topic_prefix
-        ))
+    fn without_start(&self, reason: NoCopy) -> ProducerError {
+        let no_start = SessionError::NoStart {
+            source_name: self.origin.name().to_owned(),
+            prefix: self.config.stream.topic_prefix.clone(),
+            reason,
+        };
+        no_start.into()
     }
 
     async fn start(&self, saved: Option<Position>) -> Result<StartAt, ProducerError> {
         match (saved, self.config.stream.start) {
             (Some(saved), _) => Ok(StartAt::After(saved)),
             (None, Some(start)) => self.origin.start(start).await,
-            (None, None) => Err(self.without_start("no starting point is given")),
+            (None, None) => Err(self.without_start(NoCopy::NotGiven)),
         }
     }
 }

@@ -3,15 +3,12 @@
 use bson::spec::BinarySubtype;
 use bson::{Binary, doc};
 use mongodb::Client;
-use oplog_relay_runtime::mongo::{documents_depend, error_code};
+use oplog_relay_runtime::mongo::{UNAUTHORIZED, documents_depend, error_code};
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
 use crate::prepare::route::Collections;
 use oplog_relay_core::collection_uuid::CollectionUuid;
-
-/// Error code Unauthorized: a privilege is missing.
-const UNAUTHORIZED: i32 = 13;
 
 /// Queries a replica set from a thread that may block.
 #[derive(Debug)]

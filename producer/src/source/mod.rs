@@ -2,11 +2,22 @@
 //!
 //! A source runs as a separate task and fills a short queue, so that the next batch is fetched while
 //! the current one is encoded.
+//!
+//! # Modules
+//!
+//! - `origin` is the source of a session: a live replica set or a dump
+//! - `oplog` reads `local.oplog.rs`
+//! - `dump` reads the files of a dump
+//! - `full_sync` copies the existing documents while the tail runs
+//! - `live_documents` reads documents by `_id` for lookups
+//! - `collections` asks whether the documents of a collection depend on each other
+//! - `error` has the reasons why a source cannot be used
 
 pub mod collections;
 pub mod dump;
+pub mod error;
 pub mod full_sync;
-pub mod lookup;
+pub mod live_documents;
 pub mod oplog;
 pub mod origin;
 

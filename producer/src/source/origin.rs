@@ -1,6 +1,7 @@
 //! The source of a session: a live replica set or a dump, and its identity.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::{Bson, doc};
 use mongodb::Client;
@@ -15,15 +16,16 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config;
 use crate::error::ProducerError;
-use crate::prepare::lookup::{Lookup, LookupBefore};
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup, StoredDocuments};
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transactions};
 use crate::session::pipeline::Until;
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
+use crate::source::error::SourceError;
 use crate::source::full_sync::{FullSync, Interleaving, SourceReader};
-use crate::source::lookup::LiveDocuments;
-use crate::source::oplog::{Oplog, Tail, newest_of_majority};
+use crate::source::live_documents::LiveDocuments;
+use crate::source::oplog::{Oplog, STALLED_AFTER, Tail, newest_of_majority};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
 /// A source that was reached and checked.
@@ -31,6 +33,7 @@ use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 pub struct Origin {
     record: SourceRecord,
     kind: Kind,
+    stalled_after: Duration,
 }
 
 #[derive(Debug)]
@@ -43,13 +46,13 @@ impl Origin {
     /// Connects to a replica set, or finds the files of a dump.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a mongos, a shard, a standalone or a missing name;
+    /// [`SourceError`] for a mongos, a shard, a standalone or a missing name;
     /// [`ProducerError::Mongo`] if the source cannot be reached; the errors of [`Dump::open`].
     pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
         match origin {
             config::Origin::Dump(path) => {
                 let kind = Kind::Dump(Arc::new(Dump::open(path)?));
-                let name = name.unwrap_or_default().to_owned();
+                let name = name.ok_or(SourceError::NoName)?.to_owned();
                 let record = SourceRecord {
                     v: STATE_VERSION,
                     name,
@@ -57,7 +60,7 @@ impl Origin {
                     replica_set_id: None,
                     namespaces: None,
                 };
-                Ok(Self { record, kind })
+                Ok(Self::new(record, kind))
             }
             config::Origin::Live(uri) => {
                 let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
@@ -73,12 +76,30 @@ impl Origin {
                     namespaces: None,
                 };
                 let oplog = Oplog::new(&client);
-                Ok(Self {
-                    record,
-                    kind: Kind::Live { client, oplog },
-                })
+                Ok(Self::new(record, Kind::Live { client, oplog }))
             }
         }
+    }
+
+    const fn new(record: SourceRecord, kind: Kind) -> Self {
+        Self {
+            record,
+            kind,
+            stalled_after: STALLED_AFTER,
+        }
+    }
+
+    /// Sets the time after which a stall of the source is reported.
+    #[must_use]
+    pub const fn reporting_stalls_after(mut self, stalled_after: Duration) -> Self {
+        self.stalled_after = stalled_after;
+        self
+    }
+
+    /// Returns the time after which a stall of the source is reported.
+    #[must_use]
+    pub const fn stalled_after(&self) -> Duration {
+        self.stalled_after
     }
 
     /// Returns the source's name.
@@ -112,7 +133,9 @@ impl Origin {
             Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
             Start::At(millis) => {
                 // The fraction is dropped, so the start includes the whole second.
-                let seconds = u32::try_from(millis.div_euclid(1000)).unwrap_or(0);
+                // A timestamp counts from 1970 to 2106. No entry is later than the end of that.
+                let seconds = millis.div_euclid(1000).clamp(0, u32::MAX.into());
+                let seconds = u32::try_from(seconds).expect("it was limited to 32 bits");
                 StartAt::At(Timestamp::new(seconds, 0))
             }
             Start::Now => match self.newest().await? {
@@ -189,29 +212,26 @@ impl Origin {
     /// Returns the lookup for the documents of updates. It must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
-    pub async fn lookup(&self, shutdown: Shutdown) -> Result<Lookup, ProducerError> {
-        let documents = self.live_documents(shutdown).await?;
-        Ok(Lookup::new(Box::new(documents)))
+    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
+    pub async fn current_lookup(&self, shutdown: Shutdown) -> Result<CurrentLookup, ProducerError> {
+        Ok(CurrentLookup::new(self.stored_documents(shutdown).await?))
     }
 
     /// Returns a lookup of the documents before changes.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for a dump, which has no documents; [`ProducerError::Source`].
-    pub async fn lookup_before(&self, shutdown: Shutdown) -> Result<LookupBefore, ProducerError> {
-        let documents = self.live_documents(shutdown).await?;
-        Ok(LookupBefore::new(Box::new(documents)))
+    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
+    pub async fn before_lookup(&self, shutdown: Shutdown) -> Result<BeforeLookup, ProducerError> {
+        Ok(BeforeLookup::new(self.stored_documents(shutdown).await?))
     }
 
-    async fn live_documents(&self, shutdown: Shutdown) -> Result<LiveDocuments, ProducerError> {
+    async fn stored_documents(&self, shutdown: Shutdown) -> Result<StoredDocuments, ProducerError> {
         let Some(client) = self.client() else {
-            return Err(ProducerError::Usage(
-                "documents are looked up on a live source: a dump has none".to_owned(),
-            ));
+            return Err(SourceError::DumpWithoutDocuments.into());
         };
         let reader = SourceReader::new(client.clone()).await?;
-        Ok(LiveDocuments::new(reader, Handle::current(), shutdown))
+        let documents = LiveDocuments::new(reader, Handle::current(), shutdown);
+        Ok(StoredDocuments::Live(documents))
     }
 
     /// Sends entries from `start` on until the dump ends, the queue is closed or a shutdown is
@@ -232,6 +252,7 @@ impl Origin {
         match &self.kind {
             Kind::Live { oplog, .. } => {
                 let tail = Tail::begin(oplog.clone(), start).await?;
+                let tail = tail.reporting_stalls_after(self.stalled_after);
                 tail.run(&events, &shutdown, failing).await
             }
             Kind::Dump(dump) => {
@@ -260,7 +281,7 @@ impl Origin {
 }
 
 /// Sends the entries of a live source interleaved with the reads of a full sync, as [`Origin::feed`]
-/// does.
+/// does. A stall of the source is reported after `stalled_after`.
 ///
 /// # Errors
 /// The errors of [`Tail::run`] and [`Interleaving::run`].
@@ -269,10 +290,12 @@ pub async fn feed_full_sync(
     start: StartAt,
     events: Sender<SourceEvent>,
     shutdown: Shutdown,
+    stalled_after: Duration,
     failing: impl Fn(Option<&str>),
 ) -> Result<(), ProducerError> {
     let oplog = Oplog::new(sync.source.client());
     let tail = Tail::begin(oplog, start).await?;
+    let tail = tail.reporting_stalls_after(stalled_after);
     let (entries_in, entries) = channel(QUEUE_BATCHES);
     let interleaving = Interleaving::new(sync, entries, events, shutdown.clone());
     let tailing = async move {
@@ -287,11 +310,7 @@ pub async fn feed_full_sync(
 /// Refuses a mongos, which has no oplog, and a shard, whose oplog is only a part of the history.
 async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
     if hello.is_mongos {
-        return Err(ProducerError::Usage(
-            "the source is a mongos, which has no oplog, and the oplogs of its shards cannot be merged \
-             into one order. Point --source at a replica set"
-                .to_owned(),
-        ));
+        return Err(SourceError::Mongos.into());
     }
     let version = client
         .database("admin")
@@ -301,24 +320,17 @@ async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError>
     let shard = version.find_one(doc! { "_id": "shardIdentity" });
     let shard = in_time(REPLY_LIMIT, shard).await.ok().flatten();
     if shard.is_some() {
-        return Err(ProducerError::Usage(
-            "the source is a shard of a sharded cluster: each shard logs its own copy of a command \
-             and only a part of every collection, so one shard's oplog is not a complete history. \
-             Point --source at a replica set that is not a shard"
-                .to_owned(),
-        ));
+        return Err(SourceError::Shard.into());
     }
     Ok(())
 }
 
 fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerError> {
-    let name = given.or(hello.set_name.as_deref()).ok_or_else(|| {
-        ProducerError::Usage("--source-name is required: the source has no set name".to_owned())
-    })?;
-    check_source_name(name).map_err(|reason| {
-        ProducerError::Usage(format!(
-            "{name:?} is not a valid source name: it {reason}; set --source-name"
-        ))
+    let name = given.or(hello.set_name.as_deref());
+    let name = name.ok_or(SourceError::NoName)?;
+    check_source_name(name).map_err(|reason| SourceError::InvalidName {
+        name: name.to_owned(),
+        reason,
     })?;
     Ok(name.to_owned())
 }

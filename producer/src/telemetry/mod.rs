@@ -1,4 +1,10 @@
 //! Metrics and progress that the program reports about itself.
+//!
+//! # Modules
+//!
+//! - `metrics` has the metrics
+//! - `progress` has the progress of a full sync
+//! - `status` shows the progress of the stream
 
 pub mod latency;
 pub mod metrics;

@@ -5,6 +5,14 @@
 //! without exceptions or declarations: programs define clap derive structs and call
 //! [`parse_layered`]. Unknown names are errors in every layer. All faults are reported at once, so
 //! that an operator can correct them together.
+//!
+//! # Modules
+//!
+//! - `layer` reads the layers below the command line
+//! - `value` reads values with their own notation: sizes, durations, start points
+//! - `secret` holds values that are never displayed
+//! - `suggest` finds the known name that is nearest to a mistyped one
+//! - `fault` collects the faults
 
 mod fault;
 mod layer;

@@ -1,4 +1,9 @@
 //! The HTTP server of a program: metrics, health, status, and additional routes.
+//!
+//! # Modules
+//!
+//! - `health` has the state behind `/livez` and `/readyz`
+//! - `probe` is the client of `/readyz`
 
 mod health;
 mod probe;

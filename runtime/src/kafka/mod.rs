@@ -2,6 +2,14 @@
 //!
 //! Producing records and reading as a group belong to the programs. They start from
 //! [`client_config`] and log through [`Context`].
+//!
+//! # Modules
+//!
+//! - `options` has the options of clients; `context` receives their log lines and errors
+//! - `admin` creates and describes topics; `topic` is such a description, and `new_topic` has the
+//!   settings of new topics
+//! - `reader` reads internal topics; `follower` reads only what is new in them
+//! - `error` classifies the errors
 
 mod admin;
 mod context;

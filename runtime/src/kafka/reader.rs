@@ -146,7 +146,7 @@ impl Reader {
 
     fn read_from_blocking(&self, topic: &str, from: Option<i64>) -> Result<Newer, KafkaFailure> {
         let session = self.open(topic)?;
-        let (low, end) = session.bounds()?;
+        let Bounds { low, end } = session.bounds()?;
         let from = from.filter(|from| (low..=end).contains(from));
         let mut records = Vec::new();
         session.scan(from.unwrap_or(low), end, |record| records.push(record))?;
@@ -170,7 +170,7 @@ impl Reader {
         topic: &str,
     ) -> Result<Option<Stored>, KafkaFailure> {
         let session = self.open(topic)?;
-        let (low, end) = session.bounds()?;
+        let Bounds { low, end } = session.bounds()?;
         let mut span = FIRST_SPAN;
         loop {
             let from = end.saturating_sub(span).max(low);
@@ -219,10 +219,18 @@ struct Session {
     patience: Duration,
 }
 
+/// The offsets between which a partition can be read.
+struct Bounds {
+    /// The first offset.
+    low: i64,
+    /// The last stable offset.
+    end: i64,
+}
+
 impl Session {
     /// Returns the first offset and the last stable one. The client queries the latter because it
     /// reads only committed records (`rd_kafka_query_watermark_offsets` in librdkafka 2.12).
-    fn bounds(&self) -> Result<(i64, i64), KafkaFailure> {
+    fn bounds(&self) -> Result<Bounds, KafkaFailure> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             let timeout = STEP.min(self.left().max(Duration::from_millis(100)));
@@ -230,7 +238,7 @@ impl Session {
                 .consumer
                 .fetch_watermarks(&self.topic, PARTITION, timeout)
             {
-                Ok(bounds) => return Ok(bounds),
+                Ok((low, end)) => return Ok(Bounds { low, end }),
                 Err(error) => error,
             };
             self.check_error(error)?;

@@ -89,6 +89,13 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(16500, "the service limits the rate of requests"),
 ];
 
+/// `UserNotFound`: the server does not know the user.
+pub const USER_NOT_FOUND: i32 = 11;
+/// `Unauthorized`: the user does not have a privilege, or the client has not logged in.
+pub const UNAUTHORIZED: i32 = 13;
+/// `AuthenticationFailed`: the server refuses the credentials.
+pub const AUTHENTICATION_FAILED: i32 = 18;
+
 /// Codes after which a cursor no longer exists and a new one continues at the last position.
 const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 

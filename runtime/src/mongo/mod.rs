@@ -1,4 +1,12 @@
 //! MongoDB: connections, errors that an operator can act on, and the server's `hello` reply.
+//!
+//! # Modules
+//!
+//! - `code` classifies the error codes
+//! - `hello` reads the description that a server gives of itself
+//! - `in_time` limits the time of requests
+//! - `dependent` finds collections whose documents depend on each other
+//! - `flag` reads the flags of indexes and collections
 
 mod code;
 mod dependent;
@@ -7,8 +15,9 @@ mod hello;
 mod in_time;
 
 pub use code::{
-    TRANSIENT_CODES, TransientCode, error_code, error_text, is_cursor_gone, is_interrupted,
-    is_transient, is_truncated, transient_reason, undecoded_reply,
+    AUTHENTICATION_FAILED, TRANSIENT_CODES, TransientCode, UNAUTHORIZED, USER_NOT_FOUND,
+    error_code, error_text, is_cursor_gone, is_interrupted, is_transient, is_truncated,
+    transient_reason, undecoded_reply,
 };
 pub use dependent::documents_depend;
 pub use flag::is_set;
@@ -49,12 +58,23 @@ pub enum MongoError {
         /// The error of each of them.
         reason: String,
     },
-    /// The server refuses the credentials, or the user does not have a required privilege.
+    /// The server refuses the credentials.
     #[error("MongoDB at {hosts} refuses the credentials: {reason}")]
     Authentication {
         /// The hosts.
         hosts: String,
         /// The server's error.
+        reason: String,
+    },
+    /// The user does not have a required privilege.
+    #[error(
+        "MongoDB at {hosts} does not permit a request: grant the user of the connection string the \
+         privilege that is missing, or name a user if the string has none: {reason}"
+    )]
+    Unauthorized {
+        /// The hosts.
+        hosts: String,
+        /// The server's error, which names the request.
         reason: String,
     },
     /// A TLS connection cannot be established.
@@ -108,7 +128,10 @@ impl MongoError {
                 }
             }
             _ => match error_code(error) {
-                Some(11 | 13 | 18) => Self::Authentication { hosts, reason },
+                Some(USER_NOT_FOUND | AUTHENTICATION_FAILED) => {
+                    Self::Authentication { hosts, reason }
+                }
+                Some(UNAUTHORIZED) => Self::Unauthorized { hosts, reason },
                 _ => Self::Failed { hosts, reason },
             },
         }
@@ -198,6 +221,9 @@ fn guarded(uri: &str, message: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::{deserialize_from_document, doc};
+    use mongodb::error::CommandError;
+
     use super::*;
 
     #[tokio::test]
@@ -248,6 +274,23 @@ mod tests {
             seen,
             Some((Some(Duration::from_millis(7)), Some("relay".to_owned())))
         );
+    }
+
+    #[test]
+    fn a_missing_privilege_is_not_reported_as_refused_credentials() {
+        let text = |code: i32| {
+            let reply = doc! { "code": code, "codeName": "Name", "errmsg": "not authorized" };
+            let error = deserialize_from_document::<CommandError>(reply).unwrap();
+            MongoError::from_driver("h:1", &ErrorKind::Command(error).into()).to_string()
+        };
+        for (code, expected) in [
+            (11, "refuses the credentials"),
+            (13, "grant the user of the connection string the privilege"),
+            (18, "refuses the credentials"),
+        ] {
+            let text = text(code);
+            assert!(text.contains(expected) && text.contains("h:1"), "{text}");
+        }
     }
 
     #[test]

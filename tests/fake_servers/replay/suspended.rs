@@ -1,6 +1,6 @@
 //! Indexes that refuse documents while entries are applied again after a rewind.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use oplog_consumer::replay::suspended_indexes;
 use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Batch;
@@ -284,7 +284,8 @@ async fn an_index_that_the_replay_did_not_create_is_never_dropped() -> Result<()
         ensure!(released == Applied::Done && scene.sink.held_since("t", 0) == Some(0));
     }
     ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
-    let reason = scene.sink.held_reason("t", 0);
+    let first = scene.sink.first_held("t", 0).context("not held")?;
+    let reason = first.refusal.to_string();
     ensure!(
         reason.contains("code 11000") && reason.contains("k_1"),
         "{reason}"

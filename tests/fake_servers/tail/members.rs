@@ -1,5 +1,7 @@
 //! A tail over replica set members that do not have all entries of the set.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mongodb::Client;
 use oplog_producer::error::ProducerError;
@@ -9,6 +11,7 @@ use oplog_relay_core::position::Position;
 use oplog_relay_kit::stub::{Oplog, Server, Shape};
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 const ENTRIES: u64 = 2_000;
@@ -76,6 +79,35 @@ async fn a_member_that_is_behind_its_set_is_not_caught_up() -> Result<()> {
     // The tail queries the majority again, because a member may stop at any time.
     server.fall_behind(10);
     while !matches!(tail.event().await?, SourceEvent::Idle) {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_behind_its_set_is_reported_after_the_configured_time() -> Result<()> {
+    let server = serve()?;
+    server.fall_behind(10);
+    let client = Client::with_uri_str(server.uri()).await?;
+    let tail = Tail::begin(Source::new(&client), StartAt::Oldest).await?;
+    let tail = tail.reporting_stalls_after(Duration::from_millis(50));
+    let (reasons_in, mut reasons) = watch::channel(None);
+    let (sender, mut events) = mpsc::channel(4);
+    let mut parts = JoinSet::new();
+    parts.spawn(async move {
+        let failing = |reason: Option<&str>| drop(reasons_in.send(reason.map(str::to_owned)));
+        tail.run(&sender, &Shutdown::manual(), failing).await
+    });
+    parts.spawn(async move {
+        while events.recv().await.is_some() {}
+        Ok(())
+    });
+    let reported = reasons.wait_for(|reason: &Option<String>| reason.is_some());
+    let reported = tokio::time::timeout(Duration::from_secs(30), reported).await??;
+    let reason = reported.as_deref().unwrap_or_default();
+    ensure!(reason.contains("has returned no entries"), "{reason}");
+    drop(reported);
+    server.fall_behind(0);
+    let recovered = reasons.wait_for(Option::is_none);
+    tokio::time::timeout(Duration::from_secs(30), recovered).await??;
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bson::doc;
-use oplog_producer::error::{Directive, PositionLost, ProducerError};
+use oplog_producer::error::{Directive, ProducerError};
+use oplog_producer::position_lost::PositionLost;
 use oplog_producer::source::StartAt;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;

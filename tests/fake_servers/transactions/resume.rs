@@ -1,7 +1,8 @@
 //! Positions that exist at the source, that no longer exist, or that have another history.
 
 use anyhow::{Context as _, Result, ensure};
-use oplog_producer::error::{PositionLost, ProducerError};
+use oplog_producer::error::ProducerError;
+use oplog_producer::position_lost::PositionLost;
 use oplog_producer::source::StartAt;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_kit::stream::{Begin, Stream};

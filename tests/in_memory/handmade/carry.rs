@@ -1,7 +1,7 @@
 //! Entries through the producer's encoder and the consumer's plan.
 
 use anyhow::{Result, bail};
-use oplog_consumer::replay::plan::command::{Action, Circumstances, translate};
+use oplog_consumer::replay::plan::translation::{Action, Circumstances, translate};
 use oplog_consumer::replay::plan::{
     Bulk, BulkKind, Command, CommandOptions, Planner, Step, write_command,
 };
@@ -18,7 +18,7 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
-use oplog_relay_core::position::EntryId;
+use oplog_relay_core::position::{EntryId, IdHeader};
 use oplog_relay_core::state::{History, State};
 use oplog_relay_core::time_series::VIEWS;
 use oplog_relay_runtime::shutdown::Shutdown;
@@ -106,7 +106,7 @@ impl Carried {
             bail!("a record without a header");
         };
         let header = String::from_utf8_lossy(chunk.bytes(&header.value));
-        let Ok((_, id)) = EntryId::parse_header(&header) else {
+        let Ok(IdHeader { id, .. }) = EntryId::parse_header(&header) else {
             bail!("{header} is not an id");
         };
         let value = chunk.bytes(&record.value).to_vec();

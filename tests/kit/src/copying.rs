@@ -10,7 +10,7 @@ use oplog_producer::encode::chunk::{Chunk, RecordHeader};
 use oplog_producer::error::ProducerError;
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
-use oplog_producer::source::full_sync::{FullSync, Options};
+use oplog_producer::source::full_sync::{Attached, FullSync, Options};
 use oplog_producer::source::origin::{Origin, feed_full_sync};
 use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 use oplog_producer::telemetry::metrics::Metrics;
@@ -68,11 +68,14 @@ impl Copying {
             rate: Some(u64::MAX),
             ends: false,
         };
-        let more = (None, Arc::clone(&metrics));
+        let attached = Attached {
+            requests: None,
+            metrics: Arc::clone(&metrics),
+        };
         let sync = match saved.position {
-            None => FullSync::plan(client, &filter, options, None, more.1).await?,
+            None => FullSync::plan(client, &filter, options, attached).await?,
             Some(position) => {
-                FullSync::resume(client, position, &saved.state, &filter, options, more).await?
+                FullSync::resume(client, position, &saved.state, &filter, options, attached).await?
             }
         };
         let start = StartAt::After(sync.position);
@@ -100,6 +103,7 @@ impl Copying {
             start,
             events_in,
             shutdown.clone(),
+            Duration::from_secs(60),
             |_: Option<&str>| (),
         ));
         Ok(Copying {
@@ -206,7 +210,7 @@ impl Out {
             match &record.header {
                 Some(RecordHeader { value: id, .. }) => {
                     let id = String::from_utf8_lossy(chunk.bytes(id));
-                    let (_, id) = EntryId::parse_header(&id).expect("an id");
+                    let id = EntryId::parse_header(&id).expect("an id").id;
                     self.entries.push((id, value.to_vec()));
                 }
                 None => {

@@ -157,7 +157,7 @@ impl Stream {
             if let Some(RecordHeader { value: id, .. }) = &record.header {
                 let topic = self.topics[record.topic.0].clone();
                 let id = String::from_utf8_lossy(chunk.bytes(id));
-                let (_, id) = EntryId::parse_header(&id).expect("an id");
+                let id = EntryId::parse_header(&id).expect("an id").id;
                 let value = chunk.bytes(&record.value).to_vec();
                 self.records.push((topic, record.partition, id, value));
             }

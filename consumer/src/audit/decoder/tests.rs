@@ -29,9 +29,9 @@ fn fragments(increment: u32) -> Vec<Made> {
     let (value, name, _) = whole("i", increment);
     let parts = cut(0..value.len(), 40);
     parts
-        .map(|(fragment, range)| {
-            let text = Some(fragment.to_string());
-            (value[range].to_vec(), name.clone(), text)
+        .map(|part| {
+            let text = Some(part.fragment.to_string());
+            (value[part.value].to_vec(), name.clone(), text)
         })
         .collect()
 }
@@ -49,9 +49,9 @@ fn read(topic: &Topic, records: &[Made]) -> (Vec<u32>, Vec<i64>) {
             fragment: fragment.as_ref().map(String::as_bytes),
         };
         let found = decoder.entries(record, |entry| seen.push(entry.id.ts.increment));
-        faults.extend(found.into_iter().map(|(offset, _)| offset));
+        faults.extend(found.into_iter().map(|fault| fault.offset));
     }
-    faults.extend(decoder.finish().map(|(offset, _)| offset));
+    faults.extend(decoder.finish().map(|fault| fault.offset));
     (seen, faults)
 }
 

@@ -3,11 +3,22 @@
 //!
 //! If a group has committed offsets, but none for a certain partition, the partition was created
 //! later, or its offset was lost: see [`first_offset`].
+//!
+//! # Modules
+//!
+//! - `now` is the start at the positions that the producers have saved
+//! - `past` checks that a group without committed offsets is new
+//! - `removed` handles records that Kafka removed before the group could read them; `remainder`
+//!   describes the partitions
+//! - `error` has the reasons why a group cannot start or continue
 
+pub mod error;
 mod now;
 mod past;
+mod remainder;
 mod removed;
 
+pub use error::{StartError, Traces};
 pub(crate) use now::is_end;
 pub use past::Past;
 
@@ -147,7 +158,7 @@ pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, 
 /// continues from them.
 ///
 /// # Errors
-/// Returns [`ConsumerError::OffsetsLost`] if the group has run before, or if Kafka has removed records
+/// Returns a [`StartError`] if the group has run before, or if Kafka has removed records
 /// that the group has to start with.
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
@@ -163,11 +174,11 @@ pub(crate) fn settle<C: ConsumerContext>(
     past.check(config)?;
     let cut = resolve(consumer, config, held, shutdown)?;
     let mut commits = TopicPartitionList::with_capacity(cut.len());
-    for (held, (offset, after)) in held.iter().zip(&cut) {
+    for (held, point) in held.iter().zip(&cut) {
         let mut element = commits.add_partition(&held.name.topic, held.name.partition);
-        let set = element.set_offset(Offset::Offset(*offset));
+        let set = element.set_offset(Offset::Offset(point.offset));
         set.map_err(|error| ConsumerError::kafka("setting the start offset", error))?;
-        element.set_metadata(CommitMetadata::text(*after));
+        element.set_metadata(CommitMetadata::text(point.after));
     }
     let doing = format!("committing the start of group {group}");
     match persist(&doing, shutdown, || {
@@ -227,14 +238,22 @@ fn has_commits<C: ConsumerContext>(
         .any(|element| matches!(element.offset(), Offset::Offset(_))))
 }
 
-/// Returns the start offsets in the order of the partitions. If the start is within a second, the
-/// id after which the partition starts is returned too.
+/// The point at which a partition starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartPoint {
+    /// The offset.
+    offset: i64,
+    /// The id after which the partition starts, if the start is within a second.
+    after: Option<EntryId>,
+}
+
+/// Returns the start points in the order of the partitions.
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
-) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+) -> Result<Vec<StartPoint>, ConsumerError> {
     let requested = match config.start {
         Start::Now => return now::cut(consumer, config, held, shutdown),
         Start::Oldest => None,
@@ -242,26 +261,20 @@ fn resolve<C: ConsumerContext>(
         Start::Position(seconds, _) => Some(seconds.into()),
     };
     let remainders = removed::remainders(consumer, held, shutdown)?;
-    let missing: Vec<_> = remainders
-        .iter()
-        .filter(|it| it.misses(requested))
-        .collect();
+    let missing = remainders.iter().filter(|it| it.misses(requested));
+    let missing: Vec<_> = missing.cloned().collect();
     let second = if missing.is_empty() {
         requested
     } else {
-        let later = removed::whole_since(&remainders).max(requested.unwrap_or_default());
+        let later = remainder::whole_since(&remainders).max(requested.unwrap_or_default());
         match config.removed {
             RemovedRecords::TakeRest => {
                 removed::warn_of_rest(&config.group, &missing);
                 requested
             }
             RemovedRecords::Refuse => {
-                return Err(removed::refused(
-                    &config.group,
-                    &config.input,
-                    later,
-                    &missing,
-                ));
+                let refused = removed::refused(&config.group, &config.input, later, missing);
+                return Err(refused.into());
             }
             RemovedRecords::BeginLater => {
                 removed::warn_of_later(&config.group, later, &missing);
@@ -273,7 +286,11 @@ fn resolve<C: ConsumerContext>(
         Some(second) => at_second(consumer, second, held, shutdown)?,
         None => held.iter().map(|held| held.low).collect(),
     };
-    Ok(offsets.into_iter().map(|offset| (offset, None)).collect())
+    let points = offsets.into_iter().map(|offset| StartPoint {
+        offset,
+        after: None,
+    });
+    Ok(points.collect())
 }
 
 /// Returns the offsets of the first records at or after a source second.
@@ -353,29 +370,6 @@ pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
     }
 }
 
-/// Returns the error text for a partition whose next records were removed.
-#[must_use]
-pub fn lost(group: &str, name: &TopicPartition, committed: Option<i64>, low: i64) -> String {
-    let TopicPartition { topic, partition } = name;
-    let reason = match committed {
-        Some(committed) => format!(
-            "group {group} has committed offset {committed}, but the log now begins at {low}: the \
-             records in between were removed"
-        ),
-        None => format!(
-            "group {group} has no committed offset, but the log begins at {low}: the group's \
-             offset expired, or records were removed before it read them"
-        ),
-    };
-    format!(
-        "topic {topic}, partition {partition}: {reason} (retention, a size limit, or the topic was \
-         created again). To continue, copy the source to the target again and start a new --group \
-         with --start now; or, if the missing entries do not matter, stop all members and reset the \
-         group to one time with `kafka-consumer-groups --reset-offsets --to-datetime` for all topics \
-         of the prefix"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,20 +385,6 @@ mod tests {
         ];
         for (committed, low, first) in table {
             assert_eq!(first_offset(committed, low), first, "{committed:?} {low}");
-        }
-        let name = TopicPartition {
-            topic: "cdc.a.b".into(),
-            partition: 3,
-        };
-        let text = lost("g", &name, Some(5), 9);
-        for part in [
-            "cdc.a.b",
-            "partition 3",
-            "offset 5",
-            "begins at 9",
-            "--reset-offsets",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
         }
     }
 }

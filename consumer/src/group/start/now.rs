@@ -22,9 +22,10 @@ use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use super::{Held, REQUEST, at_seconds, held as held_now, persist, written};
+use super::{Held, REQUEST, StartPoint, at_seconds, held as held_now, persist, written};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
+use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::TopicPartition;
 
 /// Time limit of the wait for open transactions. A running producer commits every second at the
@@ -32,13 +33,13 @@ use crate::topic_partition::TopicPartition;
 /// position is a consistent cut too.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// Returns the start offset of each partition, and the id after which it starts.
+/// Returns the start point of each partition.
 pub(crate) fn cut<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
     held: &[Held],
     shutdown: &Shutdown,
-) -> Result<Vec<(i64, Option<EntryId>)>, ConsumerError> {
+) -> Result<Vec<StartPoint>, ConsumerError> {
     let positions = positions(consumer, config, shutdown)?;
     // The ends are read after the positions.
     let ends = held_now(consumer, &config.input, shutdown)?;
@@ -53,9 +54,9 @@ pub(crate) fn cut<C: ConsumerContext>(
     let found = at_seconds(consumer, seconds, held, shutdown)?;
     let cut = held.iter().zip(found);
     Ok(cut
-        .map(|(partition, found)| {
-            let offset = found.unwrap_or_else(|| end(partition));
-            (offset, after(partition))
+        .map(|(partition, found)| StartPoint {
+            offset: found.unwrap_or_else(|| end(partition)),
+            after: after(partition),
         })
         .collect())
 }
@@ -98,7 +99,11 @@ fn positions<C: ConsumerContext>(
         for record in reader.read_all_blocking(&states)? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
             let applied = state.apply(&key, record.value.as_deref());
-            applied.map_err(|error| ConsumerError::Refused(error.to_string()))?;
+            applied.map_err(|source| SavedStateError::State {
+                topic: states.clone(),
+                offset: record.offset,
+                source,
+            })?;
         }
         found.extend(state.topics.into_keys().map(|topic| (topic, position)));
     }

@@ -3,7 +3,7 @@
 //! has run before starts as a new one, it skips entries or applies entries again.
 
 use crate::config::GroupConfig;
-use crate::error::ConsumerError;
+use crate::group::start::error::{StartError, Traces};
 
 /// What the destination shows about earlier runs of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,17 +12,16 @@ pub enum Past {
     Unknown,
     /// The group has not written to the destination.
     Nothing,
-    /// The group has written to the destination. The text describes the evidence, as the subject of a
-    /// sentence.
-    Traces(String),
+    /// The group has written to the destination.
+    Traces(Traces),
 }
 
 impl Past {
     /// Checks that a group without committed offsets may begin as a new one.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::OffsetsLost`] if the group has run before.
-    pub(crate) fn check(&self, config: &GroupConfig) -> Result<(), ConsumerError> {
+    /// Returns [`StartError::NotNew`] if the group has run before.
+    pub(crate) fn check(&self, config: &GroupConfig) -> Result<(), StartError> {
         let GroupConfig {
             group,
             input,
@@ -50,16 +49,12 @@ impl Past {
                 );
                 Ok(())
             }
-            Self::Traces(traces) => Err(ConsumerError::OffsetsLost(format!(
-                "group {group} has no committed offsets for the topics {topics}, but it is \
-                 not new: {traces}. Kafka removes the offsets of a group some time after its last \
-                 member left (offsets.retention.minutes, 7 days by default), or they were deleted \
-                 by a user. Starting at --start {start} could skip entries. To continue where the group \
-                 stopped, set its offsets to a time shortly before that (`kafka-consumer-groups \
-                 --reset-offsets --to-datetime` for all of these topics; applying entries again \
-                 is harmless). To start at --start anyway, use --start-again once",
-                topics = input.shown()
-            ))),
+            Self::Traces(traces) => Err(StartError::NotNew {
+                group: group.clone(),
+                topics: input.shown(),
+                traces: traces.clone(),
+                start: *start,
+            }),
         }
     }
 }
@@ -90,16 +85,16 @@ mod tests {
 
     #[test]
     fn a_group_that_ran_before_starts_again_only_with_start_again() {
-        let ran = Past::Traces("the catalog has it".to_owned());
+        let ran = Past::Traces(Traces::Catalog);
         for past in [Past::Nothing, Past::Unknown] {
             assert!(past.check(&config(&[])).is_ok(), "{past:?}");
         }
         assert!(ran.check(&config(&["--start-again"])).is_ok());
-        let text = ran.check(&config(&[])).unwrap_err().text();
+        let text = ran.check(&config(&[])).unwrap_err().to_string();
         for part in [
             "group g",
             "prefix cdc",
-            "the catalog has it",
+            "the catalog of the target",
             "--start now",
             "--reset-offsets",
             "--start-again",

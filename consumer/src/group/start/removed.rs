@@ -12,74 +12,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::error::StartError;
+use super::remainder::{Remainder, describe, shown};
 use super::{Held, REQUEST};
 use crate::error::ConsumerError;
 use crate::input::Input;
 use crate::topic_partition::TopicPartition;
 
-/// Maximum number of partitions that are named in a message.
-const NAMED: usize = 8;
-
-/// A partition that no longer has its first records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Remainder {
-    name: TopicPartition,
-    /// The first offset that still exists.
-    low: i64,
-    /// The source second of the first record that still exists; `None` if the partition has no
-    /// records left.
-    second: Option<i64>,
-}
-
-impl Remainder {
-    /// Returns true if records from a source second on are missing; `None` means all records.
-    pub(crate) fn misses(&self, requested: Option<i64>) -> bool {
-        match (requested, self.second) {
-            (None, _) => true,
-            // Earlier records of the same second may be among the removed ones.
-            (Some(requested), Some(first)) => first >= requested,
-            // The time of the removed records is not known.
-            (Some(_), None) => false,
-        }
-    }
-
-    fn describe(&self) -> String {
-        let TopicPartition { topic, partition } = &self.name;
-        let first = match self.second {
-            Some(second) => format!("begins at offset {}, {}", self.low, shown(second)),
-            None => format!("has no records left before offset {}", self.low),
-        };
-        format!("topic {topic}, partition {partition} {first}")
-    }
-}
-
-/// Returns a source second in RFC 3339 format, for messages.
-fn shown(second: i64) -> String {
-    let time = bson::DateTime::from_millis(second.saturating_mul(1000));
-    time.try_to_rfc3339_string()
-        .unwrap_or_else(|_| format!("{second}:0"))
-}
-
-/// Returns the first source second from which on all of these partitions have every record.
-pub(crate) fn whole_since(remainders: &[Remainder]) -> i64 {
-    let seconds = remainders.iter().filter_map(|remainder| remainder.second);
-    seconds.max().map_or(0, |second| second + 1)
-}
-
-fn describe(missing: &[&Remainder]) -> String {
-    let mut places: Vec<String> = missing
-        .iter()
-        .take(NAMED)
-        .map(|remainder| remainder.describe())
-        .collect();
-    if missing.len() > NAMED {
-        places.push(format!("and {} more partitions", missing.len() - NAMED));
-    }
-    places.join("; ")
-}
-
 /// Warns that an emitting group starts with the remaining records of each partition.
-pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
+pub(crate) fn warn_of_rest(group: &str, missing: &[Remainder]) {
     tracing::warn!(
         group,
         "Kafka no longer has all records from --start on; this new group emits the remaining records \
@@ -89,7 +30,7 @@ pub(crate) fn warn_of_rest(group: &str, missing: &[&Remainder]) {
 }
 
 /// Warns that a replay starts at a later second than requested.
-pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
+pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[Remainder]) {
     tracing::warn!(
         group,
         "Kafka no longer has all records from --start on: {}. Because of --allow-missing-records, \
@@ -103,31 +44,22 @@ pub(crate) fn warn_of_later(group: &str, second: i64, missing: &[&Remainder]) {
 pub(crate) fn refused(
     group: &str,
     input: &Input,
-    second: i64,
-    missing: &[&Remainder],
-) -> ConsumerError {
-    let second = shown(second);
-    if input.foreign().is_some() {
-        return ConsumerError::OffsetsLost(format!(
-            "group {group} is new, but Kafka no longer has all records from --start on (retention, a size \
-             limit, or deleted records): {}. A target that is filled from the remaining records would be \
-             incomplete, unless it already has the documents. To continue, copy the source into the target \
-             with another program (mongodump and mongorestore) and begin with --start at a time before \
-             the copy; or, if the target has the documents or they do not matter, use \
-             --allow-missing-records, with which all partitions begin at {second}",
-            describe(missing)
-        ));
+    whole_since: i64,
+    missing: Vec<Remainder>,
+) -> StartError {
+    let group = group.to_owned();
+    match input.foreign() {
+        Some(_) => StartError::ForeignIncomplete {
+            group,
+            missing,
+            whole_since,
+        },
+        None => StartError::Incomplete {
+            group,
+            missing,
+            whole_since,
+        },
     }
-    ConsumerError::OffsetsLost(format!(
-        "group {group} is new, but Kafka no longer has all records from --start on (retention, a \
-         size limit, or deleted records): {}. A target that is filled from the remaining records \
-         would be incomplete. To continue, do one of the following: begin with --start now, and then \
-         copy the collections again with `oplog-producer full-sync`; or restore a backup of the \
-         source that was taken at {second} or later into the target, and begin with --start at the \
-         time of the backup; or, if the missing documents do not matter, use --allow-missing-records, \
-         with which all partitions begin at {second}",
-        describe(missing)
-    ))
 }
 
 /// Returns the partitions that no longer have their first records.
@@ -201,52 +133,4 @@ fn first_seconds<C: ConsumerContext>(
         return Err(ConsumerError::interrupted(shutdown));
     }
     Ok(seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn remainder(partition: i32, second: Option<i64>) -> Remainder {
-        let topic = "cdc.shop.a".to_owned();
-        Remainder {
-            name: TopicPartition { topic, partition },
-            low: 350,
-            second,
-        }
-    }
-
-    #[test]
-    fn records_are_missing_up_to_the_second_of_the_first_remaining_record() {
-        let left = remainder(0, Some(100));
-        let table = [(None, true), (Some(99), true), (Some(100), true)];
-        for (requested, missing) in table.into_iter().chain([(Some(101), false)]) {
-            assert_eq!(left.misses(requested), missing, "{requested:?}");
-        }
-        let empty = remainder(1, None);
-        assert!(empty.misses(None) && !empty.misses(Some(1)));
-        assert_eq!(whole_since(&[left, remainder(2, Some(7)), empty]), 101);
-        assert_eq!(whole_since(&[]), 0);
-    }
-
-    #[test]
-    fn a_refusal_names_partitions_times_and_remedies() {
-        let all: Vec<Remainder> = (0..10)
-            .map(|it| remainder(it, Some(1_700_000_000)))
-            .collect();
-        let missing: Vec<&Remainder> = all.iter().collect();
-        let input = Input::Relay {
-            prefix: "cdc".to_owned(),
-        };
-        let text = refused("g", &input, 1_700_000_001, &missing).text();
-        for part in [
-            "group g",
-            "topic cdc.shop.a, partition 7 begins at offset 350, 2023-11-14T22:13:20Z",
-            "and 2 more partitions",
-            "--allow-missing-records",
-            "begin at 2023-11-14T22:13:21Z",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
-    }
 }

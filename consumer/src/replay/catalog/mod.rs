@@ -31,10 +31,17 @@
 //! commands may run twice.
 //!
 //! The note of a command is never removed, because the command may be read again at any time. A
-//! member holds only a part of the notes in memory: see `held`.
+//! member holds only a part of the notes in memory: see `in_memory`.
+//!
+//! # Modules
+//!
+//! - `incarnations` determines to which collection a name referred at a given time
+//! - `in_memory` holds the part of the catalog that a member needs
+//! - `begun` records that a group has committed offsets
+//! - `subscription` records the namespaces of a group
 
 mod begun;
-mod held;
+mod in_memory;
 pub(crate) mod incarnations;
 mod subscription;
 
@@ -54,11 +61,11 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::note::write_note;
-use crate::replay::plan::command::Withheld;
+use crate::replay::plan::translation::Withheld;
 
 pub use crate::replay::catalog::incarnations::{Change, Incarnations, Moment, Ran, Resolved};
-use held::Held;
-pub use subscription::{Subscription, other_subscription};
+use in_memory::CatalogInMemory;
+pub use subscription::{OtherSubscription, Subscription};
 
 const COLLECTION: &str = "catalog";
 
@@ -110,7 +117,7 @@ impl Note {
 pub struct Catalog {
     notes: Collection<Document>,
     group: String,
-    held: Held,
+    in_memory: CatalogInMemory,
 }
 
 impl Catalog {
@@ -122,7 +129,7 @@ impl Catalog {
         let catalog = Self {
             notes: collection(client, COLLECTION),
             group: group.to_owned(),
-            held: Held::default(),
+            in_memory: CatalogInMemory::default(),
         };
         catalog.reload().await?;
         Ok(catalog)
@@ -138,12 +145,12 @@ impl Catalog {
     /// and the latest commands.
     #[must_use]
     pub fn incarnations(&self, source: &str) -> Arc<Incarnations> {
-        self.held.incarnations(source)
+        self.in_memory.incarnations(source)
     }
 
     /// Returns true if any command of the group has run.
     fn has_commands(&self) -> bool {
-        !self.held.is_empty()
+        !self.in_memory.is_empty()
     }
 
     /// Returns true if the target has the note of a command that has run. What is held in memory is
@@ -152,11 +159,11 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn learn_again(&self, source: &str, id: EntryId) -> mongodb::error::Result<bool> {
-        self.held.forget(source, id);
+        self.in_memory.forget(source, id);
         self.learn(source, id).await
     }
 
-    /// Returns the source and identity of the command that created an index of a collection. If
+    /// Returns the command that created an index of a collection. If
     /// `after` is given, commands up to that entry are ignored.
     ///
     /// # Errors
@@ -166,7 +173,7 @@ impl Catalog {
         ns: &str,
         index: &str,
         after: Option<EntryId>,
-    ) -> mongodb::error::Result<Option<(String, EntryId)>> {
+    ) -> mongodb::error::Result<Option<Creator>> {
         let noted = [doc! { "limiting": index }, doc! { "unique": index }];
         let filter = doc! { "group": &self.group, "done": true, "$or": noted };
         let mut found = self.notes.find(filter).await?;
@@ -177,7 +184,8 @@ impl Catalog {
             }
             let incarnations = self.incarnations_at(&source, ran.id).await?;
             if incarnations.resolve(&ran.ns, Moment::Time(ran.id), None) == Resolved::Live(ns) {
-                return Ok(Some((source, ran.id)));
+                let id = ran.id;
+                return Ok(Some(Creator { source, id }));
             }
         }
         Ok(None)
@@ -186,7 +194,7 @@ impl Catalog {
     /// Returns the number of commands and names that this member holds in memory.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.count()
+        self.in_memory.count()
     }
 
     /// Looks up a command that another member may have run, and records it. Returns false if it has
@@ -207,7 +215,7 @@ impl Catalog {
             return Ok(false);
         };
         let (_, ran) = read(&note).ok_or_else(|| unreadable(&note))?;
-        if !self.held.take(source, ran) {
+        if !self.in_memory.take(source, ran) {
             self.reload_from(source, id).await?;
         }
         Ok(true)
@@ -235,19 +243,19 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Records a rename before it runs. Returns whether its collection existed when the rename was
-    /// first recorded, and the collection's UUID.
+    /// Records a rename before it runs. Returns what was first recorded.
     ///
     /// # Errors
     /// Returns the driver's error.
-    pub async fn begin(
-        &self,
-        source: &str,
-        note: &Note,
-    ) -> mongodb::error::Result<(bool, Option<Uuid>)> {
+    pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<BegunRename> {
         let (id, read) = (self.id(source, note.ran.id), |noted: &Document| {
+            // A note of a rename that ran without this field says nothing about the collection.
             let existed = noted.get_bool("existed").unwrap_or(false);
-            (existed, uuid(noted, "life"))
+            let target_uuid = uuid(noted, "life");
+            BegunRename {
+                existed,
+                target_uuid,
+            }
         });
         if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
             return Ok(read(&noted));
@@ -255,7 +263,10 @@ impl Catalog {
         // A faster member may have run the command already, so its note is never overwritten.
         let document = self.document(source, note, false);
         let Err(error) = self.notes.insert_one(document).await else {
-            return Ok((note.existed, note.target_uuid));
+            return Ok(BegunRename {
+                existed: note.existed,
+                target_uuid: note.target_uuid,
+            });
         };
         let noted = match error_code(&error) {
             Some(DUPLICATE_KEY) => self.notes.find_one(doc! { "_id": id }).await?,
@@ -271,7 +282,7 @@ impl Catalog {
     pub async fn finish(&self, source: &str, note: Note) -> mongodb::error::Result<()> {
         let id = note.ran.id;
         self.write(source, &note, true).await?;
-        if !self.held.take(source, note.ran) {
+        if !self.in_memory.take(source, note.ran) {
             self.reload_from(source, id).await?;
         }
         Ok(())
@@ -310,9 +321,35 @@ pub fn collection(client: &Client, name: &str) -> Collection<Document> {
         .collection_with_options(name, options)
 }
 
-/// The commands of a source, ordered by entry, each with the changes of `expireAfterSeconds` that it
-/// withheld.
-pub type History = BTreeMap<EntryId, (Ran, Vec<Withheld>)>;
+/// The command that created an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Creator {
+    /// Name of the source.
+    pub source: String,
+    /// The entry of the command.
+    pub id: EntryId,
+}
+
+/// The state of a collection when its rename was first recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BegunRename {
+    /// True if the collection existed on the target.
+    pub existed: bool,
+    /// The collection's UUID on the target.
+    pub target_uuid: Option<Uuid>,
+}
+
+/// A command that has run.
+#[derive(Debug, Clone)]
+pub struct PastCommand {
+    /// The command.
+    pub ran: Ran,
+    /// The changes of `expireAfterSeconds` that it withheld.
+    pub withheld: Vec<Withheld>,
+}
+
+/// The commands of a source, by entry.
+pub type History = BTreeMap<EntryId, PastCommand>;
 
 /// Returns the commands that ran on a target, by group and source.
 ///
@@ -331,7 +368,7 @@ pub async fn histories(
         let withheld = read_withheld(&note).ok_or_else(|| unreadable(&note))?;
         let sources = groups.entry(group.to_owned()).or_default();
         let history = sources.entry(source).or_default();
-        history.insert(ran.id, (ran, withheld));
+        history.insert(ran.id, PastCommand { ran, withheld });
     }
     Ok(groups)
 }

@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 
 use bson::{Bson, Document, doc};
+use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::mongo::error_code;
 
 use super::{Catalog, unreadable};
-use crate::error::ConsumerError;
 use crate::replay::directive::DUPLICATE_KEY;
 
 /// The patterns of `--include-namespaces` and `--exclude-namespaces`, in any order.
@@ -122,17 +122,30 @@ impl Catalog {
     }
 }
 
-/// Returns the error for a member whose namespaces differ from those of its group.
-#[must_use]
-pub fn other_subscription(group: &str, noted: &Subscription, own: &Subscription) -> ConsumerError {
-    ConsumerError::Usage(format!(
-        "group {group} replays {noted} into this target, but this member is configured to replay \
-         {own}: all members of a group must have the same --include-namespaces and \
-         --exclude-namespaces. Start this member with those of the group; or, to change them, stop \
-         all members and start one with --change-subscription. Namespaces that were excluded until \
-         then are not on the target: they need a full sync, or a replay from the start into an empty \
-         target"
-    ))
+/// A member whose namespaces differ from those of its group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "group {group} replays {noted} into this target, but this member is configured to replay {own}: all \
+     members of a group must have the same --include-namespaces and --exclude-namespaces. Start this \
+     member with those of the group; or, to change them, stop all members and start one with \
+     --change-subscription. Namespaces that were excluded until then are not on the target: they need a \
+     full sync, or a replay from the start into an empty target"
+)]
+pub struct OtherSubscription {
+    /// The group.
+    pub group: String,
+    /// The namespaces of the group.
+    pub noted: Subscription,
+    /// The namespaces of the member.
+    pub own: Subscription,
+}
+
+impl OtherSubscription {
+    /// Returns the exit code of the program for this error.
+    #[must_use]
+    pub const fn exit_code(&self) -> ExitCode {
+        ExitCode::Usage
+    }
 }
 
 #[cfg(test)]

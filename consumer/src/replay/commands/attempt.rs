@@ -12,7 +12,7 @@ use crate::replay::catalog::Ran;
 use crate::replay::commands::refused_options::{Fallback, without};
 use crate::replay::commands::{DriverResult, Execution, refused_by_target, unwritable};
 use crate::replay::directive::{Directive, rule_for};
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::reply::WriteReply;
@@ -53,7 +53,7 @@ impl MongoSink {
                 return Ok(Applied::Done);
             };
             match self.fallback_for(db, command, ran, &error).await? {
-                Fallback::None => return Err(refused_by_target(ran, &error)),
+                Fallback::None => return Err(refused_by_target(ran, &error).into()),
                 Fallback::Done => return Ok(Applied::Done),
                 Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
             }

@@ -16,10 +16,12 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::error::ConsumerError;
 use crate::replay::capabilities::{COLLECTION_UUID, MISMATCH};
+use crate::replay::catalog::BegunRename;
 use crate::replay::catalog::{Note, Ran};
 use crate::replay::commands::attempt::Attempt;
+use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, Running, refused_by_target, unwritable};
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::worker::applied::Applied;
@@ -143,7 +145,10 @@ impl MongoSink {
         let begun = self.persist("recording a rename in the catalog", || {
             self.catalog.begin(source, note)
         });
-        let (existed, mut uuid) = begun.await?;
+        let BegunRename {
+            existed,
+            target_uuid: mut uuid,
+        } = begun.await?;
         let ran = &note.ran;
         let running = Running { source, ran };
         let target = Namespace::split(to);
@@ -225,7 +230,7 @@ impl MongoSink {
                 tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
                 None
             }
-            Attempt::Refused(error) => return Err(refused_by_target(ran, &error)),
+            Attempt::Refused(error) => return Err(refused_by_target(ran, &error).into()),
         })
     }
 }
@@ -246,11 +251,12 @@ fn check_attempts(backoff: &Backoff, ran: &Ran) -> Result<(), ConsumerError> {
     if backoff.attempts() < ATTEMPTS {
         return Ok(());
     }
-    Err(ConsumerError::Refused(format!(
-        "the command of entry {} for {} failed repeatedly: the target refuses the collection UUID \
-         that its own listCollections returns (code {MISMATCH})",
-        ran.id, ran.ns
-    )))
+    Err(CommandFailure::UuidMismatch {
+        entry: ran.id,
+        ns: ran.ns.clone(),
+        code: MISMATCH,
+    }
+    .into())
 }
 
 impl NameHolder {

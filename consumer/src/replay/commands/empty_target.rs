@@ -1,7 +1,6 @@
 //! Checks that the target has no conflicting data before a group writes to it.
 
 use mongodb::bson::{Document, doc};
-use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::time_series;
@@ -11,7 +10,8 @@ use crate::config::NotEmpty;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Incarnations, Note};
 use crate::replay::commands::Running;
-use crate::replay::plan::command::{Translated, done};
+use crate::replay::commands::failure::CommandFailure;
+use crate::replay::plan::translation::{Translated, done};
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -76,11 +76,8 @@ impl MongoSink {
             );
             return self.drop_collection(name, running, token).await;
         }
-        Err(ConsumerError::Refused(format!(
-            "a full sync is about to fill {name}, which already has documents on the target. \
-             Set --if-target-not-empty to merge (documents with the same _id are replaced, others \
-             stay) or to drop (the collection is dropped first), or delete its documents and restart"
-        )))
+        let ns = name.to_string();
+        Err(CommandFailure::NotEmpty { ns }.into())
     }
 
     /// Refuses the first command of a group that is new to the target if another group has run it
@@ -100,14 +97,13 @@ impl MongoSink {
             })
             .await?;
         let Some(other) = runner else { return Ok(()) };
-        Err(ConsumerError::Usage(format!(
-            "group {} is new to this target, but group {other} has run command {id} of source \
-             {source:?} there already: the target has the data of this source, and collections that \
-             were renamed or dropped since would be created again. Start with --group {other}; or \
-             replay into an empty target, which also means without the database {CATALOG_DB}; or, \
-             if this is intended, start with --if-target-not-empty merge",
-            self.catalog.group()
-        )))
+        Err(CommandFailure::OtherGroup {
+            group: self.catalog.group().to_owned(),
+            other,
+            command: id,
+            source_name: source.to_owned(),
+        }
+        .into())
     }
 
     async fn has_documents(&self, namespace: Namespace<'_>) -> Result<bool, ConsumerError> {

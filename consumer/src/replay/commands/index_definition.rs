@@ -6,9 +6,10 @@ use oplog_relay_runtime::mongo::{error_code, is_transient};
 use oplog_relay_runtime::mongo::is_set;
 
 use crate::error::ConsumerError;
-use crate::replay::commands::Execution;
+use crate::replay::commands::failure::CommandFailure;
+use crate::replay::commands::{Execution, unwritable};
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
-use crate::replay::plan::command::{POSTPONED_EXPIRY, done};
+use crate::replay::plan::translation::{POSTPONED_EXPIRY, done};
 use crate::replay::sink::MongoSink;
 
 /// Fields of an index that are not compared: a server adds them, they do not change the definition,
@@ -37,10 +38,7 @@ impl MongoSink {
             made_non_unique,
             ..
         } = execution;
-        let unreadable = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!("the command of entry {}: {error}", ran.id))
-        };
-        let mut wanted = Document::from_reader(command).map_err(|error| unreadable(&error))?;
+        let mut wanted = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
         let name = wanted
             .get_str("createIndexes")
             .unwrap_or_default()
@@ -49,7 +47,7 @@ impl MongoSink {
         let mut missing = Vec::new();
         let specs = wanted
             .get_array("indexes")
-            .map_err(|error| unreadable(&error))?;
+            .map_err(|error| unwritable(ran, &error))?;
         for spec in specs.iter().filter_map(Bson::as_document) {
             let same_name = |index: &&Document| index.get("name") == spec.get("name");
             let found = there.iter().find(same_name);
@@ -59,11 +57,13 @@ impl MongoSink {
                 continue;
             };
             if definition(index, made_non_unique) != definition(spec, made_non_unique) {
-                return Err(ConsumerError::CommandRefused(format!(
-                    "entry {} creates the index {spec} on {}, but the target has the index {index}: \
-                     drop that index on the target and restart",
-                    ran.id, ran.ns
-                )));
+                return Err(CommandFailure::OtherIndex {
+                    entry: ran.id,
+                    ns: ran.ns.clone(),
+                    wanted: spec.to_string(),
+                    found: index.to_string(),
+                }
+                .into());
             }
             self.postpone_expiry(db, &name, index).await?;
         }

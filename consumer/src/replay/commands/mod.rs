@@ -1,8 +1,21 @@
 //! Runs the commands that have not run on the target yet, and records them in the catalog.
+//!
+//! # Modules
+//!
+//! - `attempt` sends a command until the target accepts or refuses it
+//! - `ran` looks up in the catalog which commands have run
+//! - `drop_and_rename` runs commands that drop or rename a collection
+//! - `index_definition` compares the indexes of a command with those that exist
+//! - `views` handles views and time series
+//! - `routing` applies changes of the routing
+//! - `refused_options` leaves out options that the target does not support
+//! - `empty_target` checks that the target has no conflicting data
+//! - `failure` has the reasons why a command cannot run
 
 pub(crate) mod attempt;
 pub(crate) mod drop_and_rename;
 pub(crate) mod empty_target;
+pub mod failure;
 pub(crate) mod index_definition;
 mod ran;
 pub(crate) mod refused_options;
@@ -24,10 +37,12 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Moment, Note, Ran, Resolved};
 use crate::replay::commands::drop_and_rename::Rename;
+use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::views::SeriesNames;
 use crate::replay::directive::{Directive, command_reason, rule_for};
-use crate::replay::plan::command::{Action, Circumstances, Translated, translate};
+use crate::replay::plan::translation::{Action, Circumstances, Translated, translate};
 use crate::replay::plan::{Command, PlanError, PlanFault};
+use crate::replay::request_refused::RequestRefused;
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::worker::applied::{Applied, SinkError};
@@ -85,10 +100,11 @@ impl MongoSink {
             };
             let retry = error_code(&error).map(|code| rule_for(code).directive);
             if retry != Some(Directive::Retry) && !is_transient(&error) {
-                return Err(ConsumerError::Refused(format!(
-                    "{doing} failed: {}",
-                    error_text(&error)
-                )));
+                return Err(RequestRefused {
+                    request: doing.to_owned(),
+                    reason: error_text(&error),
+                }
+                .into());
             }
             self.target.readiness.target_failed(&error_text(&error));
             self.target.metrics.count_error("target");
@@ -162,8 +178,8 @@ impl MongoSink {
         let fills = entry.snapshot.is_some();
         let executed = self.execute_after_check(namespace, &translated, note, fills, source, token);
         executed.await.map_err(|error| match error {
-            ConsumerError::CommandRefused(text) if is_dead_lettered => {
-                fault(PlanFault::Refused(text))
+            ConsumerError::Command(failure) if is_dead_lettered && failure.is_of_target() => {
+                fault(PlanFault::Refused(failure))
             }
             error => SinkError::Fatal(error),
         })
@@ -250,11 +266,12 @@ impl MongoSink {
         let difference = difference(&wanted, options.unwrap_or(&nothing), kind);
         match difference {
             None => Ok(()),
-            Some(option) => Err(ConsumerError::Refused(format!(
-                "entry {} creates {}, but the target has a collection of that name whose \
-                 {option} differs: drop it on the target, or replay into an empty target",
-                ran.id, ran.ns
-            ))),
+            Some(option) => Err(CommandFailure::OtherOption {
+                entry: ran.id,
+                ns: ran.ns.clone(),
+                option,
+            }
+            .into()),
         }
     }
 }
@@ -349,24 +366,22 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
     }
 }
 
-pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> ConsumerError {
-    ConsumerError::CommandRefused(format!(
-        "the command of entry {} for {} was refused by the target: {}: {}. If the cause is an option \
-         that the target does not support and that may be omitted, start with --refused-options \
-         leave-out; --dead-letter command skips the whole command, unless it drops, renames or \
-         empties a collection",
-        ran.id,
-        ran.ns,
-        error_text(error),
-        command_reason(error_code(error))
-    ))
+pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> CommandFailure {
+    CommandFailure::Refused {
+        entry: ran.id,
+        ns: ran.ns.clone(),
+        text: error_text(error),
+        advice: command_reason(error_code(error)),
+    }
 }
 
 pub(crate) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
-    ConsumerError::Refused(format!(
-        "the command of entry {} for {} is not a valid command: {error}",
-        ran.id, ran.ns
-    ))
+    let invalid = CommandFailure::Invalid {
+        entry: ran.id,
+        ns: ran.ns.clone(),
+        reason: error.to_string(),
+    };
+    invalid.into()
 }
 
 #[cfg(test)]

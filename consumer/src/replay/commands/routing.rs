@@ -11,8 +11,9 @@ use oplog_relay_runtime::mongo::{error_code, is_set};
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
-use crate::replay::deferred::held_document::GONE;
-use crate::replay::plan::command::POSTPONED_EXPIRY;
+use crate::replay::commands::failure::CommandFailure;
+use crate::replay::held_documents::held_document::GONE;
+use crate::replay::plan::translation::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -39,12 +40,10 @@ impl MongoSink {
         if self.has_run(source, id).await? {
             return Ok(Applied::Done);
         }
-        let change = RoutingChange::read(&entry).ok().flatten().ok_or_else(|| {
-            ConsumerError::Refused(format!(
-                "entry {id} is a change of the routing that this version cannot read: use the \
-                 consumer of the same version as the producer"
-            ))
-        })?;
+        let change = RoutingChange::read(&entry)
+            .ok()
+            .flatten()
+            .ok_or(CommandFailure::RoutingUnreadable { entry: id })?;
         let incarnations = self.incarnations_at(source, id).await?;
         let spread = change.spread.iter();
         for SpreadCollection { ns, ui } in spread.filter(|spread| filter.passes(&spread.ns)) {

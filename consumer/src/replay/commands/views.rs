@@ -168,7 +168,7 @@ impl MongoSink {
                 }
             }
             Ok(_) => true,
-            Err(ConsumerError::Refused(_)) => false,
+            Err(ConsumerError::Request(_)) => false,
             Err(error) => return Err(error),
         };
         if !allowed {

@@ -7,7 +7,7 @@
 
 mod table;
 
-use oplog_relay_runtime::mongo::transient_reason;
+use oplog_relay_runtime::mongo::{AUTHENTICATION_FAILED, transient_reason};
 
 pub use table::table;
 
@@ -59,7 +59,7 @@ pub const DUPLICATE_KEY: i32 = 11000;
 /// Error code of a `create` of a collection that exists.
 pub const NAMESPACE_EXISTS: i32 = 48;
 /// Error code of a missing privilege.
-pub const UNAUTHORIZED: i32 = 13;
+pub const UNAUTHORIZED: i32 = oplog_relay_runtime::mongo::UNAUTHORIZED;
 
 /// Error code of an update that would change `_id` or a shard key.
 pub const IMMUTABLE_FIELD: i32 = 66;
@@ -224,7 +224,11 @@ pub const RULES: &[Rule] = &[
         "the target's user does not have the privilege: grant it readWrite on the replayed \
          databases",
     ),
-    rule(18, Directive::Stop, "the target refuses the credentials"),
+    rule(
+        AUTHENTICATION_FAILED,
+        Directive::Stop,
+        "the target refuses the credentials",
+    ),
     rule(
         20,
         Directive::Stop,

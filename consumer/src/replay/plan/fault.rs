@@ -5,6 +5,8 @@ use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::EntryError;
 use oplog_relay_core::position::EntryId;
 
+use crate::replay::commands::failure::CommandFailure;
+
 /// An entry that cannot be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("entry {id} of {ns:?} cannot be replayed")]
@@ -41,7 +43,7 @@ pub enum PlanFault {
     Unordered(String),
     /// A command that the target refuses.
     #[error("{0}")]
-    Refused(String),
+    Refused(Box<CommandFailure>),
     /// An update operator that servers never write to the oplog. It can only come from a user's own
     /// `applyOps`, which is logged as it was sent.
     #[error(

@@ -40,12 +40,20 @@
 //! A replacement is sent with upsert, because the entry holds the whole document. An update is sent
 //! with upsert only with `--unmatched upsert`: it would create a document of only the fields that
 //! it sets.
+//!
+//! # Modules
+//!
+//! - `statement` writes a plan's writes as commands, `diff` the `$v: 2` diffs of updates as update
+//!   operators
+//! - `rewrite` applies writes to a document that was read
+//! - [`translation`] turns the commands of an oplog into commands for a target
+//! - `fault` has the reasons why an entry cannot be applied
 
-pub mod command;
 mod diff;
 mod fault;
 mod rewrite;
 mod statement;
+pub mod translation;
 
 use std::hash::BuildHasher;
 use std::ops::Range;

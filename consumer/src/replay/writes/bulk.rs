@@ -13,6 +13,7 @@ use crate::replay::plan::{Bulk, BulkKind, CommandOptions, Write, statement_bytes
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bypass::is_no_bypass;
+use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -52,11 +53,11 @@ impl MongoSink {
             rest = &others;
         }
         while !rest.is_empty() {
-            let (part, after) = self.target.limits.cut(bulk.kind, rest);
-            if self.send(bulk.ns, bulk.kind, part, token).await? == Applied::Abandoned {
+            let cut = self.target.limits.cut(bulk.kind, rest);
+            if self.send(bulk.ns, bulk.kind, cut.next, token).await? == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
-            rest = after;
+            rest = cut.rest;
         }
         Ok(Applied::Done)
     }
@@ -163,10 +164,9 @@ impl MongoSink {
         };
         let bytes: usize = writes.iter().map(statement_bytes).sum();
         let mut command = Vec::with_capacity(bytes + 256);
-        let damaged = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!(
-                "the writes to {ns} cannot be encoded as a command: {error}"
-            ))
+        let damaged = |error: &dyn std::fmt::Display| WriteFailure::Unencodable {
+            ns: ns.to_owned(),
+            reason: error.to_string(),
         };
         write_command(collection, kind, writes, options, &mut command)
             .map_err(|error| damaged(&error))?;
@@ -174,10 +174,9 @@ impl MongoSink {
         let _permit = self.target.limits.permit(kind).await;
         let database = self.target.client.database(db);
         let reply = in_time(REPLY_LIMIT, database.run_raw_command(command)).await;
-        let unreadable = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!(
-                "the target's reply to writes to {ns} cannot be decoded: {error}"
-            ))
+        let unreadable = |error: &dyn std::fmt::Display| WriteFailure::ReplyUnreadable {
+            ns: ns.to_owned(),
+            reason: error.to_string(),
         };
         let bytes = match reply {
             Ok(reply) => reply.to_vec().map_err(|error| unreadable(&error))?,
@@ -187,6 +186,6 @@ impl MongoSink {
             },
         };
         let reply = Document::new(&bytes).and_then(WriteReply::read);
-        reply.map(Ok).map_err(|error| unreadable(&error))
+        Ok(Ok(reply.map_err(|error| unreadable(&error))?))
     }
 }

@@ -7,10 +7,11 @@ use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code, error_text, in_time, i
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::directive::{Directive, rule_for};
-use crate::replay::plan::{Bulk, Write};
+use crate::replay::plan::Bulk;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::bulk::Next;
-use crate::replay::writes::outcome::{document_id, shown};
+use crate::replay::writes::failure::WriteFailure;
+use crate::replay::writes::outcome::document_id;
 use crate::replay::writes::reply::WriteReply;
 use crate::worker::assignment::Token;
 
@@ -41,13 +42,17 @@ impl MongoSink {
             return self.after_transient(bulk, error, failures).await;
         }
         if let Some(code) = code.filter(|_| directive == Some(Directive::Stop)) {
-            return Err(ConsumerError::Refused(format!(
-                "writes to {} (from entry {}) were refused (code {code}): {}: {}",
-                bulk.ns,
-                shown(bulk.writes.first().map(|write| write.id)),
-                error_text(error),
-                rule_for(code).reason
-            )));
+            let Some(first) = bulk.writes.first() else {
+                // A bulk without writes has nothing that could be refused.
+                return Ok(Next::Go(Vec::new()));
+            };
+            return Err(WriteFailure::BulkRefused {
+                ns: bulk.ns.to_owned(),
+                first: first.id,
+                code,
+                text: error_text(error),
+            }
+            .into());
         }
         let [write] = bulk.writes.as_slice() else {
             tracing::debug!(
@@ -64,14 +69,13 @@ impl MongoSink {
                 Box::pin(self.after_reply(bulk, reply, token)).await
             }
             None => {
-                let text = format!(
-                    "the write of entry {} for the document of {} with _id {} failed: {}",
-                    write.id,
-                    bulk.ns,
-                    document_id(write),
-                    error_text(error)
-                );
-                self.refuse(bulk.ns, write, Reason::Write, None, text)?;
+                let failure = WriteFailure::Failed {
+                    entry: write.id,
+                    ns: bulk.ns.to_owned(),
+                    document_id: document_id(write),
+                    text: error_text(error),
+                };
+                self.refuse(bulk.ns, write, Reason::Write, None, failure)?;
                 Ok(Next::Go(Vec::new()))
             }
         }
@@ -106,8 +110,13 @@ impl MongoSink {
                 && *failures > FAILURES_BEFORE_REFUSAL
                 && code.is_none()
             {
-                let text = repeated_failure(ns, write, error);
-                self.refuse(ns, write, Reason::Write, None, text)?;
+                let failure = WriteFailure::FailsRepeatedly {
+                    entry: write.id,
+                    ns: ns.to_owned(),
+                    document_id: document_id(write),
+                    text: error_text(error),
+                };
+                self.refuse(ns, write, Reason::Write, None, failure)?;
                 return Ok(Next::Go(Vec::new()));
             }
         }
@@ -120,14 +129,4 @@ impl MongoSink {
         let ping = admin.run_command(doc! { "ping": 1 });
         in_time(REPLY_LIMIT, ping).await.is_ok()
     }
-}
-
-fn repeated_failure(ns: &str, write: &Write<'_>, error: &Error) -> String {
-    format!(
-        "the target replies to other commands, but fails repeatedly on entry {} for the document of \
-         {ns} with _id {}: {}. The target apparently cannot store this document",
-        write.id,
-        document_id(write),
-        error_text(error)
-    )
 }

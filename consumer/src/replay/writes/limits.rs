@@ -34,6 +34,15 @@ struct UpdateLimit {
     permits: Semaphore,
 }
 
+/// Writes that were split at the end of the next command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut<'w, 'a> {
+    /// The writes that fit in the next command: at least one.
+    pub(crate) next: &'w [Write<'a>],
+    /// The other writes.
+    pub(crate) rest: &'w [Write<'a>],
+}
+
 impl Limits {
     /// Returns the limits of a server, with default values for those that it does not report.
     ///
@@ -58,12 +67,8 @@ impl Limits {
         }
     }
 
-    /// Splits the writes into those that fit in the next command, which are at least one, and the rest.
-    pub(crate) fn cut<'w, 'a>(
-        &self,
-        kind: BulkKind,
-        writes: &'w [Write<'a>],
-    ) -> (&'w [Write<'a>], &'w [Write<'a>]) {
+    /// Splits the writes at the end of the next command.
+    pub(crate) fn cut<'w, 'a>(&self, kind: BulkKind, writes: &'w [Write<'a>]) -> Cut<'w, 'a> {
         let most = match &self.updates {
             Some(limit) if kind == BulkKind::Update => limit.statements,
             _ => self.writes,
@@ -78,7 +83,8 @@ impl Limits {
             .take(most)
             .take_while(|write| fits(write))
             .count();
-        writes.split_at(count.max(1).min(writes.len()))
+        let (next, rest) = writes.split_at(count.max(1).min(writes.len()));
+        Cut { next, rest }
     }
 
     /// Waits for the permit to send a command of this kind; `None` if their number is not limited.
@@ -130,7 +136,7 @@ mod tests {
                 writes: most,
                 updates: None,
             };
-            limits.cut(BulkKind::Insert, &writes).0.len()
+            limits.cut(BulkKind::Insert, &writes).next.len()
         };
         assert_eq!(cut(one * 3, 30), 3);
         assert_eq!(cut(one * 30, 2), 2);
@@ -141,7 +147,7 @@ mod tests {
             ..Hello::default()
         };
         let limits = Limits::of(&hello, false);
-        assert_eq!(limits.cut(BulkKind::Update, &writes).0.len(), 10);
+        assert_eq!(limits.cut(BulkKind::Update, &writes).next.len(), 10);
     }
 
     #[tokio::test]

@@ -1,7 +1,6 @@
 //! Handles the writes that a target refuses individually.
 
 use oplog_relay_core::json::{Mode, write_value};
-use oplog_relay_core::position::EntryId;
 
 use crate::config::Unmatched;
 use crate::dead_letter::Reason;
@@ -12,6 +11,7 @@ use crate::replay::directive::{
 use crate::replay::plan::{Action, Bulk, BulkKind, Write};
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Next;
+use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::reply::{ConcernError, WriteError, WriteReply};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -92,7 +92,7 @@ impl MongoSink {
                 self.refuse_write(ns, write, error)?;
                 Next::Go(after())
             }
-            (Directive::Stop, _) => return Err(ConsumerError::Refused(refusal(ns, write, error))),
+            (Directive::Stop, _) => return Err(refusal(ns, write, error).into()),
         })
     }
 
@@ -133,7 +133,7 @@ impl MongoSink {
                     self.refuse_write(ns, write, error)?;
                 }
                 (Directive::Stop, _) => {
-                    return Err(ConsumerError::Refused(refusal(ns, write, error)));
+                    return Err(refusal(ns, write, error).into());
                 }
             }
         }
@@ -181,8 +181,8 @@ impl MongoSink {
         write: &Write<'_>,
         error: &WriteError,
     ) -> Result<(), ConsumerError> {
-        let text = refusal(ns, write, error);
-        self.refuse(ns, write, Reason::Write, Some(error.code), text)
+        let failure = refusal(ns, write, error);
+        self.refuse(ns, write, Reason::Write, Some(error.code), failure)
     }
 
     /// Counts the executed updates that found no document. They become dead letters if the operator
@@ -213,19 +213,16 @@ impl MongoSink {
             .metrics
             .unmatched_updates
             .inc_by(count(unmatched));
-        let ids = executed
-            .first()
-            .map(|write| write.id)
-            .zip(executed.last().map(|write| write.id));
-        if self.policies.unmatched == Unmatched::Stop {
-            let (first, last) = ids.unzip();
-            return Err(ConsumerError::Refused(format!(
-                "{unmatched} of the updates of {ns} in the entries {} to {} found no document on \
-                 the target. The target is missing data of the source: replay from the start into an \
-                 empty target, or continue with --unmatched count",
-                shown(first),
-                shown(last)
-            )));
+        if self.policies.unmatched == Unmatched::Stop
+            && let (Some(first), Some(last)) = (executed.first(), executed.last())
+        {
+            return Err(WriteFailure::StoppedAtUnmatched {
+                unmatched,
+                ns: ns.to_owned(),
+                first: first.id,
+                last: last.id,
+            }
+            .into());
         }
         tracing::debug!(ns, unmatched, "updates found no document");
         Ok(())
@@ -238,18 +235,13 @@ impl MongoSink {
             return Ok(true);
         };
         if rule_for(*code).directive != Directive::Retry {
-            let reason = format!("the target reported a write concern error (code {code}): {text}");
-            return Err(ConsumerError::Refused(reason));
+            let (code, text) = (*code, text.clone());
+            return Err(WriteFailure::WriteConcern { code, text }.into());
         }
         self.target.readiness.target_failed(text);
         self.target.metrics.count_error("write_concern");
         Ok(false)
     }
-}
-
-/// Formats an entry for messages.
-pub(crate) fn shown(id: Option<EntryId>) -> String {
-    id.map_or_else(|| "?".to_owned(), |id| id.to_string())
 }
 
 /// Formats the `_id` of the write's document as JSON for messages, truncated to a maximum length.
@@ -263,19 +255,12 @@ pub(crate) fn document_id(write: &Write<'_>) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> String {
-    let reason = if error.code == DUPLICATE_KEY {
-        "another document on the target has the same value in a unique index. Either the target is \
-         ahead of the replayed entries, or it has documents that the source does not have: drop that \
-         index on the target until the replay has caught up, or replay into an empty target"
-    } else {
-        rule_for(error.code).reason
-    };
-    format!(
-        "the target refused entry {} for the document of {ns} with _id {} (code {}): {}: {reason}",
-        write.id,
-        document_id(write),
-        error.code,
-        error.text
-    )
+fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> WriteFailure {
+    WriteFailure::Refused {
+        entry: write.id,
+        ns: ns.to_owned(),
+        document_id: document_id(write),
+        code: error.code,
+        text: error.text.clone(),
+    }
 }

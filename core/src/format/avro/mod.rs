@@ -5,6 +5,11 @@
 //! The fields are those of the JSON change event ([`super::json`]), except for those of a lookup.
 //! Documents are strings of Extended JSON. The schemas are in `schemas/`. The id of a schema may
 //! differ between registries, so the partition of a record does not depend on it.
+//!
+//! # Modules
+//!
+//! - `write` encodes change events and keys
+//! - `read` decodes change events
 
 mod read;
 mod write;

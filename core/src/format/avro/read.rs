@@ -4,10 +4,9 @@ use std::ops::Range;
 
 use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, DocumentBuilder, kind};
-use crate::format::FormatError;
 use crate::format::json::Event;
+use crate::format::{Decoded, FormatError};
 use crate::json;
-use crate::position::EntryId;
 
 use super::{WIRE_HEADER, WIRE_MAGIC};
 
@@ -36,7 +35,7 @@ pub fn id_in_key(key: &[u8]) -> Option<&str> {
 pub(in crate::format) fn decode(
     value: Range<usize>,
     arena: &mut Vec<u8>,
-) -> Result<(EntryId, Range<usize>), FormatError> {
+) -> Result<Decoded, FormatError> {
     let bytes = arena.get(value.clone()).unwrap_or_default();
     let body = bytes.get(WIRE_HEADER..).unwrap_or_default();
     let mut fields = Vec::new();
@@ -53,7 +52,7 @@ pub(in crate::format) fn decode(
     }
     let range = start..arena.len();
     Document::new(arena.get(range.clone()).unwrap_or_default())?;
-    Ok((id, range))
+    Ok(Decoded { id, range })
 }
 
 /// The place of `rawEntry` in a record.

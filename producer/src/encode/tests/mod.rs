@@ -1,7 +1,7 @@
+mod before_lookup;
+mod current_lookup;
 mod for_readers;
 mod frames;
-mod lookup;
-mod lookup_before;
 mod old_servers;
 mod router_headers;
 

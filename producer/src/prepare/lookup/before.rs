@@ -3,70 +3,22 @@
 use std::ops::Range;
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
-use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
+use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::format::looked_up::DocumentBefore;
 use oplog_relay_core::position::Timestamp;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{CurrentDocuments, MOST_DOCUMENTS, Reply, WANTED_BYTES};
+use super::pre_image::PreImageId;
+use super::reply::Reply;
+use super::stored_documents::StoredDocuments;
+use super::{MOST_DOCUMENTS, WANTED_BYTES};
 use crate::error::ProducerError;
 
 /// Bytes of documents of other collections that are kept when those of a collection are read.
 const MAX_HELD_BYTES: usize = 32 << 20;
 /// Approximate memory of an entry of a map.
 const ID_COST: usize = 64;
-
-/// The `_id` of a document in `config.system.preimages`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PreImageId {
-    /// The UUID of the collection (`nsUUID`).
-    pub ui: CollectionUuid,
-    /// The timestamp of the oplog entry that contains the change.
-    pub ts: Timestamp,
-    /// The index of the change in the `applyOps` of that entry (`applyOpsIndex`), otherwise 0.
-    pub index: u32,
-}
-
-impl PreImageId {
-    /// Appends the `_id` as an element.
-    fn write(self, name: &str, out: &mut DocumentBuilder<'_>) {
-        out.nested(name, kind::DOCUMENT, |id| {
-            id.raw("nsUUID", kind::BINARY, &self.ui.binary())
-                .raw("ts", kind::TIMESTAMP, &self.ts.to_le_bytes())
-                .int64("applyOpsIndex", self.index.into());
-        });
-    }
-
-    fn read(id: Document<'_>) -> Result<Self, Malformed> {
-        let field = |name| id.get(name)?.ok_or(Malformed::Missing("_id"));
-        let ui = field("nsUUID")?;
-        let index = field("applyOpsIndex")?;
-        Ok(Self {
-            ui: ui
-                .binary()?
-                .1
-                .try_into()
-                .map(CollectionUuid)
-                .map_err(|_| ui.wrong_type())?,
-            ts: field("ts")?.timestamp()?,
-            index: u32::try_from(index.integer()?).map_err(|_| index.wrong_type())?,
-        })
-    }
-}
-
-/// Appends `{_id: {$in: [...]}}` with these `_id`s to a command.
-pub fn write_filter(ids: &[PreImageId], command: &mut DocumentBuilder<'_>) {
-    command.nested("filter", kind::DOCUMENT, |filter| {
-        filter.nested("_id", kind::DOCUMENT, |id| {
-            id.nested("$in", kind::ARRAY, |list| {
-                for (index, id) in ids.iter().enumerate() {
-                    id.write(&index.to_string(), list);
-                }
-            });
-        });
-    });
-}
 
 /// The documents before changes of one collection that were read ahead. They never change, so they
 /// are valid until the next ones are read.
@@ -132,8 +84,8 @@ impl PreImages {
 
 /// Looks up the documents before changes.
 #[derive(Debug)]
-pub struct LookupBefore {
-    source: Box<dyn CurrentDocuments>,
+pub struct BeforeLookup {
+    source: StoredDocuments,
     /// The documents that were read ahead, by collection.
     images: FxHashMap<CollectionUuid, PreImages>,
     /// The place of the operation that is being encoded, if it is one of an `applyOps`.
@@ -153,10 +105,10 @@ pub struct OperationPlace {
     pub index: u32,
 }
 
-impl LookupBefore {
+impl BeforeLookup {
     /// Creates a lookup that has read nothing yet.
     #[must_use]
-    pub fn new(source: Box<dyn CurrentDocuments>) -> Self {
+    pub fn new(source: StoredDocuments) -> Self {
         Self {
             source,
             images: FxHashMap::default(),
@@ -205,7 +157,7 @@ impl LookupBefore {
     /// begin with the UUID, so a request for several collections could read those of many others.
     ///
     /// # Errors
-    /// The errors of [`CurrentDocuments::read_before`]; [`ProducerError::Undecodable`] for a damaged
+    /// The errors of [`StoredDocuments::read_before`]; [`ProducerError::Undecodable`] for a damaged
     /// reply.
     pub fn ask(&mut self, ids: &[PreImageId], through: Timestamp) -> Result<(), ProducerError> {
         let Some(first) = ids.first() else {
@@ -227,7 +179,7 @@ impl LookupBefore {
     /// Makes the document before a change the current one, and asks for it alone if it is not known.
     ///
     /// # Errors
-    /// The errors of [`LookupBefore::ask`].
+    /// The errors of [`BeforeLookup::ask`].
     pub fn look_up(&mut self, id: PreImageId, through: Timestamp) -> Result<(), ProducerError> {
         self.current = self.find(id);
         if self.current.is_none() {

@@ -7,15 +7,17 @@ use bson::{Document as Doc, doc};
 use oplog_relay_core::document::DocumentBuilder;
 use oplog_relay_core::position::Timestamp;
 
-use super::{CurrentDocuments, PreImageId, Reply, Request, write_filter};
-use crate::error::ProducerError;
+use super::StoredDocuments;
+use super::pre_image::{PreImageId, write_filter};
+use super::reply::Reply;
+use super::request::Request;
 
 /// The time and the number of documents of each request.
 pub(crate) type Asked = Arc<Mutex<Vec<(Timestamp, usize)>>>;
 
 /// A source with one collection, which records the requests that it receives.
 #[derive(Debug, Default)]
-pub(crate) struct Documents {
+pub struct Documents {
     pub(crate) by_id: BTreeMap<i32, Doc>,
     /// Maximum number of documents in a reply.
     pub(crate) room: Option<usize>,
@@ -24,12 +26,8 @@ pub(crate) struct Documents {
     pub(crate) pre_images: Vec<Doc>,
 }
 
-impl CurrentDocuments for Documents {
-    fn read(
-        &mut self,
-        requests: &[Request],
-        after: Timestamp,
-    ) -> Result<Vec<Reply>, ProducerError> {
+impl Documents {
+    pub(super) fn read(&self, requests: &[Request], after: Timestamp) -> Vec<Reply> {
         let reply = |request: &Request| {
             self.asked.lock().unwrap().push((after, request.count()));
             let mut command = Vec::new();
@@ -51,14 +49,10 @@ impl CurrentDocuments for Documents {
                 at: Some(Timestamp::new(after.seconds, 7)),
             }
         };
-        Ok(requests.iter().map(reply).collect())
+        requests.iter().map(reply).collect()
     }
 
-    fn read_before(
-        &mut self,
-        ids: &[PreImageId],
-        after: Timestamp,
-    ) -> Result<Reply, ProducerError> {
+    pub(super) fn read_before(&self, ids: &[PreImageId], after: Timestamp) -> Reply {
         self.asked.lock().unwrap().push((after, ids.len()));
         let mut command = Vec::new();
         let mut find = DocumentBuilder::start(&mut command);
@@ -72,15 +66,13 @@ impl CurrentDocuments for Documents {
         let found: Vec<&Doc> = found.collect();
         let room = self.room.unwrap_or(usize::MAX);
         let sent = found.iter().take(room);
-        Ok(Reply {
+        Reply {
             documents: sent.flat_map(|found| found.to_vec().unwrap()).collect(),
             is_cut: found.len() > room,
             at: None,
-        })
+        }
     }
-}
 
-impl Documents {
     /// Returns a source of the documents `{_id, n}` with these `_id`s.
     pub(crate) fn of(ids: std::ops::Range<i32>) -> Self {
         let document = |id| (id, doc! { "_id": id, "n": id });
@@ -88,5 +80,11 @@ impl Documents {
             by_id: ids.map(document).collect(),
             ..Self::default()
         }
+    }
+}
+
+impl From<Documents> for StoredDocuments {
+    fn from(documents: Documents) -> Self {
+        Self::InMemory(documents)
     }
 }

@@ -8,7 +8,8 @@ use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::Timestamp;
 use rustc_hash::FxHashMap;
 
-use super::{Reply, Request};
+use super::reply::Reply;
+use super::request::Request;
 
 /// Number of bytes of documents at which a window counts as full.
 const FULL_BYTES: usize = 16 << 20;

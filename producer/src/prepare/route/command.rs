@@ -13,6 +13,7 @@ use oplog_relay_core::time_series::{self, VIEWS};
 use oplog_relay_core::topic::{collection_topic, command_topic};
 
 use super::{Decision, NewRoute, Router, Target};
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 
 /// A change of the saved routing table.
@@ -318,7 +319,7 @@ impl Router {
 fn replaced_by_rename(entry: &Entry<'_>) -> Result<Option<CollectionUuid>, EntryError> {
     match entry.o.get("dropTarget")? {
         Some(target) if target.kind == kind::BINARY => {
-            Ok(target.binary()?.1.try_into().ok().map(CollectionUuid))
+            Ok(target.binary()?.bytes.try_into().ok().map(CollectionUuid))
         }
         _ => Ok(None),
     }
@@ -355,10 +356,10 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
 fn renamed_into_stream(entry: &Entry<'_>, scope: &Scope<'_>) -> ProducerError {
     let (from, to) = (scope.ns(), scope.to_ns().unwrap_or_default());
     debug_assert_eq!(entry.operation, Operation::Command);
-    ProducerError::Undecodable(format!(
-        "entry {}: collection {from}, which is not streamed, was renamed to {to}, which is \
-         streamed: its documents were never sent. Include {from} and start under another \
-         --topic-prefix, or exclude {to}",
-        entry.ts
-    ))
+    EntryFault::RenamedIntoStream {
+        entry: entry.ts,
+        from,
+        to,
+    }
+    .into()
 }

@@ -1,6 +1,12 @@
 //! Routes of entries to topics. The routing table is part of the source's saved state: a collection
 //! keeps its route even if the rules would now choose another one, until a command or
 //! `--change-routing` changes it behind a barrier.
+//!
+//! # Modules
+//!
+//! - `command` finds the routes of commands, and their changes to the routing table
+//! - `order` determines how the documents of a collection are spread over partitions
+//! - `change` applies the new rules of `--change-routing`
 
 mod change;
 mod command;

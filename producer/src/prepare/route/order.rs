@@ -9,6 +9,7 @@ use oplog_relay_core::state::{Order, OrderRule, State};
 
 use super::Router;
 use crate::error::ProducerError;
+use crate::prepare::topics::error::TopicError;
 
 /// The current properties of a source's collections.
 pub trait Collections: fmt::Debug + Send {
@@ -33,7 +34,7 @@ impl Router {
     /// Sets the rule for the order of collections.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] if a saved route was made by another rule.
+    /// [`TopicError::OtherOrder`] if a saved route was made by another rule.
     pub fn ordered(mut self, rule: OrderRule) -> Result<Self, ProducerError> {
         check_rule(rule, &self.saved)?;
         self.rule = rule;
@@ -78,16 +79,15 @@ pub(crate) fn query_order(
 /// relative to the earlier ones.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] if a saved route was made by another rule.
-pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), ProducerError> {
+/// [`TopicError::OtherOrder`] if a saved route was made by another rule.
+pub fn check_rule(rule: OrderRule, saved: &State) -> Result<(), TopicError> {
     let Some(other) = saved.routes.values().find(|route| route.rule != rule) else {
         return Ok(());
     };
-    Err(ProducerError::Usage(format!(
-        "the saved routes of this source were made with --order {}, for example that of {} to topic \
-         {}; with --order {rule} later entries would overtake earlier ones in other partitions. \
-         Give --order {}, or change to --order {rule} behind barriers with --change-routing, or \
-         start under another --topic-prefix",
-        other.rule, other.ns, other.topic, other.rule
-    )))
+    Err(TopicError::OtherOrder {
+        saved: other.rule,
+        rule,
+        ns: other.ns.clone(),
+        topic: other.topic.clone(),
+    })
 }

@@ -6,7 +6,7 @@ use oplog_relay_core::state::TopicRecord;
 use oplog_relay_runtime::kafka::TopicSettings;
 
 use super::CLOCK_MARGIN_MS;
-use crate::error::ProducerError;
+use crate::prepare::topics::error::TopicError;
 use crate::publish::MAX_RECORD_BYTES;
 
 /// Margin for the time that entries wait before they are sent.
@@ -20,48 +20,37 @@ pub fn limit(settings: &TopicSettings) -> usize {
     usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
 }
 
-fn refused(name: &str, reason: &str) -> ProducerError {
-    ProducerError::Usage(format!("topic {name} {reason}"))
-}
-
 /// Checks that a topic has as many partitions as when it was used first.
 ///
 /// # Errors
-/// [`ProducerError::Usage`].
+/// A [`TopicError`].
 pub(super) fn check_partitions(
     name: &str,
     settings: &TopicSettings,
     saved: &TopicRecord,
-) -> Result<(), ProducerError> {
+) -> Result<(), TopicError> {
     if i64::from(saved.partitions) == i64::from(settings.partitions) {
         return Ok(());
     }
-    let reason = format!(
-        "had {} partitions and has {} now: entries of one document would lose their order. Start under \
-         another --topic-prefix",
-        saved.partitions, settings.partitions
-    );
-    Err(refused(name, &reason))
+    Err(TopicError::PartitionsChanged {
+        topic: name.to_owned(),
+        saved: saved.partitions,
+        now: settings.partitions.into(),
+    })
 }
 
 /// Checks that a topic of changes is not compacted, and that a topic of latest states has no other
 /// cleanup policy than compaction.
-fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), ProducerError> {
+fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), TopicError> {
+    let topic = name.to_owned();
     match format.is_latest_state() {
         true if policy.trim() == "compact" => Ok(()),
-        true => {
-            let reason = format!(
-                "has cleanup.policy={policy}: the topics of --topic-mode snapshot must keep the last \
-                 record of each document. Set cleanup.policy=compact"
-            );
-            Err(refused(name, &reason))
-        }
+        true => Err(TopicError::NotCompacted {
+            topic,
+            policy: policy.to_owned(),
+        }),
         false if !policy.contains("compact") => Ok(()),
-        false => Err(refused(
-            name,
-            "has cleanup.policy=compact: compaction would delete updates. Set cleanup.policy=delete, or \
-             give --topic-mode snapshot under another --topic-prefix",
-        )),
+        false => Err(TopicError::Compacted { topic }),
     }
 }
 
@@ -69,32 +58,25 @@ fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), Produce
 /// entry that will be sent.
 ///
 /// # Errors
-/// [`ProducerError::Usage`].
+/// A [`TopicError`].
 pub(super) fn check_settings(
     name: &str,
     settings: &TopicSettings,
     format: Format,
     oldest: Timestamp,
     now_ms: i64,
-) -> Result<(), ProducerError> {
-    let refuse = |reason: String| Err(refused(name, &reason));
+) -> Result<(), TopicError> {
+    let topic = name.to_owned();
     if let Some(policy) = &settings.cleanup_policy {
         check_cleanup(name, policy, format)?;
     }
     if settings.timestamp_type.as_deref() == Some("LogAppendTime") {
-        return refuse(
-            "has message.timestamp.type=LogAppendTime: source times would be lost. Set \
-             message.timestamp.type=CreateTime"
-                .to_owned(),
-        );
+        return Err(TopicError::LogAppendTime { topic });
     }
     if let Some(limit) = settings.timestamp_after_max_ms
         && limit < CLOCK_MARGIN_MS
     {
-        return refuse(format!(
-            "has message.timestamp.after.max.ms={limit}: entries of a source whose clock is \
-             slightly ahead would be refused. Set it to 3600000 or more"
-        ));
+        return Err(TopicError::FutureRefused { topic, limit });
     }
     let age = now_ms.saturating_sub(i64::from(oldest.seconds) * 1000);
     if let Some(retention) = settings.retention_ms
@@ -103,11 +85,11 @@ pub(super) fn check_settings(
         && retention >= 0
         && retention < age.saturating_add(RETENTION_MARGIN_MS)
     {
-        return refuse(format!(
-            "has retention.ms={retention}, but the oldest entry to be sent is {age} ms old: Kafka \
-             would delete it soon after arrival. Set retention.ms=-1, and limit the topic with \
-             retention.bytes"
-        ));
+        return Err(TopicError::Retention {
+            topic,
+            retention,
+            age,
+        });
     }
     Ok(())
 }

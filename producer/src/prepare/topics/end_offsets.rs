@@ -11,6 +11,7 @@ use oplog_relay_core::state::{State, TopicRecord};
 use oplog_relay_runtime::kafka::TopicSettings;
 
 use crate::error::ProducerError;
+use crate::prepare::topics::error::TopicError;
 
 /// Warns of saved topics from which Kafka deletes entries by size.
 pub fn warn_of_retention(state: &State, existing: &BTreeMap<String, TopicSettings>) {
@@ -56,25 +57,22 @@ pub fn note_ends(
     Ok(noted)
 }
 
-fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), ProducerError> {
-    const REMEDY: &str = "Entries are missing that a restart cannot restore. Start again under \
-         another --topic-prefix with a new copy of the data";
+fn check_ends(name: &str, saved: &TopicRecord, ends: &[i64]) -> Result<(), TopicError> {
     let went_back = |(_, (before, now)): &(usize, (&i64, &i64))| now < before;
     let mut compared = saved.ends.iter().zip(ends).enumerate();
     if let Some((partition, (before, now))) = compared.find(went_back) {
-        return Err(ProducerError::Usage(format!(
-            "partition {partition} of topic {name} ends at offset {now}, but ended at {before} at \
-             the start of the last session: the topic was deleted and created again, or records \
-             that Kafka had acknowledged were lost. {REMEDY}"
-        )));
+        return Err(TopicError::EndWentBack {
+            topic: name.to_owned(),
+            partition,
+            before: *before,
+            now: *now,
+        });
     }
     // The first record of a topic is in one Kafka transaction with its claim, so a claimed topic is not
     // empty.
     if ends.iter().all(|end| *end == 0) {
-        return Err(ProducerError::Usage(format!(
-            "topic {name} never held a record, although this source has written to it: it was \
-             deleted and created again. {REMEDY}"
-        )));
+        let topic = name.to_owned();
+        return Err(TopicError::Recreated { topic });
     }
     Ok(())
 }

@@ -1,8 +1,16 @@
 //! Topics: the producer creates them with the settings that the data needs, and refuses a topic whose
 //! settings would lose or disorder data.
+//!
+//! # Modules
+//!
+//! - `settings` has the settings of the topics that the producer creates
+//! - `checks` checks the settings of existing topics
+//! - `end_offsets` compares the end offsets with those that the last session saved
+//! - `error` has the reasons why a topic must not be written to
 
 mod checks;
 mod end_offsets;
+pub mod error;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +30,7 @@ use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
 use crate::prepare::claims::{Claims, OtherSources};
+use crate::prepare::topics::error::TopicError;
 use crate::publish::MAX_RECORD_BYTES;
 use crate::registry::SchemaRegistry;
 
@@ -154,28 +163,27 @@ impl Topics {
 ///
 /// # Errors
 /// [`ProducerError::Usage`].
-pub fn check_audience(state: &State, format: Format) -> Result<(), ProducerError> {
+pub fn check_audience(state: &State, format: Format) -> Result<(), TopicError> {
     let other = |saved: &TopicRecord| !saved.format.may_become(format);
     match state.topics.iter().find(|(_, saved)| other(saved)) {
         None => Ok(()),
-        Some((name, saved)) => Err(ProducerError::Usage(format!(
-            "topic {name} contains {}, but --format is {format}: at least one of them is for readers \
-             only, and a topic cannot lose its barriers, change its keys, or switch between changes \
-             and latest states of documents. Start under another --topic-prefix",
-            saved.format
-        ))),
+        Some((name, saved)) => Err(TopicError::OtherAudience {
+            topic: name.clone(),
+            saved: saved.format,
+            format,
+        }),
     }
 }
 
-fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), ProducerError> {
+fn check_format(name: &str, saved: &TopicRecord, format: Format) -> Result<(), TopicError> {
     if saved.format == format {
         return Ok(());
     }
-    Err(ProducerError::Usage(format!(
-        "topic {name} contains {}, but --format is {format}; give the former, or change to the \
-         latter with --change-routing, or start under another --topic-prefix",
-        saved.format
-    )))
+    Err(TopicError::OtherFormat {
+        topic: name.to_owned(),
+        saved: saved.format,
+        format,
+    })
 }
 
 const fn record(format: Format, partitions: u32) -> TopicRecord {
@@ -281,7 +289,8 @@ impl Cluster {
         let names: Vec<&str> = names
             .filter(|name| !self.others.topics.contains_key(*name))
             .collect();
-        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).unwrap_or(1);
+        let at_once =
+            usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).expect("32 bits fit");
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
             for names in names.chunks(at_once.max(1)) {
@@ -299,7 +308,7 @@ impl Cluster {
     ) -> Result<BTreeMap<String, TopicSettings>, ProducerError> {
         let is_missing = |name: &&str| !self.existing.contains_key(*name);
         let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
-        let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+        let partitions = i32::try_from(self.partitions).expect("--partitions is at most 10,000");
         let (admin, replicas) = (&self.admin, self.replication_factor);
         let mut created = BTreeSet::new();
         if !missing.is_empty() {
@@ -343,7 +352,8 @@ impl Cluster {
         let has_appeared = !self.existing.contains_key(name);
         let mut creation = Creation::Existed;
         if has_appeared {
-            let partitions = i32::try_from(self.partitions).unwrap_or(i32::MAX);
+            let partitions =
+                i32::try_from(self.partitions).expect("--partitions is at most 10,000");
             let (admin, replicas) = (&self.admin, self.replication_factor);
             let settings = &self.new_settings.settings;
             creation = create(admin, name, partitions, replicas, settings).await?;
@@ -352,7 +362,7 @@ impl Cluster {
             self.check_found(name, has_appeared).await?;
         }
         let settings = self.admin.topic_settings(name).await?;
-        settings.ok_or_else(|| deleted(name))
+        settings.ok_or_else(|| deleted(name).into())
     }
 }
 
@@ -384,11 +394,10 @@ impl Cluster {
     }
 }
 
-fn deleted(name: &str) -> ProducerError {
-    ProducerError::Usage(format!(
-        "topic {name} is in the routing table but not in the cluster: it was deleted, and a restart \
-         cannot restore its entries. Start under another --topic-prefix"
-    ))
+fn deleted(name: &str) -> TopicError {
+    TopicError::Deleted {
+        topic: name.to_owned(),
+    }
 }
 
 /// Creates a topic and waits until every partition has a leader.

@@ -42,7 +42,9 @@ use oplog_relay_core::position::{OpTime, Timestamp};
 use oplog_relay_core::state::History;
 use oplog_relay_runtime::shutdown::Shutdown;
 
-use crate::error::{PositionLost, ProducerError};
+use crate::entry_fault::EntryFault;
+use crate::error::ProducerError;
+use crate::position_lost::PositionLost;
 use crate::source::oplog::link::Link;
 
 pub use crate::prepare::transaction::oplog_history::OplogHistory;
@@ -162,7 +164,7 @@ impl Transactions {
     /// Determines the role of an entry, and stores what later entries of its chain need.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::Dump`] if the temporary
+    /// [`ProducerError::Undecodable`] for a damaged entry, [`ProducerError::File`] if the temporary
     /// file fails.
     #[inline]
     pub fn see(&mut self, entry: &Entry<'_>) -> Result<Seen, ProducerError> {
@@ -321,10 +323,11 @@ fn lost(entry: &Entry<'_>, part: OpTime) -> ProducerError {
 
 /// Returns the error for an entry whose chain is inconsistent.
 pub fn broken(entry: &Entry<'_>, reason: &str) -> ProducerError {
-    ProducerError::Undecodable(format!(
-        "the transaction committed at {} is damaged: {reason}",
-        entry.ts
-    ))
+    EntryFault::Transaction {
+        commit: entry.ts,
+        reason: reason.to_owned(),
+    }
+    .into()
 }
 
 #[cfg(test)]

@@ -62,6 +62,15 @@ impl Default for SpooledParts {
     }
 }
 
+/// The size of the stored parts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpoolSize {
+    /// Number of bytes in memory.
+    pub bytes_in_memory: usize,
+    /// Number of entries in the temporary file.
+    pub entries_in_file: usize,
+}
+
 impl SpooledParts {
     /// Creates an empty store; `budget` is in bytes.
     #[must_use]
@@ -82,16 +91,19 @@ impl SpooledParts {
         self.parts.first_key_value().map(|(ts, _)| *ts)
     }
 
-    /// Returns the number of bytes in memory, and of entries in the file.
+    /// Returns the size of what is stored.
     #[must_use]
-    pub const fn size(&self) -> (usize, usize) {
-        (self.memory, self.spill.entries)
+    pub const fn size(&self) -> SpoolSize {
+        SpoolSize {
+            bytes_in_memory: self.memory,
+            entries_in_file: self.spill.entries,
+        }
     }
 
     /// Stores an entry of an open transaction.
     ///
     /// # Errors
-    /// [`ProducerError::Dump`] if the temporary file fails.
+    /// [`ProducerError::File`] if the temporary file fails.
     pub fn keep(&mut self, entry: &Entry<'_>, link: Link) -> Result<(), ProducerError> {
         let bytes = entry.raw.as_bytes();
         let place = if self.memory + bytes.len() <= self.budget {
@@ -255,7 +267,7 @@ impl Spill {
 }
 
 fn spill_failed(source: std::io::Error) -> ProducerError {
-    ProducerError::Dump {
+    ProducerError::File {
         path: "the temporary file for open transactions".to_owned(),
         source,
     }

@@ -8,6 +8,7 @@ use crate::encode::chunk::Chunk;
 use crate::encode::write_state;
 use crate::error::ProducerError;
 use crate::prepare::claims::Claims;
+use crate::session::error::SessionError;
 
 /// The claims of other sources, for a thread that may block.
 #[derive(Debug)]
@@ -66,12 +67,11 @@ impl PublishLoop<'_> {
         }
         self.publisher.send(&withdrawn)?;
         self.publisher.commit(&self.progress.record(position))?;
-        Err(ProducerError::Usage(format!(
-            "topic {topic} was claimed by source {owner:?} at the same time as by this one: two \
-             sources cannot share a topic. This source has withdrawn its claim and stops. It has \
-             sent entries up to {position}, and those of its last Kafka transaction are in the \
-             topic. Give this source its own --topic-prefix, or exclude the namespace from one of \
-             the two"
-        )))
+        Err(SessionError::TopicContested {
+            topic: topic.clone(),
+            owner: owner.clone(),
+            position,
+        }
+        .into())
     }
 }

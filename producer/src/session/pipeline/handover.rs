@@ -38,9 +38,18 @@ struct Returned {
     bytes: usize,
 }
 
+/// Both ends of the queues.
+#[derive(Debug)]
+pub struct Queues {
+    /// The end of the encoder.
+    pub handover: Handover,
+    /// The end of the publisher.
+    pub intake: Intake,
+}
+
 /// Creates both ends.
 #[must_use]
-pub fn queues() -> (Handover, Intake) {
+pub fn queues() -> Queues {
     let (full, full_end) = sync_channel(QUEUE_CHUNKS);
     // This queue needs no bound: the number of chunks is limited by the other queue.
     let (empty_end, empty) = channel();
@@ -54,7 +63,7 @@ pub fn queues() -> (Handover, Intake) {
         full: full_end,
         empty: empty_end,
     };
-    (handover, intake)
+    Queues { handover, intake }
 }
 
 impl Handover {

@@ -1,5 +1,13 @@
 //! The pipeline of source, encoder and publisher, connected by short queues. The source is a task
 //! of the runtime; the encoder and the publisher block, so each has its own thread.
+//!
+//! # Modules
+//!
+//! - `handover` has the queues between encoder and publisher
+//! - `schedule` decides when a Kafka transaction is committed
+//! - `progress` has the position that was reached, and the saved one
+//! - `claimed` checks the claims of a committed transaction against those of other sources
+//! - `silence` detects stages that no longer respond
 
 mod claimed;
 mod handover;
@@ -8,7 +16,7 @@ mod schedule;
 mod silence;
 
 pub use claimed::OtherClaims;
-pub use handover::{Handover, Intake, queues};
+pub use handover::{Handover, Intake, Queues, queues};
 pub use progress::BeginsAt;
 
 use std::cell::Cell;

@@ -3,7 +3,8 @@
 use oplog_relay_core::position::{Position, Timestamp};
 
 use super::merge::{Overlap, Taken};
-use crate::error::{Gap, PositionLost, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::{Gap, PositionLost};
 use crate::source::StartAt;
 
 /// The parts of a dump.

@@ -14,6 +14,7 @@ use oplog_relay_core::position::{OpTime, Timestamp};
 
 use super::segment::{Segment, SegmentReader};
 use crate::error::ProducerError;
+use crate::source::dump::error::DumpError;
 
 /// Term of an entry without one: the first entries of a replica set, and old servers.
 const NO_TERM: i64 = -1;
@@ -161,13 +162,12 @@ impl<'d> Merge<'d> {
                 continue;
             }
             if own.bytes != other.bytes {
-                return Err(ProducerError::Usage(format!(
-                    "the segments {} and {} have different entries at {}: they are not from one \
-                     replica set, or one of them was modified. Give the segments of one oplog",
-                    own.reader.name(),
-                    other.reader.name(),
-                    own.next.at.ts
-                )));
+                return Err(DumpError::DifferentEntries {
+                    one: own.reader.name().to_owned(),
+                    other: other.reader.name().to_owned(),
+                    at: own.next.at.ts,
+                }
+                .into());
             }
             shared_with.push(other.number);
             self.overlap.repeated += 1;
@@ -201,22 +201,20 @@ impl<'d> Merge<'d> {
                 other.next.at.term < own.next.at.term && other.next.at.term != NO_TERM && !shares;
             // One of the two starts here, so the point where they diverge is unknown.
             if is_newer_at_once || is_older_behind {
-                return Err(diverged(own, other));
+                return Err(diverged(own, other).into());
             }
         }
         // The segment that reached the highest term may have ended already.
         let is_behind = own.next.at.term < self.newest.term && own.number != self.newest_in;
         if is_behind && !proven && own.first >= self.newest.ts {
-            return Err(ProducerError::Usage(format!(
-                "the segment {} continues at {} in term {}, but the entries before it reach term \
-                 {} at {}: they are not from one replica set, or the set was initiated again in \
-                 between. Send such segments one after the other, as separate sources",
-                own.reader.name(),
-                own.next.at.ts,
-                own.next.at.term,
-                self.newest.term,
-                self.newest.ts
-            )));
+            return Err(DumpError::LowerTerm {
+                segment: own.reader.name().to_owned(),
+                at: own.next.at.ts,
+                term: own.next.at.term,
+                reached: self.newest.term,
+                reached_at: self.newest.ts,
+            }
+            .into());
         }
         Ok(proven || is_behind)
     }
@@ -280,15 +278,12 @@ impl Cursor {
 }
 
 /// Returns the error for two segments that diverge before the first entry of one of them.
-fn diverged(own: &Cursor, other: &Cursor) -> ProducerError {
-    ProducerError::Usage(format!(
-        "the segments {} and {} have different histories at {} (terms {} and {}), and no segment \
-         starts before the point where they diverge, so it cannot be determined which entries were \
-         rolled back. Add a segment that starts earlier, or remove the one of the lower term",
-        own.reader.name(),
-        other.reader.name(),
-        own.next.at.ts,
-        own.next.at.term,
-        other.next.at.term
-    ))
+fn diverged(own: &Cursor, other: &Cursor) -> DumpError {
+    DumpError::Diverged {
+        one: own.reader.name().to_owned(),
+        other: other.reader.name().to_owned(),
+        at: own.next.at.ts,
+        term: own.next.at.term,
+        other_term: other.next.at.term,
+    }
 }

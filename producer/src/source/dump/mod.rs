@@ -9,8 +9,10 @@
 //! | `segment` | one file: plain or gzip, its documents |
 //! | `merge` | the entries of all files in order, each once, without those that were rolled back |
 //! | `cut` | the start of the stream within the dump, and the check of the saved position |
+//! | `error` | the reasons why a dump cannot be a source |
 
 mod cut;
+pub mod error;
 mod merge;
 mod segment;
 
@@ -22,6 +24,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
 
 use crate::error::ProducerError;
+use crate::source::dump::error::DumpError;
 use crate::source::{Batch, SourceEvent, StartAt};
 use cut::{Cut, Part};
 use merge::{Merge, Waiting};
@@ -49,7 +52,7 @@ impl Dump {
     /// Finds the segments of a path; `-` is standard input.
     ///
     /// # Errors
-    /// [`ProducerError::Dump`] if a file cannot be read, [`ProducerError::Usage`] if no segment exists
+    /// [`ProducerError::File`] if a file cannot be read, [`DumpError`] if no segment exists
     /// or one of them is not a segment of an oplog.
     pub fn open(path: &str) -> Result<Self, ProducerError> {
         if path == "-" {
@@ -85,10 +88,8 @@ impl Dump {
             }
         }
         if found.is_empty() {
-            let path = path.display();
-            return Err(ProducerError::Usage(format!(
-                "{path} has no oplog.bson, oplog.bson.gz or other .bson segments with entries"
-            )));
+            let folder = path.display().to_string();
+            return Err(DumpError::NoSegments { folder }.into());
         }
         found.sort();
         let segments = found.into_iter().map(|(first, file)| DumpSegment {
@@ -119,7 +120,7 @@ impl Dump {
     /// # Errors
     /// [`ProducerError::PositionLost`] if the dump does not contain the saved position,
     /// [`ProducerError::Usage`] if it is not an oplog or its segments cannot be merged,
-    /// [`ProducerError::Dump`] and [`ProducerError::Undecodable`].
+    /// [`ProducerError::File`] and [`ProducerError::Undecodable`].
     pub fn run(
         &self,
         start: StartAt,
@@ -174,11 +175,8 @@ fn is_segment(file: &Path) -> Result<bool, ProducerError> {
         return Ok(true);
     }
     if name.contains(".bson") {
-        return Err(ProducerError::Usage(format!(
-            "{} may be a segment of the oplog, but only .bson and .bson.gz can be read: convert or \
-             complete it, or move it out of the folder",
-            file.display()
-        )));
+        let file = file.display().to_string();
+        return Err(DumpError::OtherFile { file }.into());
     }
     Ok(false)
 }

@@ -9,7 +9,9 @@ use flate2::bufread::MultiGzDecoder;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
 
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
+use crate::source::dump::error::DumpError;
 
 /// Maximum size of an entry. The server's limit is 16 MiB and 16 KiB; the rest is a margin for handmade
 /// entries.
@@ -46,13 +48,13 @@ impl SegmentReader {
                 if read.swap(true, Ordering::Relaxed) {
                     let again = "it was already read; pipe it again from the start";
                     let source = io::Error::other(again);
-                    return Err(ProducerError::Dump { path: name, source });
+                    return Err(ProducerError::File { path: name, source });
                 }
                 (name, Box::new(io::stdin()))
             }
         };
         let mut input = BufReader::with_capacity(1 << 20, input);
-        let start = input.fill_buf().map_err(|source| ProducerError::Dump {
+        let start = input.fill_buf().map_err(|source| ProducerError::File {
             path: name.clone(),
             source,
         })?;
@@ -89,16 +91,19 @@ impl SegmentReader {
             .map_err(|source| self.failed(source))?;
         let length = usize::try_from(i32::from_le_bytes(prefix)).unwrap_or(0);
         if !(5..=MAX_ENTRY).contains(&length) {
-            return Err(ProducerError::Undecodable(format!(
-                "{} has a document of {} bytes; the valid range is 5 to {MAX_ENTRY}",
-                self.name,
-                i32::from_le_bytes(prefix)
-            )));
+            return Err(EntryFault::DumpLength {
+                file: self.name.clone(),
+                bytes: i32::from_le_bytes(prefix),
+                most: MAX_ENTRY,
+            }
+            .into());
         }
         let start = out.len();
         out.extend_from_slice(&prefix);
         out.resize(start + length, 0);
-        let rest = out.get_mut(start + 4..).unwrap_or_default();
+        let rest = out
+            .get_mut(start + 4..)
+            .expect("a length of at least 5 bytes was reserved");
         self.input
             .read_exact(rest)
             .map_err(|source| self.failed(source))?;
@@ -109,32 +114,31 @@ impl SegmentReader {
     /// Reads a document of this segment as an entry.
     pub(super) fn entry<'b>(&self, bytes: &'b [u8]) -> Result<Entry<'b>, ProducerError> {
         let parsed = Document::new(bytes)
-            .map_err(ProducerError::undecodable)
+            .map_err(|source| EntryFault::Malformed { source })
             .and_then(|document| {
                 Entry::parse_any_operation(document)
-                    .map_err(|error| ProducerError::unreadable(document, &error))
+                    .map_err(|error| EntryFault::unreadable(document, &error))
             });
-        parsed.map_err(|error| match error {
-            ProducerError::Undecodable(reason) if self.documents == 1 => {
-                ProducerError::Usage(format!(
-                    "{} is not a dump of an oplog: {reason}. Give the documents of local.oplog.rs, \
-                     as mongodump writes them",
-                    self.name
-                ))
+        parsed.map_err(|fault| {
+            let (file, fault) = (self.name.clone(), Box::new(fault));
+            match self.documents {
+                1 => DumpError::NotADump { file, fault }.into(),
+                document => EntryFault::InDump {
+                    file,
+                    document,
+                    fault,
+                }
+                .into(),
             }
-            ProducerError::Undecodable(reason) => ProducerError::Undecodable(format!(
-                "document {} of {}: {reason}",
-                self.documents, self.name
-            )),
-            error => error,
         })
     }
 
     fn failed(&self, source: io::Error) -> ProducerError {
         if source.kind() == io::ErrorKind::UnexpectedEof {
-            return ProducerError::Undecodable(format!("{} ends inside a document", self.name));
+            let file = self.name.clone();
+            return EntryFault::DumpTruncated { file }.into();
         }
-        ProducerError::Dump {
+        ProducerError::File {
             path: self.name.clone(),
             source,
         }
@@ -153,7 +157,7 @@ fn is_gzip(start: &[u8]) -> bool {
 }
 
 pub(super) fn cannot_read(path: &Path, source: io::Error) -> ProducerError {
-    ProducerError::Dump {
+    ProducerError::File {
         path: path.display().to_string(),
         source,
     }

@@ -166,7 +166,7 @@ fn an_error_about_damage_names_the_file() {
     );
     assert!(matches!(
         Dump::open("/no/such/path"),
-        Err(ProducerError::Dump { .. })
+        Err(ProducerError::File { .. })
     ));
 }
 
@@ -193,7 +193,7 @@ fn segments_beside_oplog_bson_are_read_too() {
     assert_eq!(read(folder.path(), StartAt::Oldest).unwrap(), [1, 2, 3]);
     std::fs::write(folder.path().join("oplog.bson.zst"), b"x").unwrap();
     let refused = read(folder.path(), StartAt::Oldest).unwrap_err();
-    assert!(matches!(refused, ProducerError::Usage(_)), "{refused}");
+    assert!(matches!(refused, ProducerError::Dump(_)), "{refused}");
     assert!(refused.to_string().contains("oplog.bson.zst"), "{refused}");
 }
 
@@ -234,7 +234,7 @@ fn segments_whose_branch_point_is_unknown_are_refused() {
         let folder = segments(&[("old.bson", old), ("new.bson", new)]);
         let refused = read(folder.path(), StartAt::Oldest).unwrap_err();
         assert!(
-            matches!(refused, ProducerError::Usage(_)),
+            matches!(refused, ProducerError::Dump(_)),
             "{old:?} {new:?}: {refused}"
         );
     }
@@ -294,7 +294,7 @@ fn a_file_that_is_not_an_oplog_dump_is_refused_and_named() {
     std::fs::write(&path, &bytes).unwrap();
     for path in [path.as_path(), folder.path()] {
         let refused = read(path, StartAt::Oldest).unwrap_err();
-        assert!(matches!(refused, ProducerError::Usage(_)), "{refused}");
+        assert!(matches!(refused, ProducerError::Dump(_)), "{refused}");
         let text = refused.to_string();
         assert!(
             text.contains("orders.bson is not a dump of an oplog"),

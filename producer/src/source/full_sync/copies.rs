@@ -144,7 +144,8 @@ fn limit(documents: u64, bytes: u64) -> u32 {
         return FIRST_READ;
     }
     let each = (bytes / documents).max(1);
-    u32::try_from((READ_BYTES / each).clamp(2, MOST_DOCUMENTS)).unwrap_or(FIRST_READ)
+    let documents = (READ_BYTES / each).clamp(2, MOST_DOCUMENTS);
+    u32::try_from(documents).expect("it was limited to a number of 32 bits")
 }
 
 /// Parses a query in Extended JSON.

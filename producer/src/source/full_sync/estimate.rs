@@ -12,7 +12,8 @@ use super::copies::Copy;
 use super::range::split;
 use super::reader::{SourceReader, number};
 use super::{Options, window};
-use crate::error::{Gap, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::Gap;
 use crate::source::Batch;
 
 /// An oplog whose size is below this percentage of its maximum does not drop entries yet.
@@ -119,7 +120,11 @@ async fn measured(
 ) -> Result<Option<u64>, ProducerError> {
     let ns = &copy.record.ns;
     let smallest = source.smallest(ns, from).await?;
-    let samples = source.sample(ns, from, u32::try_from(readers).unwrap_or(1));
+    let samples = source.sample(
+        ns,
+        from,
+        u32::try_from(readers).expect("--full-sync-readers is at most 64"),
+    );
     let ranges = split(&smallest, samples.await?, readers);
     let begun = Instant::now();
     let mut reads = JoinSet::new();

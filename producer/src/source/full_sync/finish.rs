@@ -8,6 +8,7 @@ use oplog_relay_core::state::CopyKind;
 
 use super::copies::Copy;
 use super::reader::Listed;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::full_sync::interleave::Interleaving;
 use crate::source::{Copied, SourceEvent, Work};
@@ -77,11 +78,10 @@ impl Interleaving {
             return Ok(());
         };
         let work = last_work(&copy, &listed, indexes);
-        let work = work.map_err(|error| {
-            ProducerError::Undecodable(format!(
-                "the definition of {} is invalid: {error}",
-                listed.ns
-            ))
+        let work = work.map_err(|error| EntryFault::Definition {
+            part: "definition",
+            ns: listed.ns.clone(),
+            reason: error.to_string(),
         })?;
         let record = &copy.record;
         tracing::info!(

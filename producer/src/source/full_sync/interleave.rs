@@ -376,16 +376,20 @@ impl Interleaving {
             return Ok(());
         };
         let (ns, record) = (copy.record.ns.clone(), &copy.record);
-        let readers = u64::try_from(self.sync.options.readers).unwrap_or(1);
+        let readers = u64::try_from(self.sync.options.readers).expect("64 bits fit");
         let parts = (record.expected_bytes / RANGE_BYTES)
             .max((record.expected_documents / RANGE_DOCUMENTS).min(readers))
             .clamp(1, MOST_RANGES);
         let smallest = self.sync.source.smallest(&ns, from).await?;
-        let samples = match u32::try_from(parts).unwrap_or(1) {
+        let samples = match u32::try_from(parts).expect("the number of ranges is limited") {
             1 => Vec::new(),
             parts => self.sync.source.sample(&ns, from, parts * SAMPLES).await?,
         };
-        let ranges = split(&smallest, samples, usize::try_from(parts).unwrap_or(1));
+        let ranges = split(
+            &smallest,
+            samples,
+            usize::try_from(parts).expect("the number of ranges is limited"),
+        );
         tracing::debug!(
             ns,
             ranges = ranges.len(),
@@ -501,7 +505,7 @@ pub(crate) fn contents_of(batch: &Batch) -> Result<Contents, ProducerError> {
     for document in batch.documents()? {
         let document = document.map_err(ProducerError::undecodable)?;
         contents.documents += 1;
-        contents.bytes += u64::try_from(document.as_bytes().len()).unwrap_or_default();
+        contents.bytes += document.as_bytes().len() as u64;
         last = Some(document);
     }
     contents.last = last

@@ -32,6 +32,17 @@
 //! The plan is saved before anything else is sent; the last `_id` of a range is saved with the record
 //! of its document. A restart reads only the ranges that are still open, and a capped collection
 //! that is not complete from its beginning.
+//!
+//! # Modules
+//!
+//! - `interleave` puts the tail and the reads into one order
+//! - `copies` has the collections that are still to be copied; `range` has their ranges of `_id`,
+//!   and `names` their names at the position of the tail
+//! - `reader` sends the queries; `capped` reads capped collections
+//! - `finish` ends a copy with its indexes and views
+//! - `requests` takes requests for copies while the stream runs; `rejected` has the reasons why one
+//!   is rejected
+//! - `estimate` estimates the duration
 
 mod capped;
 mod copies;
@@ -41,6 +52,7 @@ pub(crate) mod interleave;
 mod names;
 mod range;
 mod reader;
+pub mod rejected;
 mod requests;
 
 use std::sync::Arc;
@@ -51,8 +63,11 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::Position;
 use oplog_relay_core::state::State;
 
-use crate::error::{Gap, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::Gap;
 use crate::saved::checkpoint::Requests;
+use crate::saved::error::SavedError;
+use crate::source::error::SourceError;
 use crate::source::oplog::{Oplog, newest_of_majority};
 use crate::telemetry::metrics::Metrics;
 
@@ -103,12 +118,12 @@ pub struct FullSync {
 /// position is read between two equal lists of collections.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a source without an entry, or whose collections change continuously.
+/// [`SourceError`] for a source without an entry, or whose collections change continuously.
 pub async fn determine_start(
     client: &Client,
     source: &SourceReader,
     filter: &NamespaceFilter,
-) -> Result<(Position, Vec<Listed>), ProducerError> {
+) -> Result<CopyStart, ProducerError> {
     let names = |listed: &[Listed]| -> Vec<_> {
         listed
             .iter()
@@ -117,24 +132,37 @@ pub async fn determine_start(
     };
     for _ in 0..ATTEMPTS {
         let before = source.list(filter).await?;
-        let newest = newest_of_majority(client).await?.ok_or_else(|| {
-            ProducerError::Usage(
-                "the source's oplog is empty, so a full sync has no start position: write any \
-                 document to the source first"
-                    .to_owned(),
-            )
-        })?;
+        let newest = newest_of_majority(client)
+            .await?
+            .ok_or(SourceError::OplogEmpty)?;
         let after = source.list(filter).await?;
         if names(&before) == names(&after) {
-            return Ok((newest, after));
+            return Ok(CopyStart {
+                position: newest,
+                listed: after,
+            });
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(ProducerError::Usage(
-        "collections of the source are created and dropped continuously, so no start position of a \
-         full sync could be determined. Exclude them (--exclude-namespaces)"
-            .to_owned(),
-    ))
+    Err(SourceError::CollectionsChange.into())
+}
+
+/// The start position of a full sync, and the collections at that position.
+#[derive(Debug)]
+pub struct CopyStart {
+    /// The position.
+    pub position: Position,
+    /// The collections.
+    pub listed: Vec<Listed>,
+}
+
+/// What a full sync is attached to.
+#[derive(Debug)]
+pub struct Attached {
+    /// The requests for copies that arrive while the stream runs; `None` if they are not read.
+    pub requests: Option<Requests>,
+    /// The metrics that it updates.
+    pub metrics: Arc<Metrics>,
 }
 
 impl FullSync {
@@ -146,11 +174,10 @@ impl FullSync {
         client: &Client,
         filter: &NamespaceFilter,
         options: Options,
-        requests: Option<Requests>,
-        metrics: Arc<Metrics>,
+        attached: Attached,
     ) -> Result<Self, ProducerError> {
         let source = SourceReader::new(client.clone()).await?;
-        let (position, listed) = determine_start(client, &source, filter).await?;
+        let CopyStart { position, listed } = determine_start(client, &source, filter).await?;
         let mut copies = Copies::default();
         for listed in listed {
             let size = source.size(&listed.ns).await;
@@ -165,24 +192,24 @@ impl FullSync {
             is_new: true,
             filter: filter.clone(),
             options,
-            requests,
-            metrics,
+            requests: attached.requests,
+            metrics: attached.metrics,
         })
     }
 
     /// Resumes the saved full sync.
     ///
     /// # Errors
-    /// [`ProducerError::Refused`] for a record that cannot be read.
+    /// [`SavedError::Copies`] for a record that cannot be read.
     pub async fn resume(
         client: &Client,
         position: Position,
         state: &State,
         filter: &NamespaceFilter,
         options: Options,
-        (requests, metrics): (Option<Requests>, Arc<Metrics>),
+        attached: Attached,
     ) -> Result<Self, ProducerError> {
-        let copies = Copies::read(state).map_err(ProducerError::Refused)?;
+        let copies = Copies::read(state).map_err(|reason| SavedError::Copies { reason })?;
         if !copies.is_empty() {
             let (copies, ranges) = (copies.len(), state.ranges.len());
             tracing::info!(copies, open_ranges = ranges, "the full sync resumes");
@@ -194,8 +221,8 @@ impl FullSync {
             is_new: false,
             filter: filter.clone(),
             options,
-            requests,
-            metrics,
+            requests: attached.requests,
+            metrics: attached.metrics,
         })
     }
 }

@@ -6,6 +6,7 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::{CopyKind, CopyStage};
 
 use super::copies::Copy;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::full_sync::interleave::Interleaving;
 use crate::source::{Copied, SourceEvent, Work};
@@ -87,8 +88,10 @@ impl Interleaving {
         let name = Namespace::split(&ns).collection;
         let mut command = bson::doc! { "create": name };
         command.extend(listed.options);
-        let command = command.to_vec().map_err(|error| {
-            ProducerError::Undecodable(format!("the options of {ns} are invalid: {error}"))
+        let command = command.to_vec().map_err(|error| EntryFault::Definition {
+            part: "options",
+            ns: ns.clone(),
+            reason: error.to_string(),
         })?;
         let copied = Copied {
             ns,

@@ -17,8 +17,10 @@ use oplog_relay_runtime::mongo::{self, READ, REPLY_LIMIT, error_code, in_time, i
 use oplog_relay_runtime::retry::Backoff;
 
 use super::range::Id;
+use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::Batch;
+use crate::source::error::SourceError;
 use crate::source::oplog::newest_of_majority;
 
 type Driver<T> = mongodb::error::Result<T>;
@@ -443,7 +445,8 @@ impl SourceReader {
         out: &mut Vec<u8>,
     ) -> Result<(), ProducerError> {
         let typed = typed.to_vec().map_err(|error| {
-            ProducerError::Undecodable(format!("a query to the source cannot be encoded: {error}"))
+            let reason = error.to_string();
+            EntryFault::Query { reason }
         })?;
         let typed = Document::new(&typed).map_err(ProducerError::undecodable)?;
         let mut command = DocumentBuilder::start(out);
@@ -540,10 +543,7 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
         // A time series is copied as its buckets.
         "timeseries" if is_there(&format!("system.buckets.{name}")) => return Ok(None),
         "timeseries" => {
-            return Err(ProducerError::Usage(format!(
-                "{ns} is a time series collection whose buckets the server does not list; a full \
-                 sync cannot copy it. Exclude it with --exclude-namespaces"
-            )));
+            return Err(SourceError::BucketsUnlisted { ns }.into());
         }
         _ if is_set(&options, "capped") => CopyKind::Capped,
         _ => CopyKind::Collection,

@@ -14,6 +14,7 @@ use super::window;
 use crate::error::ProducerError;
 use crate::source::Save;
 use crate::source::full_sync::interleave::{CHECK_INTERVAL, Interleaving};
+use crate::source::full_sync::rejected::RequestRejected;
 
 /// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
@@ -83,8 +84,8 @@ impl Interleaving {
             value: None,
         }];
         let (query, wanted) = match self.wanted(request).await {
-            Err(ProducerError::Usage(reason)) => {
-                tracing::error!(number, reason, "a requested full sync is rejected");
+            Err(error @ (ProducerError::RequestRejected(_) | ProducerError::SourceUnfit(_))) => {
+                tracing::error!(number, reason = %error, "a requested full sync is rejected");
                 self.planned.insert(number.to_owned());
                 return self.send_saves(saves).await;
             }
@@ -127,17 +128,16 @@ impl Interleaving {
 
     /// Returns the query and the collections of a request.
     async fn wanted(&self, request: &RequestRecord) -> Result<Wanted, ProducerError> {
+        let unreadable = |reason| RequestRejected::Unreadable { reason };
         let patterns = request.namespaces.iter().map(String::as_str);
-        let wanted = NamespaceFilter::new(patterns, []).map_err(ProducerError::Usage)?;
+        let wanted = NamespaceFilter::new(patterns, []).map_err(unreadable)?;
         let query = request.filter.as_deref().map(parse_filter).transpose();
-        let query = query.map_err(ProducerError::Usage)?;
+        let query = query.map_err(unreadable)?;
         let mut listed = self.sync.source.list(&self.sync.filter).await?;
         listed.retain(|listed| wanted.passes(&listed.ns));
         if listed.is_empty() {
-            return Err(ProducerError::Usage(format!(
-                "no collection of the source matches both {} and the namespaces of this stream",
-                request.namespaces.join(", ")
-            )));
+            let namespaces = request.namespaces.clone();
+            return Err(RequestRejected::NoCollection { namespaces }.into());
         }
         self.check_filter(query.as_deref(), &listed).await?;
         Ok((query, listed))
@@ -166,9 +166,11 @@ impl Interleaving {
             let read = source.documents(ns, filter, Some(&nothing), 1, from);
             match read.await {
                 Err(ProducerError::Source(error)) if !is_transient(&error) => {
-                    return Err(ProducerError::Usage(format!(
-                        "the source rejects the filter for {ns}: {error}"
-                    )));
+                    return Err(RequestRejected::FilterRejected {
+                        ns: ns.clone(),
+                        reason: error.to_string(),
+                    }
+                    .into());
                 }
                 read => drop(read?),
             }

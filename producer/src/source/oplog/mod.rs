@@ -3,6 +3,11 @@
 //! This module only reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of
 //! transactions by their time, the oldest and the newest entry, `hello`, and at start the
 //! collections of `local`. Managed services allow all of these reads.
+//!
+//! # Modules
+//!
+//! - `tail` is the tailable cursor, which is reopened after faults
+//! - `link` has the links between the entries of a chain
 
 pub mod link;
 mod tail;
@@ -23,8 +28,10 @@ use oplog_relay_core::position::{OpTime, Position, Timestamp};
 use oplog_relay_runtime::mongo::{self, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::retry::Backoff;
 
+pub(in crate::source) use self::tail::STALLED_AFTER;
 pub use self::tail::Tail;
 use crate::error::ProducerError;
+use crate::source::error::SourceError;
 use crate::source::oplog::link::Link;
 
 /// Time that a `getMore` waits at the server for the next entry.
@@ -79,7 +86,7 @@ impl Oplog {
     /// Checks that the source has an oplog.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] that explains how to get one.
+    /// [`SourceError::NoOplog`] explains how to get one.
     pub async fn check(client: &Client) -> Result<(), ProducerError> {
         let database = client.database("local");
         let listed = database
@@ -88,12 +95,7 @@ impl Oplog {
         let names = in_time(REPLY_LIMIT, listed).await;
         let names = names.map_err(ProducerError::Source)?;
         if names.is_empty() {
-            return Err(ProducerError::Usage(
-                "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a \
-                 replica set of one: start mongod with --replSet rs0 and run rs.initiate() once; \
-                 no other change is needed"
-                    .to_owned(),
-            ));
+            return Err(SourceError::NoOplog.into());
         }
         Ok(())
     }

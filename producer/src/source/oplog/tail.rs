@@ -12,7 +12,8 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
-use crate::error::{Gap, PositionLost, ProducerError};
+use crate::error::ProducerError;
+use crate::position_lost::{Gap, PositionLost};
 use crate::source::{Batch, SourceEvent, StartAt};
 
 /// Time without a reply after which a new cursor counts as idle.
@@ -20,12 +21,13 @@ const IDLE_AFTER: Duration = Duration::from_millis(5);
 /// Size at which a reply counts as full, as does a reply of `BATCH_ENTRIES` entries: another reply
 /// follows, however slowly. A smaller reply contained everything.
 const FULL_REPLY: usize = 4 << 20;
-/// Time without a reply, not even an empty batch, after which a server counts as unreachable.
-const SILENT_AFTER: Duration = Duration::from_secs(60);
+/// Shortest time without a reply, not even an empty batch, after which a server counts as unreachable.
+/// A server may need this long to open a cursor at a position.
+const LEAST_SILENCE: Duration = Duration::from_secs(60);
 /// Interval at which the set is queried for its majority commit point while the tail is caught up.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// Time for which a member may lag behind its set before this is reported.
-const LAGGING_AFTER: Duration = Duration::from_secs(60);
+/// Time after which a stall is reported unless another time is set.
+pub(in crate::source) const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// The member whose oplog is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub struct Tail {
     /// True if the source has not replied since it failed.
     failed: bool,
     behind: Behind,
+    /// Time after which a stall is reported.
+    stalled_after: Duration,
     /// The meaning of an empty reply; `None` until the server has been queried about it.
     empty_reply: Option<EmptyReply>,
 }
@@ -132,12 +136,22 @@ impl Tail {
             inclusive,
             failed: false,
             behind: Behind::default(),
+            stalled_after: STALLED_AFTER,
             empty_reply: None,
         };
         if let StartAt::After(_) | StartAt::At(_) = start {
             tail.check_not_rolled_over().await?;
         }
         Ok(tail)
+    }
+
+    /// Sets the time for which a member may return nothing although its set has later entries, before
+    /// this is reported. A server that does not reply at all counts as unreachable after this time
+    /// too, but not within a minute.
+    #[must_use]
+    pub const fn reporting_stalls_after(mut self, stalled_after: Duration) -> Self {
+        self.stalled_after = stalled_after;
+        self
     }
 
     /// Checks that the oplog reaches back to the position of the tail.
@@ -292,7 +306,7 @@ impl Tail {
     }
 
     /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
-    /// gives up after [`SILENT_AFTER`].
+    /// gives up if it takes longer than the server may be silent.
     async fn wait(
         &mut self,
         cursor: &mut RawBatchCursor,
@@ -302,6 +316,7 @@ impl Tail {
         failing: &impl Fn(Option<&str>),
     ) -> Result<Waited, ProducerError> {
         let next = cursor.next();
+        let silent_after = longest_silence(self.stalled_after);
         tokio::pin!(next);
         loop {
             tokio::select! {
@@ -312,7 +327,7 @@ impl Tail {
                     };
                     return Ok(Waited::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
                 }
-                () = tokio::time::sleep(SILENT_AFTER), if *is_idle_sent => {
+                () = tokio::time::sleep(silent_after), if *is_idle_sent => {
                     let reason = "the source does not respond; the tail is reopened";
                     tracing::warn!(reason);
                     self.failed = true;
@@ -336,6 +351,7 @@ impl Tail {
         is_caught_up: bool,
         failing: &impl Fn(Option<&str>),
     ) -> Result<bool, ProducerError> {
+        let stalled_after = self.stalled_after;
         let behind = &mut self.behind;
         if is_caught_up && behind.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return Ok(true);
@@ -349,13 +365,13 @@ impl Tail {
             return Ok(true);
         }
         let since = *behind.since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= LAGGING_AFTER && !std::mem::replace(&mut behind.is_reported, true) {
+        if since.elapsed() >= stalled_after && !std::mem::replace(&mut behind.is_reported, true) {
             let reason = format!(
                 "the member of the source that is read has returned no entries after {} for {} s, \
                  although its replica set has later ones: it is a delayed member, no longer \
                  replicates, or is disconnected from the other members",
                 self.from,
-                LAGGING_AFTER.as_secs()
+                stalled_after.as_secs()
             );
             tracing::warn!("{reason}");
             failing(Some(&reason));
@@ -429,5 +445,23 @@ impl Tail {
             rest.extend_from_slice(document.map_err(ProducerError::undecodable)?.as_bytes());
         }
         Ok(entries(Batch::Bytes(rest)))
+    }
+}
+
+/// Returns the time without a reply after which a server counts as unreachable.
+fn longest_silence(stalled_after: Duration) -> Duration {
+    stalled_after.max(LEAST_SILENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_may_be_silent_until_a_stall_is_reported_but_at_least_for_a_minute() {
+        for (stalled_after, silence) in [(5, 60), (60, 60), (300, 300)] {
+            let silent = longest_silence(Duration::from_secs(stalled_after));
+            assert_eq!(silent, Duration::from_secs(silence));
+        }
     }
 }

@@ -92,7 +92,7 @@ impl Model {
         let Some(wanted) = call.get(UUID)? else {
             return Ok(());
         };
-        let (_, wanted) = wanted.binary()?;
+        let wanted = wanted.binary()?.bytes;
         if self.uuid(db, name).is_some_and(|uuid| uuid.0 == wanted) {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bson::{Document as Bson, doc};
-use oplog_consumer::replay::plan::command::{Action, Circumstances, done, translate};
+use oplog_consumer::replay::plan::translation::{Action, Circumstances, done, translate};
 use oplog_consumer::replay::plan::{
     self, Bulk, BulkKind, Command, CommandOptions, Planner, Step, Write, rewritten, write_command,
     zero_timestamps,

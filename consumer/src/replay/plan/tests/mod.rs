@@ -2,6 +2,7 @@ mod diff;
 
 use std::collections::BTreeMap;
 
+use crate::replay::plan::PlanFault;
 use oplog_relay_core::diff::DiffFault;
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;

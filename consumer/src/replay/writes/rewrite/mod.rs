@@ -25,6 +25,7 @@ use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::permits::acquire;
 use crate::worker::applied::Applied;
@@ -146,7 +147,8 @@ impl MongoSink {
         let database = self.target.client.database(db);
         let cursor = database.run_raw_cursor_command(command).batch();
         let mut cursor = in_time(REPLY_LIMIT, cursor).await?;
-        let refuse = |write: &Write<'_>, text| self.refuse(ns, write, Reason::Write, None, text);
+        let refuse =
+            |write: &Write<'_>, failure| self.refuse(ns, write, Reason::Write, None, failure);
         while let Some(reply) =
             in_time(REPLY_LIMIT, async { cursor.next().await.transpose() }).await?
         {
@@ -186,12 +188,11 @@ impl MongoSink {
         let rule = error_code(error).map(rule_for);
         let retry = rule.is_some_and(|rule| rule.directive == Directive::Retry);
         if !retry && !is_transient(error) && !is_cursor_gone(error) {
-            return Err(ConsumerError::Refused(format!(
-                "documents of {ns} cannot be read on the target, but their updates must be applied \
-                 to the stored documents: {}. Grant the target's user readWrite on the replayed \
-                 databases",
-                error_text(error)
-            )));
+            return Err(WriteFailure::Unreadable {
+                ns: ns.to_owned(),
+                reason: error_text(error),
+            }
+            .into());
         }
         self.target.metrics.count_error("target");
         self.target.readiness.target_failed(&error_text(error));
@@ -293,7 +294,7 @@ fn outcome<'a>(
     ns: &str,
     stored: &[u8],
     pending: &mut Pending<'_, 'a>,
-    refuse: &dyn Fn(&Write<'_>, String) -> Result<(), ConsumerError>,
+    refuse: &dyn Fn(&Write<'_>, WriteFailure) -> Result<(), ConsumerError>,
 ) -> Result<Option<Outcome<'a>>, ConsumerError> {
     let failed = |error: Malformed| damaged(ns, &error);
     let stored = Document::new(stored).map_err(failed)?;
@@ -310,8 +311,11 @@ fn outcome<'a>(
         };
         let position = writes.iter().position(|write| write.id == error.id);
         let write = position.map(|index| writes.remove(index));
-        let write = write.ok_or_else(|| ConsumerError::Refused(rewrite_refusal(ns, &error)))?;
-        refuse(write, rewrite_refusal(ns, &error))?;
+        let failure = inapplicable(ns, error);
+        match write {
+            Some(write) => refuse(write, failure)?,
+            None => return Err(failure.into()),
+        }
     };
     let Some(last) = writes.last() else {
         return Ok(None);
@@ -341,16 +345,15 @@ fn from_updates(
     builder.element(document_id);
     builder.finish();
     let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
-    rewritten(empty, writes.iter().copied())
-        .map_err(|error| ConsumerError::Refused(rewrite_refusal(ns, &error)))
+    Ok(rewritten(empty, writes.iter().copied()).map_err(|error| inapplicable(ns, error))?)
 }
 
-fn rewrite_refusal(ns: &str, error: &RewriteError) -> String {
-    format!(
-        "in {ns}: {error}: {}. The entry or the document is damaged: run verify, and replay from \
-         the start into an empty target",
-        error.error
-    )
+pub(crate) fn inapplicable(ns: &str, error: RewriteError) -> WriteFailure {
+    WriteFailure::Inapplicable {
+        ns: ns.to_owned(),
+        entry: error.id,
+        source: error.error,
+    }
 }
 
 #[cfg(test)]

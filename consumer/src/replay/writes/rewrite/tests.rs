@@ -1,4 +1,5 @@
 use super::*;
+use crate::replay::writes::failure::WriteFailure;
 use oplog_relay_core::document::kind;
 use oplog_relay_core::json::parse_document;
 use oplog_relay_core::position::Timestamp;
@@ -30,7 +31,7 @@ fn found_outcome<'a>(
     stored: &[u8],
     pending: &mut Pending<'_, 'a>,
 ) -> Result<Option<Outcome<'a>>, ConsumerError> {
-    let refuse = |_: &Write<'_>, text| Err(ConsumerError::Refused(text));
+    let refuse = |_: &Write<'_>, failure: WriteFailure| Err(failure.into());
     outcome(ns, stored, pending, &refuse)
 }
 

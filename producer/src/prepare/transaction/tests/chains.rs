@@ -1,6 +1,7 @@
 //! Transactions of several entries.
 
 use super::*;
+use crate::prepare::transaction::spooled::SpoolSize;
 
 fn partial(seconds: u32, previous: u32, ids: std::ops::Range<i32>, of: Doc) -> Vec<u8> {
     let o = doc! { "applyOps": inserts(ids), "partialTxn": true };
@@ -165,7 +166,11 @@ fn txn_larger_than_memory_goes_through_a_file() {
         };
         kept.keep(&entry, link).unwrap();
     }
-    assert_eq!(kept.size(), (entries[0].len(), 2));
+    let expected = SpoolSize {
+        bytes_in_memory: entries[0].len(),
+        entries_in_file: 2,
+    };
+    assert_eq!(kept.size(), expected);
     let start = Start {
         kept: SpooledParts::with_budget(entries[0].len()),
         ..Start::default()
@@ -188,13 +193,16 @@ fn ended_transactions_use_neither_memory_nor_file() {
         assert_eq!(kept.read(link.at).unwrap().unwrap(), bytes);
         links.push(link);
     }
-    let (memory, in_file) = kept.size();
-    assert!(memory <= 300 && in_file >= 17, "{memory} {in_file}");
+    let size = kept.size();
+    assert!(
+        size.bytes_in_memory <= 300 && size.entries_in_file >= 17,
+        "{size:?}"
+    );
     for link in links {
         kept.forget(link.at);
         assert_eq!(kept.read(link.at).unwrap(), None);
     }
-    assert_eq!((kept.size(), kept.oldest()), ((0, 0), None));
+    assert_eq!((kept.size(), kept.oldest()), (SpoolSize::default(), None));
 }
 
 #[test]

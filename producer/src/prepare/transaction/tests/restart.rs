@@ -1,7 +1,7 @@
 //! Stops and restarts inside and between the entries of transactions.
 
 use super::*;
-use crate::session::pipeline::{encode, queues};
+use crate::session::pipeline::{Queues, encode, queues};
 use crate::source::SourceEvent;
 use crate::telemetry::metrics::Metrics;
 
@@ -189,7 +189,10 @@ fn an_interrupted_encoder_hands_over_its_chunks_and_reports_no_error() {
     let start = Start::default();
     let shutdown = start.shutdown.clone();
     let encoder = encoder(start);
-    let (mut handover, intake) = queues();
+    let Queues {
+        mut handover,
+        intake,
+    } = queues();
     let (events_in, events) = tokio::sync::mpsc::channel(2);
     let entries = history();
     let event = SourceEvent::Batch(Batch::Bytes(entries[..6].concat()));

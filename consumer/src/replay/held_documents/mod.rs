@@ -7,14 +7,23 @@
 //! committed offset does not advance beyond the first held entry.
 //!
 //! An index that is newer than the document it refuses is suspended
-//! ([`crate::replay::deferred::suspended_indexes`]). When the partition reaches a command that has
+//! ([`crate::replay::held_documents::suspended_indexes`]). When the partition reaches a command that has
 //! already run, unique indexes that the replay created are suspended too, because the command
 //! proves that the target is ahead. A document that is still held at a command, or at the end of
 //! the replay, stops the replay or becomes a dead letter.
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
-//! the stored forms, which are both out of date, is parked ([`crate::replay::deferred::parked`]).
+//! the stored forms, which are both out of date, is parked ([`crate::replay::held_documents::parked`]).
+//!
+//! # Modules
+//!
+//! - `held_document` describes a held document
+//! - `parked` removes a document for a moment, to make room for another one
+//! - `suspended_indexes` drops indexes that refuse documents of an earlier time, and builds them
+//!   again
+//! - `error` has the reasons why they stop the replay
 
+pub mod error;
 pub(crate) mod held_document;
 pub(crate) mod parked;
 pub(crate) mod suspended_indexes;
@@ -30,13 +39,17 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::held_document::{HeldDocument, Key, MAX_HELD_BYTES, UNRESOLVED, read};
-use crate::replay::deferred::suspended_indexes::note::MakingWay;
 use crate::replay::directive::{Directive, rule_for};
+use crate::replay::held_documents::error::{HeldError, IndexRefusal};
+use crate::replay::held_documents::held_document::{
+    DocumentKey, HeldDocument, IdentifiedDocument, KeyedDocument, MAX_HELD_BYTES, read,
+};
+use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
+use crate::replay::writes::rewrite::inapplicable;
 use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -56,26 +69,35 @@ enum Tried {
     Abandoned,
 }
 
+/// The first held entry of a partition.
+#[derive(Debug)]
+pub struct FirstHeld {
+    /// The offset of its record.
+    pub offset: i64,
+    /// The reason why it is held.
+    pub refusal: IndexRefusal,
+}
+
 impl MongoSink {
     /// Returns the offset of the first held entry of a partition.
     #[must_use]
     pub fn held_since(&self, topic: &str, partition: i32) -> Option<i64> {
-        let held = self.held();
-        let positions = held.values().filter_map(|held| held.position.as_ref());
-        positions
-            .filter(|position| position.name.is(topic, partition))
-            .map(|position| position.offset)
-            .min()
+        self.first_held(topic, partition).map(|first| first.offset)
     }
 
-    /// Returns the reason why the target refused the first document that is held for a partition.
+    /// Returns the first held entry of a partition, and the reason why it is held.
     #[must_use]
-    pub fn held_reason(&self, topic: &str, partition: i32) -> String {
+    pub fn first_held(&self, topic: &str, partition: i32) -> Option<FirstHeld> {
         let held = self.held();
-        let ours = held.values().filter(|held| held.is_of(topic, partition));
-        let first = ours.min_by_key(|held| held.since);
-        first.map_or_else(String::new, |held| {
-            format!("code {}: {}", held.code, held.text)
+        let ours = held.values().filter_map(|held| {
+            let position = held.position.as_ref()?;
+            let is_ours = position.name.is(topic, partition);
+            is_ours.then_some((position.offset, held))
+        });
+        let (offset, held) = ours.min_by_key(|(offset, _)| *offset)?;
+        Some(FirstHeld {
+            offset,
+            refusal: held.refusal(),
         })
     }
 
@@ -87,11 +109,14 @@ impl MongoSink {
     }
 
     /// Returns the documents held for a partition.
-    pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<(Key, HeldDocument)> {
+    pub(crate) fn held_of(&self, topic: &str, partition: i32) -> Vec<KeyedDocument> {
         let held = self.held();
         let ours = held.iter().filter(|(_, held)| held.is_of(topic, partition));
-        ours.map(|(key, held)| (key.clone(), held.clone()))
-            .collect()
+        let ours = ours.map(|(key, held)| KeyedDocument {
+            key: key.clone(),
+            held: held.clone(),
+        });
+        ours.collect()
     }
 
     /// Holds the document of a write that an index refused, in the state that the write would produce.
@@ -156,14 +181,16 @@ impl MongoSink {
     /// bytes were added, because the total is summed over all held documents.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self
-            .deferred
+            .held_documents
             .held_since_check
             .fetch_add(more, Ordering::Relaxed)
             + more;
         if since <= MAX_HELD_BYTES {
             return Ok(());
         }
-        self.deferred.held_since_check.store(0, Ordering::Relaxed);
+        self.held_documents
+            .held_since_check
+            .store(0, Ordering::Relaxed);
         self.check_held_bytes()
     }
 
@@ -182,24 +209,21 @@ impl MongoSink {
         let held = self.held();
         let last = held.iter().max_by_key(|(_, held)| held.id);
         match last {
-            Some(((ns, _), last)) if bytes > MAX_HELD_BYTES => {
-                Err(ConsumerError::Refused(format!(
-                    "{} documents are held because indexes of the target refuse them, and need more \
-                     than {} MiB. The last one is in {ns} (entry {}, code {}): {UNRESOLVED}",
-                    held.len(),
-                    MAX_HELD_BYTES >> 20,
-                    last.id,
-                    last.code
-                )))
+            Some((key, last)) if bytes > MAX_HELD_BYTES => Err(HeldError::TooMany {
+                documents: held.len(),
+                limit_mib: MAX_HELD_BYTES >> 20,
+                ns: key.ns.clone(),
+                entry: last.id,
+                code: last.code,
             }
+            .into()),
             _ => Ok(()),
         }
     }
 
     /// Holds a document again that an earlier owner of its partition has parked.
     pub(crate) fn hold_again(&self, ns: &str, held: HeldDocument) -> Result<(), ConsumerError> {
-        let (_, document_id) = read(ns, &held.document)?;
-        let key = key(ns, document_id)?;
+        let key = key(ns, read(ns, &held.document)?.document_id)?;
         self.held().insert(key, held);
         Ok(())
     }
@@ -253,7 +277,7 @@ impl MongoSink {
         Ok(others)
     }
 
-    fn put(&self, key: &Key, id: EntryId, document: &[u8]) {
+    fn put(&self, key: &DocumentKey, id: EntryId, document: &[u8]) {
         if let Some(held) = self.held().get_mut(key) {
             (held.id, held.document) = (id, document.into());
         }
@@ -262,7 +286,7 @@ impl MongoSink {
     /// Returns true if a document of the collection is held.
     pub(crate) fn holds(&self, ns: &str) -> bool {
         let held = self.held();
-        !held.is_empty() && held.keys().any(|(name, _)| name == ns)
+        !held.is_empty() && held.keys().any(|key| key.ns == ns)
     }
 
     /// Retries the writes of the held documents of a batch's partition, until a round makes no progress.
@@ -278,11 +302,11 @@ impl MongoSink {
             let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
             let mut refused = Vec::new();
-            for (key, held) in &waiting {
+            for KeyedDocument { key, held } in &waiting {
                 if !token.is_valid() {
                     return Ok(Applied::Abandoned);
                 }
-                let tried = self.try_one(&key.0, held, token).await?;
+                let tried = self.try_one(&key.ns, held, token).await?;
                 if matches!(tried, Tried::Released) {
                     self.target.metrics.released_documents.inc();
                 }
@@ -295,11 +319,11 @@ impl MongoSink {
                     Tried::Refused(error) => {
                         // A newer index is suspended at once, because it would refuse the other
                         // documents too.
-                        if self.make_way(&key.0, held, &error, making_way).await? {
+                        if self.make_way(&key.ns, held, &error, making_way).await? {
                             progress = true;
                             break;
                         }
-                        refused.push((&key.0, error));
+                        refused.push((&key.ns, error));
                     }
                     Tried::Abandoned => return Ok(Applied::Abandoned),
                 }
@@ -325,7 +349,10 @@ impl MongoSink {
         held: &HeldDocument,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        let (document, document_id) = read(ns, &held.document)?;
+        let IdentifiedDocument {
+            document,
+            document_id,
+        } = read(ns, &held.document)?;
         let write = Write {
             id: held.id,
             document_id,
@@ -388,14 +415,14 @@ fn is_index_refusal(error: &WriteError) -> bool {
     matches!(directive, Directive::Replace | Directive::Hold)
 }
 
-pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<Key, ConsumerError> {
+pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<DocumentKey, ConsumerError> {
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
-    Ok((ns.to_owned(), identity))
+    let ns = ns.to_owned();
+    Ok(DocumentKey { ns, identity })
 }
 
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
     let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
-    rewritten(stored, [write])
-        .map_err(|error| ConsumerError::Refused(format!("in {ns}: {error}: {}", error.error)))
+    Ok(rewritten(stored, [write]).map_err(|error| inapplicable(ns, error))?)
 }

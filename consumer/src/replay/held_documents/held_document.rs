@@ -10,18 +10,13 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::suspended_indexes::note::SuspendedIndex;
+use crate::replay::held_documents::error::IndexRefusal;
+use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 pub(crate) const GONE: [i32; 2] = [26, 27];
 /// Maximum number of bytes of all held documents.
 pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
-/// Possible causes, with advice, for documents that are held for long or that stop the replay.
-pub const UNRESOLVED: &str = "another document on the target has the same value in a unique index, \
-    or the index does not accept a value of the document. If entries are being replayed again after \
-    a reset, drop that index on the target until the replay has caught up; otherwise the target has \
-    documents or indexes that the source does not have: run verify";
-
 /// A document that the target refuses for now.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldDocument {
@@ -44,20 +39,54 @@ pub(crate) struct HeldDocument {
     pub(crate) text: String,
 }
 
-/// Namespace and canonical `_id` of a document.
-pub(crate) type Key = (String, Vec<u8>);
-pub(crate) type Held = FxHashMap<Key, HeldDocument>;
+/// The identity of a document on the target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct DocumentKey {
+    /// Namespace of the document.
+    pub(crate) ns: String,
+    /// Its canonical `_id`.
+    pub(crate) identity: Vec<u8>,
+}
+
+/// The held documents, by their identities.
+pub(crate) type HeldByKey = FxHashMap<DocumentKey, HeldDocument>;
+
+/// A held document with its identity.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyedDocument {
+    /// The identity.
+    pub(crate) key: DocumentKey,
+    /// The document.
+    pub(crate) held: HeldDocument,
+}
+
+/// A document with its `_id`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdentifiedDocument<'d> {
+    /// The document.
+    pub(crate) document: Document<'d>,
+    /// Its `_id`.
+    pub(crate) document_id: Element<'d>,
+}
 
 /// The documents that are held, and the indexes that are suspended, while entries are applied again.
 #[derive(Debug, Default)]
-pub(crate) struct Deferred {
-    pub(crate) held: Mutex<Held>,
+pub(crate) struct HeldDocuments {
+    pub(crate) held: Mutex<HeldByKey>,
     /// Bytes of documents that were held since the total was last checked.
     pub(crate) held_since_check: AtomicUsize,
     pub(crate) suspended: Mutex<Vec<SuspendedIndex>>,
 }
 
 impl HeldDocument {
+    /// Returns the reason why the document is held.
+    pub(crate) fn refusal(&self) -> IndexRefusal {
+        IndexRefusal {
+            code: self.code,
+            text: self.text.clone(),
+        }
+    }
+
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
         let position = self.position.as_ref();
         position.is_some_and(|position| position.name.is(topic, partition))
@@ -65,7 +94,7 @@ impl HeldDocument {
 
     /// Returns an entry that inserts the document in its current state.
     pub(crate) fn entry(&self, ns: &str) -> Result<Vec<u8>, ConsumerError> {
-        let (document, _) = read(ns, &self.document)?;
+        let document = read(ns, &self.document)?.document;
         let mut bytes = Vec::new();
         let mut entry = DocumentBuilder::start(&mut bytes);
         entry.raw("ts", kind::TIMESTAMP, &self.id.ts.to_le_bytes());
@@ -76,13 +105,13 @@ impl HeldDocument {
 }
 
 /// Parses a stored or held document, and returns it with its `_id`.
-pub(crate) fn read<'d>(
-    ns: &str,
-    bytes: &'d [u8],
-) -> Result<(Document<'d>, Element<'d>), ConsumerError> {
+pub(crate) fn read<'d>(ns: &str, bytes: &'d [u8]) -> Result<IdentifiedDocument<'d>, ConsumerError> {
     let failed = |error: Malformed| damaged(ns, &error);
     let document = Document::new(bytes).map_err(failed)?;
     let document_id = document.get("_id").map_err(failed)?;
     let document_id = document_id.ok_or_else(|| failed(Malformed::Missing("_id")))?;
-    Ok((document, document_id))
+    Ok(IdentifiedDocument {
+        document,
+        document_id,
+    })
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use bson::{Timestamp as BsonTimestamp, doc};
 
-use super::fake::Documents;
 use super::*;
+use crate::prepare::lookup::fake::Documents;
 
 fn update(seconds: u32, ns: &str, id: impl Into<bson::Bson>) -> Vec<u8> {
     let ts = BsonTimestamp {
@@ -20,13 +20,13 @@ fn parse(entry: &[u8]) -> Entry<'_> {
 }
 
 /// Returns the number of the current document; `None` if it is gone.
-fn number(lookup: &Lookup) -> Option<i32> {
+fn number(lookup: &CurrentLookup) -> Option<i32> {
     let document = lookup.current().unwrap().document?;
     let number = document.get("n").unwrap().unwrap().integer().unwrap();
     Some(i32::try_from(number).unwrap())
 }
 
-fn ask(lookup: &mut Lookup, entries: &[Vec<u8>], through: u32) {
+fn ask(lookup: &mut CurrentLookup, entries: &[Vec<u8>], through: u32) {
     let mut wanted = lookup.wanted();
     for entry in entries {
         wanted.add(&parse(entry)).unwrap();
@@ -38,7 +38,7 @@ fn ask(lookup: &mut Lookup, entries: &[Vec<u8>], through: u32) {
 fn documents_are_asked_for_once_and_found_by_an_equal_id() {
     let source = Documents::of(0..5);
     let asked = Arc::clone(&source.asked);
-    let mut lookup = Lookup::new(Box::new(source));
+    let mut lookup = CurrentLookup::new(source.into());
     let entries = [
         update(1, "s.a", 3),
         update(2, "s.a", 1),
@@ -65,7 +65,7 @@ fn documents_are_asked_for_once_and_found_by_an_equal_id() {
 fn a_document_is_read_again_for_an_entry_after_the_read() {
     let source = Documents::of(0..5);
     let asked = Arc::clone(&source.asked);
-    let mut lookup = Lookup::new(Box::new(source));
+    let mut lookup = CurrentLookup::new(source.into());
     ask(&mut lookup, &[update(1, "s.a", 3)], 1);
     let later = update(2, "s.a", 3);
     assert!(!lookup.covers(&parse(&later)).unwrap());
@@ -82,7 +82,7 @@ fn a_document_for_which_a_reply_had_no_room_is_not_gone() {
         ..Documents::of(0..5)
     };
     let asked = Arc::clone(&source.asked);
-    let mut lookup = Lookup::new(Box::new(source));
+    let mut lookup = CurrentLookup::new(source.into());
     // The document that is needed first is the last one in the order of the index.
     let entries = [4, 2, 0].map(|id| update(1, "s.a", id));
     ask(&mut lookup, &entries, 1);
@@ -101,7 +101,7 @@ fn a_document_for_which_a_reply_had_no_room_is_not_gone() {
 
 #[test]
 fn collections_with_the_same_ids_are_distinguished() {
-    let mut lookup = Lookup::new(Box::new(Documents::of(0..5)));
+    let mut lookup = CurrentLookup::new(Documents::of(0..5).into());
     let mut wanted = lookup.wanted();
     let entries = [update(1, "s.a", 1), update(1, "s.b", 1)];
     for entry in &entries {
@@ -121,7 +121,7 @@ fn fewer_large_documents_are_asked_for_at_a_time() {
     source
         .by_id
         .insert(1, doc! { "_id": 1, "n": 1, "text": text });
-    let mut lookup = Lookup::new(Box::new(source));
+    let mut lookup = CurrentLookup::new(source.into());
     let mut wanted = lookup.wanted();
     for id in 0..1000 {
         assert!(!wanted.is_full());

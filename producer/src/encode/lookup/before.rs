@@ -1,31 +1,29 @@
-//! Lookups of the documents before changes: which ones are looked up, and when.
-//!
-//! As for current documents (`lookup`), the encoder asks for many at a time, ahead of their changes.
+//! Lookups of the documents before changes.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_core::format::is_for_readers;
 use oplog_relay_core::format::looked_up::DocumentBefore;
 
-use super::Encoder;
-use super::chunk::Chunk;
-use super::lookup::{for_each_operation, operations_of};
+use super::current::{for_each_operation, operations_of};
+use crate::encode::Encoder;
+use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
-use crate::prepare::lookup::{LookupBefore, OperationPlace, PreImageId};
+use crate::prepare::lookup::{BeforeLookup, OperationPlace, PreImageId};
 use crate::prepare::transaction::Operations;
 use crate::source::Documents;
 
 impl Encoder {
     /// Adds the document before the change to each update and delete, if a lookup is given.
     #[must_use]
-    pub fn looking_up_before(mut self, before: Option<Box<LookupBefore>>) -> Self {
+    pub fn looking_up_before(mut self, before: Option<Box<BeforeLookup>>) -> Self {
         self.before = before;
         self
     }
 
     /// Looks up the document before an update or delete.
     #[inline]
-    pub(super) fn look_up_before(
+    pub(in crate::encode) fn look_up_before(
         &mut self,
         entry: &Entry<'_>,
         chunk: &mut Chunk,
@@ -47,14 +45,14 @@ impl Encoder {
 
     /// Returns the document before the change that is being encoded.
     #[inline]
-    pub(super) fn document_before(&self) -> DocumentBefore<'_> {
+    pub(in crate::encode) fn document_before(&self) -> DocumentBefore<'_> {
         self.before
             .as_ref()
             .map_or(DocumentBefore::NotLookedUp, |before| before.current())
     }
 
     /// Sets the place of the operation of an `applyOps` that is encoded next; `None` if entries follow.
-    pub(super) fn set_operation(&mut self, operation: Option<OperationPlace>) {
+    pub(in crate::encode) fn set_operation(&mut self, operation: Option<OperationPlace>) {
         if let Some(before) = &mut self.before {
             before.set_operation(operation);
         }
@@ -62,7 +60,7 @@ impl Encoder {
 
     /// Asks for the documents before this entry and the following ones, unless the first of them is
     /// known. `rest` begins with this entry.
-    pub(super) fn look_up_before_ahead(
+    pub(in crate::encode) fn look_up_before_ahead(
         &mut self,
         entry: &Entry<'_>,
         rest: &Documents<'_>,
@@ -96,7 +94,7 @@ impl Encoder {
 
     /// Asks for the documents before the following operations of an `applyOps`, unless the first of
     /// them is known. `first` is the place of the first operation.
-    pub(super) fn look_up_before_operations(
+    pub(in crate::encode) fn look_up_before_operations(
         &mut self,
         commit: &Entry<'_>,
         operations: &Operations<'_>,
@@ -161,7 +159,7 @@ fn changes_document(entry: &Entry<'_>) -> bool {
 }
 
 /// Returns the place of the first operation of a part.
-pub(super) fn first_place(part: Document<'_>, commit: &Entry<'_>) -> OperationPlace {
+pub(in crate::encode) fn first_place(part: Document<'_>, commit: &Entry<'_>) -> OperationPlace {
     let ts = part.get("ts").ok().flatten();
     let ts = ts.and_then(|ts| ts.timestamp().ok());
     OperationPlace {

@@ -13,8 +13,8 @@ const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
 /// Returns the encoder of a format, and what it asks its source for.
 fn looking_up(format: Format, source: Documents) -> (Encoder, Asked) {
     let asked = Arc::clone(&source.asked);
-    let lookup = Lookup::new(Box::new(source));
-    (encoder(format).looking_up(Some(lookup)), asked)
+    let lookup = CurrentLookup::new(source.into());
+    (encoder(format).looking_up_current(Some(lookup)), asked)
 }
 
 /// Returns the fields of an operation that updates a document.
@@ -239,9 +239,9 @@ fn excluded_collections_are_not_read() {
     };
     let kept = Parts::Spooled(SpooledParts::default());
     let transactions = Transactions::new(kept, History::default(), true, Shutdown::manual());
-    let lookup = Lookup::new(Box::new(source));
+    let lookup = CurrentLookup::new(source.into());
     let mut encoder = Encoder::new("rs0", LATEST, router, topics, None, None, transactions)
-        .looking_up(Some(lookup));
+        .looking_up_current(Some(lookup));
     let entries = [
         update(1, "s.b", 1),
         update(2, "s.a", 1),

@@ -1,8 +1,4 @@
-//! Lookups of the current documents of updates: which documents are looked up, and when.
-//!
-//! The encoder asks for many documents at a time, ahead of their updates. If the document of an
-//! update is not known when the update is encoded, the encoder asks for this document alone, so
-//! asking ahead only saves time.
+//! Lookups of the current documents of updates.
 
 use std::ops::Range;
 
@@ -12,29 +8,29 @@ use oplog_relay_core::format::looked_up::{CurrentDocument, DocumentBefore, Looke
 use oplog_relay_core::format::{Format, LOOKUP_HEADER, is_for_readers};
 use oplog_relay_core::position::Timestamp;
 
-use super::Encoder;
+use crate::encode::Encoder;
 use crate::encode::chunk::{Chunk, RecordHeader};
 use crate::error::ProducerError;
-use crate::prepare::lookup::{Lookup, Wanted};
+use crate::prepare::lookup::{CurrentLookup, Wanted};
 use crate::prepare::transaction::{Operations, build};
 use crate::source::Documents;
 
 impl Encoder {
     /// Adds the current document to each update, if a lookup is given.
     #[must_use]
-    pub fn looking_up(mut self, lookup: Option<Lookup>) -> Self {
-        self.lookup = lookup;
+    pub fn looking_up_current(mut self, lookup: Option<CurrentLookup>) -> Self {
+        self.current = lookup;
         self
     }
 
     /// Looks up the document of an update, unless the update contains the whole document.
     #[inline]
-    pub(super) fn look_up(
+    pub(in crate::encode) fn look_up(
         &mut self,
         entry: &Entry<'_>,
         chunk: &mut Chunk,
     ) -> Result<(), ProducerError> {
-        let Some(lookup) = &mut self.lookup else {
+        let Some(lookup) = &mut self.current else {
             return Ok(());
         };
         if !needs_document(entry) {
@@ -52,8 +48,9 @@ impl Encoder {
 
     /// Returns what was looked up for the entry that is being encoded.
     #[inline]
-    pub(super) fn looked_up(&self) -> Option<LookedUp<'_>> {
-        let current: Option<CurrentDocument<'_>> = self.lookup.as_ref().and_then(Lookup::current);
+    pub(in crate::encode) fn looked_up(&self) -> Option<LookedUp<'_>> {
+        let current: Option<CurrentDocument<'_>> =
+            self.current.as_ref().and_then(CurrentLookup::current);
         let before = self.document_before();
         if current.is_none() && matches!(before, DocumentBefore::NotLookedUp) {
             return None;
@@ -63,7 +60,7 @@ impl Encoder {
 
     /// Adds a header with the time of the lookup to the headers for routers, if the value has no
     /// field for that time. The headers for routers must be the last ones that were written.
-    pub(super) fn with_lookup_header(
+    pub(in crate::encode) fn with_lookup_header(
         &self,
         entry: &Entry<'_>,
         router_headers: Range<usize>,
@@ -89,7 +86,7 @@ impl Encoder {
 
     /// Asks for the documents of this entry and the following ones, unless the document of this
     /// entry is known. `rest` begins with this entry.
-    pub(super) fn look_up_ahead(
+    pub(in crate::encode) fn look_up_ahead(
         &mut self,
         entry: &Entry<'_>,
         rest: &Documents<'_>,
@@ -97,7 +94,7 @@ impl Encoder {
         if self.is_covered(entry) {
             return Ok(());
         }
-        let Some(lookup) = &self.lookup else {
+        let Some(lookup) = &self.current else {
             return Ok(());
         };
         let (mut wanted, mut through) = (lookup.wanted(), entry.ts);
@@ -117,14 +114,14 @@ impl Encoder {
 
     /// Asks for the documents of the following operations of a transaction, unless the document of
     /// the first one is known.
-    pub(super) fn look_up_operations(
+    pub(in crate::encode) fn look_up_operations(
         &mut self,
         commit: &Entry<'_>,
         operations: &Operations<'_>,
     ) -> Result<(), ProducerError> {
         let mut is_first = true;
         let mut is_known = false;
-        let mut wanted = self.lookup.as_ref().map(Lookup::wanted);
+        let mut wanted = self.current.as_ref().map(CurrentLookup::wanted);
         for_each_operation(commit, operations.clone(), |entry| {
             if std::mem::take(&mut is_first) && self.is_covered(entry) {
                 is_known = true;
@@ -145,7 +142,7 @@ impl Encoder {
     }
 
     fn ask(&mut self, wanted: &Wanted, through: Timestamp) -> Result<(), ProducerError> {
-        match &mut self.lookup {
+        match &mut self.current {
             Some(lookup) => lookup.ask(wanted, through),
             None => Ok(()),
         }
@@ -171,7 +168,7 @@ impl Encoder {
     /// Returns true if the document of an update is known. A damaged entry is reported when it is
     /// encoded.
     fn knows(&mut self, entry: &Entry<'_>) -> bool {
-        let lookup = self.lookup.as_mut();
+        let lookup = self.current.as_mut();
         lookup.is_none_or(|lookup| lookup.covers(entry).unwrap_or(true))
     }
 
@@ -207,7 +204,7 @@ fn needs_document(entry: &Entry<'_>) -> bool {
 }
 
 /// Returns the operations of an entry that also commits them.
-pub(super) fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
+pub(in crate::encode) fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
     let is_open = |name| matches!(entry.o.get(name), Ok(Some(_)));
     if entry.operation != Operation::Command || is_open("partialTxn") || is_open("prepare") {
         return None;
@@ -217,7 +214,7 @@ pub(super) fn operations_of<'e>(entry: &Entry<'e>) -> Option<Operations<'e>> {
 
 /// Calls `each` with the entry of each operation until it returns false, or until a damaged
 /// operation.
-pub(super) fn for_each_operation(
+pub(in crate::encode) fn for_each_operation(
     commit: &Entry<'_>,
     operations: Operations<'_>,
     mut each: impl FnMut(&Entry<'_>) -> bool,

@@ -1,6 +1,7 @@
 use bson::{Bson, Document as Bdoc, doc};
 
 use super::*;
+use crate::replay::plan::PlanFault;
 
 const AT: Circumstances<'static> = Circumstances {
     collection: "c",

@@ -44,17 +44,18 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
 use crate::replay::commands::Execution;
 use crate::replay::commands::attempt::Attempt;
-use crate::replay::deferred::held_document::{GONE, HeldDocument};
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::held_documents::error::HeldError;
+use crate::replay::held_documents::held_document::{GONE, HeldDocument};
 use crate::replay::note::write_note;
-use crate::replay::plan::command::done;
+use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
 use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
-use crate::replay::deferred::suspended_indexes::note::{
+use crate::replay::held_documents::suspended_indexes::note::{
     COLLECTION, MakingWay, SuspendedIndex, now,
 };
 
@@ -71,7 +72,7 @@ enum Restored {
 
 impl MongoSink {
     fn suspended(&self) -> MutexGuard<'_, Vec<SuspendedIndex>> {
-        self.deferred
+        self.held_documents
             .suspended
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -231,12 +232,12 @@ impl MongoSink {
                 notes.find(filter.clone()).await?.try_collect().await
             })
             .await?;
-        let unreadable = |note: &Document| {
-            let name = note.get_str("_id").unwrap_or_default();
-            ConsumerError::Refused(format!(
-                "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot \
-                 read (_id {name}): use the version that wrote it, or a newer one"
-            ))
+        let unreadable = |note: &Document| -> ConsumerError {
+            HeldError::NoteUnreadable {
+                collection: COLLECTION,
+                note: note.get_str("_id").unwrap_or_default().to_owned(),
+            }
+            .into()
         };
         let read = |note| SuspendedIndex::read(note).ok_or_else(|| unreadable(note));
         found.iter().map(read).collect()
@@ -325,7 +326,7 @@ impl MongoSink {
             match self.restore(&index, token).await? {
                 Restored::Done => {}
                 Restored::Abandoned => return Ok(Applied::Abandoned),
-                Restored::Refused(error) => return Err(index.refusal(&error)),
+                Restored::Refused(error) => return Err(index.refusal(&error).into()),
             }
         }
         Ok(Applied::Done)
@@ -356,8 +357,11 @@ impl MongoSink {
                 change: Change::Other,
                 offset: None,
             };
-            let failed = |error: mongodb::bson::error::Error| {
-                ConsumerError::Refused(format!("{CATALOG_DB}.{COLLECTION}: {error}"))
+            let failed = |error: mongodb::bson::error::Error| HeldError::IndexUnwritable {
+                collection: COLLECTION,
+                definition: index.definition.clone(),
+                ns: index.ns.clone(),
+                reason: error.to_string(),
             };
             let command = command.to_vec().map_err(failed)?;
             let execution = Execution {

@@ -11,7 +11,6 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
-use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
@@ -19,8 +18,13 @@ use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
-use crate::replay::deferred::{HeldDocument, MAX_HELD_BYTES, key, read as read_document};
 use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::held_documents::error::HeldError;
+use crate::replay::held_documents::error::IndexRefusal;
+use crate::replay::held_documents::held_document::{
+    HeldDocument, IdentifiedDocument, MAX_HELD_BYTES, read as read_document,
+};
+use crate::replay::held_documents::key;
 use crate::replay::note::write_note;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::find_one_command;
@@ -45,7 +49,10 @@ impl MongoSink {
         let Some(blocking) = self.document_with(ns, &values).await? else {
             return Ok(false);
         };
-        let (stored, document_id) = read_document(ns, &blocking)?;
+        let IdentifiedDocument {
+            document: stored,
+            document_id,
+        } = read_document(ns, &blocking)?;
         let key = key(ns, document_id)?;
         let held = self.held().get(&key).cloned();
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
@@ -126,21 +133,22 @@ impl MongoSink {
                     .await
             })
             .await?;
-        let unreadable = |error: &dyn std::fmt::Display| {
-            ConsumerError::Refused(format!(
-                "the target's reply to a delete command is malformed: {error}"
-            ))
+        let unreadable = |error: &dyn std::fmt::Display| HeldError::ReplyMalformed {
+            ns: ns.to_owned(),
+            reason: error.to_string(),
         };
         let reply = reply.to_vec().map_err(|error| unreadable(&error))?;
         let reply = document::Document::new(&reply).and_then(WriteReply::read);
         let reply = reply.map_err(|error| unreadable(&error))?;
         match reply.errors.first() {
-            Some(error) => Err(ConsumerError::Refused(format!(
-                "a document of {ns} has a value of a unique index that another document needs. It \
-                 had to be deleted until the other document is written, but the target refused \
-                 that (code {}): {}",
-                error.code, error.text
-            ))),
+            Some(error) => Err(HeldError::Parking {
+                ns: ns.to_owned(),
+                refusal: IndexRefusal {
+                    code: error.code,
+                    text: error.text.clone(),
+                },
+            }
+            .into()),
             None => Ok(reply.n > 0),
         }
     }
@@ -215,11 +223,11 @@ impl MongoSink {
     /// Holds the document of a note.
     fn hold_parked(&self, note: &Document, of: &TopicPartition) -> Result<(), ConsumerError> {
         let Some((ns, held)) = read(note, of) else {
-            let name = note.get_str("_id").unwrap_or_default();
-            return Err(ConsumerError::Refused(format!(
-                "{CATALOG_DB}.{COLLECTION} has a document that this version of the consumer cannot \
-                 read (_id {name}): use the version that wrote it, or a newer one"
-            )));
+            return Err(HeldError::NoteUnreadable {
+                collection: COLLECTION,
+                note: note.get_str("_id").unwrap_or_default().to_owned(),
+            }
+            .into());
         };
         self.hold_again(&ns, held)
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bson::{Binary, Bson, Document as Doc, Timestamp as BsonTimestamp, doc};
 
 use super::*;
-use crate::prepare::lookup::LookupBefore;
+use crate::prepare::lookup::BeforeLookup;
 use crate::prepare::lookup::fake::{Asked, Documents};
 
 const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
@@ -41,7 +41,7 @@ fn looking_up(pre_images: Vec<Doc>, room: Option<usize>) -> (Encoder, Asked) {
         ..Documents::default()
     };
     let asked = Arc::clone(&source.asked);
-    let before = LookupBefore::new(Box::new(source));
+    let before = BeforeLookup::new(source.into());
     (
         encoder(EVENTS).looking_up_before(Some(Box::new(before))),
         asked,

@@ -2,6 +2,13 @@
 //!
 //! The command in an oplog entry cannot be run as it is, because it has internal fields of the server.
 //! `expireAfterSeconds` is withheld, because the target would delete documents by itself.
+//!
+//! # Modules
+//!
+//! - `indexes` translates index builds, drops and changes
+//! - `views` translates writes to `system.views`
+//! - `old_options` replaces options that only old servers accept
+//! - `done` has the error codes that mean that a command has nothing left to do
 
 mod indexes;
 mod old_options;

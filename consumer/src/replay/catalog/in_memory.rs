@@ -22,7 +22,7 @@ const MARGIN_SECONDS: u32 = 86_400;
 
 /// The catalog in memory, by source.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct CatalogInMemory {
     sources: Mutex<BTreeMap<String, Source>>,
     /// Lock that is held while the catalog is read from the target.
     read_lock: tokio::sync::Mutex<()>,
@@ -72,7 +72,7 @@ impl Source {
     }
 }
 
-impl Held {
+impl CatalogInMemory {
     fn sources(&self) -> MutexGuard<'_, BTreeMap<String, Source>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,12 +192,12 @@ impl Catalog {
         id: EntryId,
     ) -> mongodb::error::Result<Arc<Incarnations>> {
         loop {
-            if let Some(incarnations) = self.held.look_up(source, id) {
+            if let Some(incarnations) = self.in_memory.look_up(source, id) {
                 return Ok(incarnations);
             }
-            let guard = self.held.read_lock.lock().await;
+            let guard = self.in_memory.read_lock.lock().await;
             // Another task may have read the catalog while this one waited for the lock.
-            if self.held.look_up(source, id).is_none() {
+            if self.in_memory.look_up(source, id).is_none() {
                 self.read(Some(Reach { source, id })).await?;
             }
             drop(guard);
@@ -209,7 +209,7 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn reload(&self) -> mongodb::error::Result<()> {
-        let _guard = self.held.read_lock.lock().await;
+        let _guard = self.in_memory.read_lock.lock().await;
         self.read(None).await
     }
 
@@ -219,13 +219,13 @@ impl Catalog {
         source: &str,
         id: EntryId,
     ) -> mongodb::error::Result<()> {
-        let _guard = self.held.read_lock.lock().await;
+        let _guard = self.in_memory.read_lock.lock().await;
         self.read(Some(Reach { source, id })).await
     }
 
     /// Reads the catalog, back to the given entry if one is given. The caller holds `read_lock`.
     async fn read(&self, reaching: Option<Reach<'_>>) -> mongodb::error::Result<()> {
-        let mut begins = self.held.held_from();
+        let mut begins = self.in_memory.held_from();
         let mut reach = |source: String, id: EntryId| {
             let begin = begins.entry(source).or_insert(AFTER_ALL);
             *begin = before(id).min(*begin);
@@ -233,7 +233,7 @@ impl Catalog {
         };
         let mut wanted = match reaching {
             Some(Reach { source, id }) => reach(source.to_owned(), id),
-            None => self.held.held_from(),
+            None => self.in_memory.held_from(),
         };
         while let Some(older) = self.read_from(&wanted).await? {
             wanted = reach(older.source, older.ran.id);
@@ -247,7 +247,7 @@ impl Catalog {
         &self,
         begins: &BTreeMap<String, EntryId>,
     ) -> mongodb::error::Result<Option<Noted>> {
-        *self.held.ran_during_read() = Some(Vec::new());
+        *self.in_memory.ran_during_read() = Some(Vec::new());
         let begins = begins.iter();
         let mut readings: BTreeMap<String, Reading> = begins
             .map(|(source, from)| (source.clone(), Reading::new(*from)))
@@ -262,7 +262,7 @@ impl Catalog {
             let reading = readings.entry(source);
             reading.or_insert_with(|| Reading::new(AFTER_ALL)).take(ran);
         }
-        Ok(self.held.replace(readings))
+        Ok(self.in_memory.replace(readings))
     }
 }
 
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn commands_that_run_while_the_catalog_is_read_are_not_lost() {
-        let held = Held::default();
+        let held = CatalogInMemory::default();
         assert!(held.take("rs0", dropped(5)));
         *held.ran_during_read() = Some(Vec::new());
         assert!(held.take("rs0", dropped(7)));

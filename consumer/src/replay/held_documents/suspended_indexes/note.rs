@@ -4,10 +4,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Document, doc};
-use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::EntryId;
 
-use crate::error::ConsumerError;
+use crate::replay::held_documents::error::HeldError;
 
 /// The collection of the notes, in the catalog's database.
 pub(super) const COLLECTION: &str = "suspended_indexes";
@@ -74,14 +73,15 @@ impl SuspendedIndex {
         })
     }
 
-    pub(crate) fn refusal(&self, error: &mongodb::error::Error) -> ConsumerError {
-        ConsumerError::Refused(format!(
-            "the index {} of {} was dropped while entries were applied again (entry {}), and the \
-             target refuses to build it again: {}. The target has documents that the source does not \
-             have: run verify, correct them and restart. To continue without the index, delete the \
-             document with _id {:?} from {CATALOG_DB}.{COLLECTION}",
-            self.definition, self.ns, self.entry, error.kind, self.note
-        ))
+    pub(crate) fn refusal(&self, error: &mongodb::error::Error) -> HeldError {
+        HeldError::IndexRefused {
+            definition: self.definition.clone(),
+            ns: self.ns.clone(),
+            entry: self.entry,
+            reason: error.kind.to_string(),
+            collection: COLLECTION,
+            note: self.note.clone(),
+        }
     }
 }
 

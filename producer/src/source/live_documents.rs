@@ -10,17 +10,18 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code};
+use oplog_relay_runtime::mongo::{REPLY_LIMIT, UNAUTHORIZED, error_code};
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 
 use crate::error::ProducerError;
-use crate::prepare::lookup::{CurrentDocuments, PreImageId, Reply, Request, write_filter};
+use crate::prepare::lookup::pre_image::{PreImageId, write_filter};
+use crate::prepare::lookup::reply::Reply;
+use crate::prepare::lookup::request::Request;
 use crate::source::Batch;
+use crate::source::error::SourceError;
 use crate::source::full_sync::SourceReader;
 
-/// Error code Unauthorized: a privilege is missing.
-const UNAUTHORIZED: i32 = 13;
 /// Number of collections that are read concurrently.
 const READS: usize = 2;
 /// Number of bytes of replies after which the remaining requests get no reply.
@@ -171,9 +172,15 @@ impl LiveDocuments {
     }
 }
 
-impl CurrentDocuments for LiveDocuments {
-    fn read(
-        &mut self,
+impl LiveDocuments {
+    /// Reads documents by `_id`, see [`StoredDocuments::read`].
+    ///
+    /// # Errors
+    /// The errors of [`StoredDocuments::read`].
+    ///
+    /// [`StoredDocuments::read`]: crate::prepare::lookup::StoredDocuments::read
+    pub fn read(
+        &self,
         requests: &[Request],
         after: Timestamp,
     ) -> Result<Vec<Reply>, ProducerError> {
@@ -182,8 +189,14 @@ impl CurrentDocuments for LiveDocuments {
         replies.ok_or(ProducerError::Interrupted)?
     }
 
-    fn read_before(
-        &mut self,
+    /// Reads documents before changes, see [`StoredDocuments::read_before`].
+    ///
+    /// # Errors
+    /// The errors of [`StoredDocuments::read_before`].
+    ///
+    /// [`StoredDocuments::read_before`]: crate::prepare::lookup::StoredDocuments::read_before
+    pub fn read_before(
+        &self,
         ids: &[PreImageId],
         after: Timestamp,
     ) -> Result<Reply, ProducerError> {
@@ -207,7 +220,7 @@ fn is_described(
         return Ok(false);
     };
     match info.document()?.get("uuid")? {
-        Some(uuid) => Ok(uuid.binary()?.1 == ui.0),
+        Some(uuid) => Ok(uuid.binary()?.bytes == ui.0),
         None => Ok(false),
     }
 }
@@ -239,11 +252,12 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
             let db = Namespace::split(ns).db;
-            ProducerError::Usage(format!(
-                "the source's user is not permitted to look up documents of {ns}: grant it the role \
-                 read on {db}, exclude the namespace, or omit --full-document lookup and --topic-mode \
-                 snapshot"
-            ))
+            let ns = ns.to_owned();
+            SourceError::CurrentLookupForbidden {
+                ns,
+                db: db.to_owned(),
+            }
+            .into()
         }
         error => error,
     }
@@ -253,11 +267,7 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
 fn explained_before(error: ProducerError) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {
-            ProducerError::Usage(
-                "the source's user is not permitted to read config.system.preimages: grant it the \
-                 privilege find on this collection, or omit --full-document-before lookup"
-                    .to_owned(),
-            )
+            SourceError::BeforeLookupForbidden.into()
         }
         error => error,
     }

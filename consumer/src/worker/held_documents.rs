@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::PartitionWorker;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
+use crate::replay::held_documents::error::HeldError;
 use crate::replay::{MongoSink, UNRESOLVED};
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::batch::Batch;
@@ -24,7 +25,7 @@ const ATTEMPTS_PER_LOG_LINE: u32 = 12;
 
 /// The attempts to write the documents that are held.
 #[derive(Debug)]
-pub(crate) struct DeferredDocuments {
+pub(crate) struct Attempts {
     /// The offset of the first record that is held.
     since: i64,
     attempted: Instant,
@@ -33,7 +34,7 @@ pub(crate) struct DeferredDocuments {
     last_attempts: u32,
 }
 
-impl DeferredDocuments {
+impl Attempts {
     fn new(since: i64) -> Self {
         Self {
             since,
@@ -63,7 +64,7 @@ impl PartitionWorker {
     /// which records were applied.
     ///
     /// # Errors
-    /// Returns [`ConsumerError::Refused`] if documents are still held after all records up to the
+    /// Returns [`HeldError::AtEnd`] if documents are still held after all records up to the
     /// end were applied.
     pub(crate) async fn next_chunk(
         &mut self,
@@ -76,7 +77,7 @@ impl PartitionWorker {
         loop {
             let (topic, partition) = (&self.assignment.topic, self.assignment.partition);
             let Some(since) = target.held_since(topic, partition) else {
-                self.deferred = None;
+                self.attempts = None;
                 if !target.has_suspended(topic, partition) {
                     return Ok(self.assignment.chunks.recv().await);
                 }
@@ -95,10 +96,10 @@ impl PartitionWorker {
                 }
             };
             // If the first held record is another one, there was progress.
-            let deferred = self.deferred.take().filter(|it| it.since == since);
+            let attempts = self.attempts.take().filter(|it| it.since == since);
             let left = self
-                .deferred
-                .insert(deferred.unwrap_or_else(|| DeferredDocuments::new(since)))
+                .attempts
+                .insert(attempts.unwrap_or_else(|| Attempts::new(since)))
                 .left();
             if !left.is_zero() {
                 match timeout(left, self.assignment.chunks.recv()).await {
@@ -122,17 +123,15 @@ impl PartitionWorker {
         let is_last =
             reached.is_some_and(|reached| self.assignment.stop_offset.is_reached(reached));
         let position = self.assignment.position(since);
-        let deferred = self
-            .deferred
-            .get_or_insert_with(|| DeferredDocuments::new(since));
-        if deferred.count(is_last) {
+        let attempts = self.attempts.get_or_insert_with(|| Attempts::new(since));
+        if attempts.count(is_last) {
             tracing::warn!(
                 since = %position,
                 "an index of the target refuses a document; committed offsets stay before its \
                  record: {UNRESOLVED}"
             );
         }
-        let gives_up = deferred.last_attempts >= LAST_ATTEMPTS;
+        let gives_up = attempts.last_attempts >= LAST_ATTEMPTS;
         if self.try_held(target).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
@@ -174,13 +173,12 @@ impl PartitionWorker {
             .context
             .post_held(target, &self.assignment, &described)
             .await?;
-        match target.held_since(topic, partition) {
-            Some(since) if posted == Applied::Done => Err(ConsumerError::Refused(format!(
-                "{}: a document has been held since this record because an index of the target \
-                 refuses it ({}), and no more records follow: {UNRESOLVED}",
-                self.assignment.position(since),
-                target.held_reason(topic, partition)
-            ))),
+        match target.first_held(topic, partition) {
+            Some(first) if posted == Applied::Done => Err(HeldError::AtEnd {
+                position: self.assignment.position(first.offset),
+                refusal: first.refusal,
+            }
+            .into()),
             _ => Ok(posted),
         }
     }

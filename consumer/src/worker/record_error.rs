@@ -1,0 +1,63 @@
+//! The reasons why a record stops the program although it can be decoded, or although undecodable
+//! records become dead letters.
+
+use oplog_relay_core::foreign::ForeignError;
+use oplog_relay_core::format::fragment::Fragment;
+use oplog_relay_core::position::EntryId;
+use oplog_relay_runtime::exit::ExitCode;
+
+use crate::record_position::RecordPosition;
+
+/// The reason why a record stops the program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The group starts inside an entry. The earlier fragments of the entry are never read, so the
+    /// entry cannot be applied, and must not be skipped silently.
+    #[error(
+        "{position}: fragment {fragment} of an entry that begins before the offset at which this \
+         group starts in this partition: oplog-consumer never commits such an offset. Reset the \
+         group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never \
+         inside an entry; offset {} is the first one after it, with which the entry is skipped",
+        position.offset + i64::from(fragment.count - fragment.index)
+    )]
+    InsideEntry {
+        /// The position of the fragment.
+        position: RecordPosition,
+        /// The fragment.
+        fragment: Fragment,
+    },
+    /// A record of another program that is only accepted with a flag.
+    #[error("{position}: {fault}")]
+    NeedsConsent {
+        /// The position of the record.
+        position: RecordPosition,
+        /// What is lost, and the flag that accepts it.
+        fault: ForeignError,
+    },
+    /// An entry of another collection than the one that has its name in the catalog.
+    #[error(
+        "{position}: entry {entry} was written to another collection of the name {ns} than the one \
+         that has this name in the target's catalog: a command between the two is missing, because \
+         the group started after it or a filter excluded it. Replay from the beginning into an empty \
+         target"
+    )]
+    OtherCollection {
+        /// The position of the record.
+        position: RecordPosition,
+        /// The entry.
+        entry: EntryId,
+        /// Namespace of the entry.
+        ns: String,
+    },
+}
+
+impl RecordError {
+    /// Returns the exit code of the program for this error.
+    #[must_use]
+    pub const fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::InsideEntry { .. } => ExitCode::OffsetsLost,
+            Self::NeedsConsent { .. } | Self::OtherCollection { .. } => ExitCode::StoppedByPolicy,
+        }
+    }
+}
