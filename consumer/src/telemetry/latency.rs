@@ -70,3 +70,26 @@ impl Latency {
         self.apply.observe(begun.elapsed().as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_gets_the_time_between_two_hand_overs() {
+        let latency = Latency::register(&Registry::new()).unwrap();
+        let now = Instant::now();
+        let taken = Taken {
+            at: now,
+            at_ms: 1_040,
+        };
+        let begun = now + Duration::from_secs(3600);
+        latency.observe(taken, Some(1_000), begun);
+        latency.observe(taken, None, begun);
+        assert_eq!(latency.read.get_sample_count(), 1);
+        assert!((latency.read.get_sample_sum() - 0.04).abs() < 1e-9);
+        assert_eq!(latency.queue.get_sample_count(), 2);
+        assert!((latency.queue.get_sample_sum() - 7200.0).abs() < 1e-6);
+        assert_eq!(latency.apply.get_sample_count(), 2);
+    }
+}

@@ -99,3 +99,45 @@ impl Latency {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_gets_the_time_between_two_hand_overs() {
+        let latency = Latency::register(&Registry::new()).unwrap();
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let chunk = ChunkTimes {
+            wall: 1_000,
+            received: at(0),
+            received_ms: 1_040,
+            encoded: at(1),
+            sent: at(3),
+        };
+        let commit = CommitTimes {
+            delivered: at(8),
+            positioned: at(18),
+            answered: at(38),
+        };
+        latency.observe(&chunk, &commit);
+        // A source without `wall` tells nothing about the first part.
+        let chunk = ChunkTimes { wall: 0, ..chunk };
+        latency.observe(&chunk, &commit);
+        for (part, count, millis) in [
+            (&latency.read, 1, 40.0),
+            (&latency.encode, 2, 2.0),
+            (&latency.queue, 2, 4.0),
+            (&latency.delivery, 2, 10.0),
+            (&latency.position, 2, 20.0),
+            (&latency.commit, 2, 40.0),
+        ] {
+            assert_eq!(part.get_sample_count(), count);
+            assert!(
+                (part.get_sample_sum() * 1000.0 - millis).abs() < 1e-6,
+                "{millis}"
+            );
+        }
+    }
+}

@@ -7,8 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-/// Interval at which the publisher checks deliveries when caught up.
+/// Minimum interval at which the publisher checks deliveries when caught up.
 const DELIVERY_CHECK: Duration = Duration::from_micros(250);
+/// The interval is at least the time since the first record was sent, divided by this. A distant broker
+/// is then not asked about thousands of times.
+const DELIVERY_CHECK_PART: u32 = 16;
 /// Minimum duration of a transaction while catching up.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum duration for each partition that a transaction may write to, because each partition has to be
@@ -105,7 +108,9 @@ impl Schedule {
     pub(super) fn patience(&self, now: Instant, circumstances: &Circumstances) -> Duration {
         let wait = match self.transaction {
             TransactionState::Closed => TICK,
-            TransactionState::Open { .. } if circumstances.is_idle => DELIVERY_CHECK,
+            TransactionState::Open { since } if circumstances.is_idle => {
+                DELIVERY_CHECK.max(now.duration_since(since) / DELIVERY_CHECK_PART)
+            }
             TransactionState::Open { since } => self
                 .interval(circumstances)
                 .saturating_sub(now.duration_since(since)),
@@ -175,6 +180,7 @@ mod tests {
         schedule.sent(begin + millis(2));
         assert!(!schedule.is_due(begin + millis(3), &idle));
         assert_eq!(schedule.patience(begin + millis(3), &idle), DELIVERY_CHECK);
+        assert_eq!(schedule.patience(begin + millis(162), &idle), millis(10));
         assert!(schedule.is_due(begin + millis(3), &delivered));
         assert!(!schedule.is_due(begin + millis(900), &catching_up()));
         assert!(schedule.is_due(begin + millis(1002), &catching_up()));
