@@ -109,17 +109,23 @@ pub struct KafkaOptions {
     /// The brokers as `host:port,host:port`.
     pub brokers: String,
     /// The operator's options for librdkafka, by name.
-    pub options: Vec<(String, String)>,
+    pub options: Vec<KafkaOption>,
 }
 
-impl KafkaOptions {
-    /// Returns the operator's options for logs, with the values of secrets hidden.
-    #[must_use]
-    pub fn shown(&self) -> Vec<(&str, &str)> {
-        self.options
-            .iter()
-            .map(|(name, value)| (name.as_str(), if is_secret(name) { "***" } else { value }))
-            .collect()
+/// An option for librdkafka.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaOption {
+    /// Its name.
+    pub name: String,
+    /// Its value, which may be a secret.
+    pub value: String,
+}
+
+impl fmt::Debug for KafkaOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value } = self;
+        let shown = if is_secret(name) { "***" } else { value };
+        write!(f, "{name}={shown}")
     }
 }
 
@@ -127,7 +133,7 @@ impl fmt::Debug for KafkaOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaOptions")
             .field("brokers", &self.brokers)
-            .field("options", &self.shown())
+            .field("options", &self.options)
             .finish()
     }
 }
@@ -136,7 +142,7 @@ impl fmt::Debug for KafkaOptions {
 ///
 /// # Errors
 /// A message if the text has no `=`, or the file cannot be read.
-fn parse_option(text: &str) -> Result<(String, String), String> {
+fn parse_option(text: &str) -> Result<KafkaOption, String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err("expected name=value".to_owned());
     };
@@ -144,11 +150,15 @@ fn parse_option(text: &str) -> Result<(String, String), String> {
     if name.is_empty() {
         return Err("expected name=value".to_owned());
     }
-    if !is_secret(name) {
-        return Ok((name.to_owned(), value.to_owned()));
-    }
-    let secret = resolve_secret(value).map_err(|error| error.to_string())?;
-    Ok((name.to_owned(), secret.expose().to_owned()))
+    let value = match is_secret(name) {
+        false => value.to_owned(),
+        true => {
+            let secret = resolve_secret(value).map_err(|error| error.to_string())?;
+            secret.expose().to_owned()
+        }
+    };
+    let name = name.to_owned();
+    Ok(KafkaOption { name, value })
 }
 
 /// Returns the configuration that every client starts from. Callers add the options that they own.
@@ -164,7 +174,7 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "5000")
         // Brokers routinely close idle connections.
         .set("log.connection.close", "false");
-    for (name, value) in &options.options {
+    for KafkaOption { name, value } in &options.options {
         config.set(name, value);
     }
     config.set("bootstrap.servers", &options.brokers);
@@ -193,7 +203,7 @@ pub fn parse_options(
     given: &[String],
     owned: &[&[(&str, &str)]],
     faults: &mut Faults,
-) -> Vec<(String, String)> {
+) -> Vec<KafkaOption> {
     let options: Vec<_> = given
         .iter()
         .filter_map(|option| faults.take_or(FLAG, parse_option(option)))
@@ -204,8 +214,8 @@ pub fn parse_options(
 
 /// Refuses options that the program owns, and options whose name or value librdkafka does not
 /// accept.
-fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
-    for (name, value) in options {
+fn check_options(options: &[KafkaOption], owned: &[(&str, &str)], faults: &mut Faults) {
+    for KafkaOption { name, value } in options {
         let place = format!("{FLAG} {name}");
         let canonical = canonical(name);
         let owner = OWNED_BY_ALL
@@ -257,7 +267,10 @@ mod tests {
         let mut faults = Faults::new();
         let options: Vec<_> = options
             .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .map(|(name, value)| KafkaOption {
+                name: (*name).to_owned(),
+                value: (*value).to_owned(),
+            })
             .collect();
         check_options(&options, owned, &mut faults);
         faults.found().iter().map(ToString::to_string).collect()
