@@ -15,7 +15,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::barrier::{Barrier, TopicBarriers};
 use oplog_relay_core::command::{Treatment, namespaces, treatment};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::Entry;
@@ -190,7 +190,10 @@ impl PartitionWorker {
             ordered: true,
             passable: false,
             namespaces: Some(names),
-            partitions: vec![(topic, vec![leader_offset])],
+            partitions: vec![TopicBarriers {
+                topic,
+                offsets: vec![leader_offset],
+            }],
         }
     }
 }

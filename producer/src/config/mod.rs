@@ -21,7 +21,7 @@ use oplog_relay_runtime::config::{
 };
 use oplog_relay_runtime::http::ServeOptions;
 use oplog_relay_runtime::kafka::{
-    KafkaOption, KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options,
+    KafkaOption, KafkaOptions, OwnedOption, PRODUCER_OWNED, TopicSetting, parse_options,
 };
 use oplog_relay_runtime::telemetry::LogOptions;
 
@@ -148,12 +148,12 @@ pub struct InspectConfig {
 }
 
 /// Options of the Kafka client that this program sets itself, besides those that every producer sets.
-const OWNED: &[(&str, &str)] = &[
-    (
+const OWNED: &[OwnedOption] = &[
+    OwnedOption::new(
         "queue.buffering.max.kbytes",
         "it bounds memory and must hold the largest record",
     ),
-    (
+    OwnedOption::new(
         "delivery.report.only.error",
         "delivery errors end the session",
     ),

@@ -289,8 +289,8 @@ impl Cluster {
         let names: Vec<&str> = names
             .filter(|name| !self.others.topics.contains_key(*name))
             .collect();
-        let at_once =
-            usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).expect("32 bits fit");
+        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1))
+            .expect("a number of 32 bits fits into usize");
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
             for names in names.chunks(at_once.max(1)) {
