@@ -51,7 +51,24 @@ pub struct Barrier {
     /// if the command does not name any, and `None` if the producer did not write the field.
     pub namespaces: Option<Vec<String>>,
     /// The offset of the barrier in each partition, by topic. Only the command has it.
-    pub partitions: Vec<(String, Vec<i64>)>,
+    pub partitions: Vec<TopicBarriers>,
+}
+
+/// The barriers of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicBarriers {
+    /// The name of the topic.
+    pub topic: String,
+    /// The offset of the barrier in each partition.
+    pub offsets: Vec<i64>,
+}
+
+impl TopicBarriers {
+    /// Creates the barriers of a topic, in the order of its partitions.
+    pub fn new(topic: impl Into<String>, offsets: Vec<i64>) -> Self {
+        let topic = topic.into();
+        Self { topic, offsets }
+    }
 }
 
 impl Barrier {
@@ -154,11 +171,11 @@ impl Barrier {
             }
             if with_partitions {
                 field.nested("partitions", kind::ARRAY, |list| {
-                    for (index, (topic, offsets)) in self.partitions.iter().enumerate() {
+                    for (index, barriers) in self.partitions.iter().enumerate() {
                         list.nested(&index.to_string(), kind::DOCUMENT, |item| {
-                            item.str("topic", topic);
+                            item.str("topic", &barriers.topic);
                             item.nested("offsets", kind::ARRAY, |numbers| {
-                                for (index, offset) in offsets.iter().enumerate() {
+                                for (index, offset) in barriers.offsets.iter().enumerate() {
                                     numbers.int64(&index.to_string(), *offset);
                                 }
                             });
@@ -181,7 +198,7 @@ fn texts(list: Document<'_>) -> Result<Vec<String>, Malformed> {
         .collect()
 }
 
-fn topic_offsets(item: Document<'_>) -> Result<(String, Vec<i64>), Malformed> {
+fn topic_offsets(item: Document<'_>) -> Result<TopicBarriers, Malformed> {
     let topic = item.get("topic")?.ok_or(Malformed::Missing("topic"))?;
     let offsets = item.get("offsets")?.ok_or(Malformed::Missing("offsets"))?;
     let offsets: Result<Vec<i64>, Malformed> = offsets
@@ -189,7 +206,10 @@ fn topic_offsets(item: Document<'_>) -> Result<(String, Vec<i64>), Malformed> {
         .elements()
         .map(|element| element?.integer())
         .collect();
-    Ok((topic.str()?.to_owned(), offsets?))
+    Ok(TopicBarriers {
+        topic: topic.str()?.to_owned(),
+        offsets: offsets?,
+    })
 }
 
 /// Copies an entry to `out` without its barrier. Returns false, and copies nothing, if it has no
@@ -244,7 +264,10 @@ mod tests {
             leader_topic: "cdc.shop.c".into(),
             leader_offset: 11,
             namespaces: Some(vec!["shop.c".into()]),
-            partitions: vec![("cdc.shop.c".into(), vec![11, 5, 0])],
+            partitions: vec![TopicBarriers {
+                topic: "cdc.shop.c".into(),
+                offsets: vec![11, 5, 0],
+            }],
         };
         assert_eq!(Barrier::read(&entry), Ok(None));
         let mut noop = Vec::new();

@@ -156,7 +156,10 @@ mod tests {
             leader_topic: "cdc.shop.a".into(),
             leader_offset: 11,
             namespaces: Some(Vec::new()),
-            partitions: vec![("cdc.shop.a".into(), vec![11, 5])],
+            partitions: vec![crate::barrier::TopicBarriers {
+                topic: "cdc.shop.a".into(),
+                offsets: vec![11, 5],
+            }],
         };
         let mut with = Vec::new();
         barrier.write_command(&entry, &mut with).unwrap();

@@ -14,7 +14,7 @@ use oplog_relay_kit::services::{
 };
 use oplog_relay_kit::stub::{Oplog, Pace, Server, Shape};
 use oplog_relay_kit::topic_reader::{count_uncommitted, read_topics};
-use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions};
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions as ClientOptions, TopicSetting};
 use serde_json::Value;
 
 use crate::consumer::expect_equal_target;
@@ -373,7 +373,7 @@ async fn topics_that_would_lose_or_reorder_entries_are_refused() -> Result<()> {
     ] {
         let topic = format!("{prefix}.shop.things");
         admin
-            .create_topic(&topic, 2, 1, &[(setting, value)])
+            .create_topic(&topic, 2, 1, &[TopicSetting::new(setting, value)])
             .await?;
         let parts = [topic.as_str(), setting, value];
         run(prefix).produce()?.with_code(2)?.with_log(&parts)?;

@@ -131,7 +131,8 @@ impl Run {
     }
 
     fn fill(&mut self, file: &File) -> io::Result<()> {
-        let left = usize::try_from(self.end - self.next).expect("64 bits fit");
+        let left = usize::try_from(self.end - self.next)
+            .expect("a number of this machine fits into 64 bits");
         let count = left.min(BUFFER);
         let mut bytes = vec![0; count * ITEM];
         file.read_exact_at(&mut bytes, self.next * 20)?;

@@ -17,7 +17,7 @@ use oplog_relay_core::filter::{NamespaceFilter, with_commas};
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, parse_bytes, parse_start, resolve_secret,
 };
-use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
+use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, OwnedOption, parse_options};
 
 use crate::config::arguments::{
     CutoverArguments, DeadLettersArguments, EmitArguments, GroupArguments, ReplayArguments,
@@ -36,18 +36,18 @@ pub use settings::{
 const REPLAY_REASONS: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
 
 /// Options of the Kafka client that this program sets itself, in addition to those of every consumer.
-const OWNED: &[(&str, &str)] = &[
-    ("queued.max.messages.kbytes", "it is part of --queue-bytes"),
-    ("queued.min.messages", "memory is bounded by --queue-bytes"),
-    (
+const OWNED: &[OwnedOption] = &[
+    OwnedOption::new("queued.max.messages.kbytes", "it is part of --queue-bytes"),
+    OwnedOption::new("queued.min.messages", "memory is bounded by --queue-bytes"),
+    OwnedOption::new(
         "fetch.max.bytes",
         "it follows from --queue-bytes and the compression ratio of the records",
     ),
-    (
+    OwnedOption::new(
         "fetch.message.max.bytes",
         "it follows from --queue-bytes and the compression ratio of the records",
     ),
-    (
+    OwnedOption::new(
         "receive.message.max.bytes",
         "it must hold the largest record that the topics accept",
     ),

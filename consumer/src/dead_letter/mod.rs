@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::kafka::{
-    Admin, KafkaOptions, MAX_MESSAGE_BYTES, NewTopicShape, TopicSettings, WantedSetting, borrowed,
+    Admin, KafkaOptions, MAX_MESSAGE_BYTES, NewTopicShape, TopicSettings, WantedSetting,
     is_transient, with_right,
 };
 use oplog_relay_runtime::retry::Backoff;
@@ -116,7 +116,7 @@ async fn create(admin: &Admin, topic: &str) -> Result<(), ConsumerError> {
     ];
     let settings = admin.accepted_settings(shape, &wanted).await?;
     admin
-        .create_topic(topic, partitions, replication_factor, &borrowed(&settings))
+        .create_topic(topic, partitions, replication_factor, &settings)
         .await?;
     admin.wait_for_topic(topic, TOPIC_TIMEOUT).await?;
     Ok(())

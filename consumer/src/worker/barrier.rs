@@ -159,9 +159,9 @@ pub fn followers(barrier: &Barrier) -> Vec<Station> {
     barrier
         .partitions
         .iter()
-        .flat_map(|(topic, offsets)| {
-            (0..).zip(offsets).map(|(partition, offset)| {
-                let topic = topic.clone();
+        .flat_map(|barriers| {
+            (0..).zip(&barriers.offsets).map(|(partition, offset)| {
+                let topic = barriers.topic.clone();
                 Station {
                     name: TopicPartition { topic, partition },
                     offset: *offset,
@@ -364,7 +364,15 @@ pub fn absent_topic(barrier: &Barrier, name: &TopicPartition, why: Absence) -> C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oplog_relay_core::barrier::TopicBarriers;
     use oplog_relay_core::position::{EntryId, Timestamp};
+
+    fn barriers(topic: &str, offsets: &[i64]) -> TopicBarriers {
+        TopicBarriers {
+            topic: topic.to_owned(),
+            offsets: offsets.to_vec(),
+        }
+    }
 
     fn barrier() -> Barrier {
         Barrier {
@@ -377,7 +385,7 @@ mod tests {
             leader_topic: "a".into(),
             leader_offset: 5,
             namespaces: None,
-            partitions: vec![("a".into(), vec![5, 7]), ("b".into(), vec![3])],
+            partitions: vec![barriers("a", &[5, 7]), barriers("b", &[3])],
         }
     }
 

@@ -15,7 +15,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::barrier::{Barrier, TopicBarriers};
 use oplog_relay_core::command::{Treatment, namespaces, treatment};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::Entry;
@@ -25,7 +25,7 @@ use super::PartitionWorker;
 use crate::error::ConsumerError;
 use crate::group::offsets::NextOffset;
 use crate::replay::MongoSink;
-use crate::replay::plan::{PlanError, PlanFault};
+use crate::replay::plan::{PlanError, PlanFault, UnknownOrder};
 use crate::worker::applied::Applied;
 use crate::worker::barrier::Side;
 use crate::worker::batch::Located;
@@ -146,50 +146,35 @@ impl PartitionWorker {
         &self,
         names: &[String],
         id: EntryId,
-    ) -> Result<Option<String>, ConsumerError> {
+    ) -> Result<Option<UnknownOrder>, ConsumerError> {
         if !has_time(id) {
-            return Ok(Some(
-                "its record has no time, which the pipeline of the connector may remove (clusterTime)"
-                    .to_owned(),
-            ));
+            return Ok(Some(UnknownOrder::NoTime));
         }
         let topic = &self.assignment.topic;
         let partitions = self.context.topics.partitions().await?;
-        let own = partitions.get(topic).copied().unwrap_or_default();
+        // A topic that was deleted since its record was read has no partitions.
+        let own = partitions.get(topic).copied().unwrap_or(0);
         if own != 1 {
-            return Ok(Some(format!(
-                "topic {topic} has {own} partitions, and its writes may be in any of them"
-            )));
+            return Ok(Some(UnknownOrder::SeveralPartitions {
+                topic: topic.clone(),
+                partitions: own,
+            }));
         }
-        let all: i32 = partitions.values().sum();
+        let (topics, all) = (partitions.len(), partitions.values().sum::<i32>());
         if names.len() > 1 && all != 1 {
-            return Ok(Some(format!(
-                "it concerns {}, whose writes may be in different topics of the {} that are read",
-                names.join(" and "),
-                partitions.len()
-            )));
+            return Ok(Some(UnknownOrder::SeveralTopics {
+                namespaces: names.to_vec(),
+                topics,
+            }));
         }
-        let is_of_mongoshake = self
-            .context
-            .topics
-            .input()
-            .foreign()
-            .is_some_and(|input| input.writer.is_mongoshake());
+        let foreign = self.context.topics.input().foreign();
+        let is_of_mongoshake = foreign.is_some_and(|input| input.writer.is_mongoshake());
         if is_of_mongoshake && all != 1 {
-            return Ok(Some(format!(
-                "{} topics are read, and MongoShake does not bind a collection to a topic: other \
-                 topics may have earlier or later writes",
-                partitions.len()
-            )));
+            return Ok(Some(UnknownOrder::Mongoshake { topics }));
         }
         let newest = self.newest().map(|newest| newest.ts);
-        if let Some(newest) = newest.filter(|newest| id.ts < *newest) {
-            return Ok(Some(format!(
-                "later entries, up to {newest}, come before it in the partition (MongoShake with more than \
-                 one incr_sync.worker does not keep the order)"
-            )));
-        }
-        Ok(None)
+        let newest = newest.filter(|newest| id.ts < *newest);
+        Ok(newest.map(|newest| UnknownOrder::AfterLaterEntries { newest }))
     }
 
     /// Returns the barrier of a command whose collections are only in this partition.
@@ -205,7 +190,10 @@ impl PartitionWorker {
             ordered: true,
             passable: false,
             namespaces: Some(names),
-            partitions: vec![(topic, vec![leader_offset])],
+            partitions: vec![TopicBarriers {
+                topic,
+                offsets: vec![leader_offset],
+            }],
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use oplog_consumer::topic_partition::TopicPartition;
 use oplog_consumer::worker::barrier::Side;
-use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::barrier::{Barrier, TopicBarriers};
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Timestamp};
@@ -173,7 +173,10 @@ impl Log {
         let noop = barrier.clone();
         for concerned in &topics {
             let ends = (0..spread[*concerned]).map(|number| self.end(&name(*concerned, number)));
-            barrier.partitions.push((topic(*concerned), ends.collect()));
+            barrier.partitions.push(TopicBarriers {
+                topic: topic(*concerned),
+                offsets: ends.collect(),
+            });
         }
         for concerned in &topics {
             for number in 0..spread[*concerned] {

@@ -168,7 +168,8 @@ fn write_scientific(digits: &[u8], adjusted: i32, out: &mut Vec<u8>) {
 
 /// Writes digits with the point `-exponent` places before their end.
 fn write_plain(digits: &[u8], exponent: i32, out: &mut Vec<u8>) {
-    let places = usize::try_from(exponent.unsigned_abs()).expect("32 bits fit");
+    let places =
+        usize::try_from(exponent.unsigned_abs()).expect("a number of 32 bits fits into usize");
     if places == 0 {
         return out.extend_from_slice(digits);
     }

@@ -20,7 +20,9 @@ use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, Start, parse_bytes, parse_start, resolve_secret,
 };
 use oplog_relay_runtime::http::ServeOptions;
-use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, TopicSetting, parse_options};
+use oplog_relay_runtime::kafka::{
+    KafkaOption, KafkaOptions, OwnedOption, PRODUCER_OWNED, TopicSetting, parse_options,
+};
 use oplog_relay_runtime::telemetry::LogOptions;
 
 use crate::config::arguments::{
@@ -146,12 +148,12 @@ pub struct InspectConfig {
 }
 
 /// Options of the Kafka client that this program sets itself, besides those that every producer sets.
-const OWNED: &[(&str, &str)] = &[
-    (
+const OWNED: &[OwnedOption] = &[
+    OwnedOption::new(
         "queue.buffering.max.kbytes",
         "it bounds memory and must hold the largest record",
     ),
-    (
+    OwnedOption::new(
         "delivery.report.only.error",
         "delivery errors end the session",
     ),
@@ -337,8 +339,8 @@ fn check_full_sync(
 
 /// Refuses timeouts that leave no time for a commit, and those above the default limit of a broker
 /// (transaction.max.timeout.ms).
-fn check_transaction_timeout(options: &[(String, String)], faults: &mut Faults) {
-    for (name, value) in options {
+fn check_transaction_timeout(options: &[KafkaOption], faults: &mut Faults) {
+    for KafkaOption { name, value } in options {
         let is_fit = value
             .parse()
             .is_ok_and(|millis: u32| (5_000..=900_000).contains(&millis));

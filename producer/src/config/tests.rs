@@ -67,7 +67,11 @@ fn a_live_source_needs_no_name_and_hides_its_password() {
     ])
     .unwrap();
     assert_eq!(config.stream.format, Format::Json(Mode::Canonical));
-    assert_eq!(config.stream.start, Some(Start::Position(1_700_000_000, 3)));
+    let start = Start::Position {
+        seconds: 1_700_000_000,
+        increment: 3,
+    };
+    assert_eq!(config.stream.start, Some(start));
     assert!(config.stream.filter.passes("web.x") && !config.stream.filter.passes("other.x"));
     assert!(!format!("{config:?}").contains("secret"));
 }

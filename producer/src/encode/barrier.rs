@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier, TopicBarriers};
 use oplog_relay_core::command::namespaces;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::Entry;
@@ -82,7 +82,7 @@ impl BarrierRequest {
             partitions: names
                 .iter()
                 .zip(ends)
-                .map(|(name, ends)| ((*name).to_owned(), ends.clone()))
+                .map(|(name, ends)| TopicBarriers::new(*name, ends.clone()))
                 .collect(),
         };
         let mut noop = Vec::new();

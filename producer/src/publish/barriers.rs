@@ -84,7 +84,8 @@ impl Publisher {
                 continue;
             }
             if self.is_untouched(*topic, *partitions)? {
-                let none = usize::try_from(*partitions).expect("32 bits fit");
+                let none =
+                    usize::try_from(*partitions).expect("a number of 32 bits fits into usize");
                 self.next_offsets.0.insert(*topic, vec![0; none]);
             } else {
                 missing.push((*topic, *partitions));

@@ -571,8 +571,8 @@ impl Publisher {
 #[must_use]
 pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
     let name = TRANSACTION_TIMEOUT_OPTION;
-    let given = options.options.iter().rfind(|(given, _)| given == name);
-    let given = given.and_then(|(_, value)| value.parse().ok());
+    let given = options.options.iter().rfind(|given| given.name == name);
+    let given = given.and_then(|given| given.value.parse().ok());
     given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
 }
 

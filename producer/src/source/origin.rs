@@ -130,7 +130,9 @@ impl Origin {
     pub async fn start(&self, start: Start) -> Result<StartAt, ProducerError> {
         Ok(match start {
             Start::Oldest => StartAt::Oldest,
-            Start::Position(seconds, increment) => StartAt::At(Timestamp::new(seconds, increment)),
+            Start::Position { seconds, increment } => {
+                StartAt::At(Timestamp::new(seconds, increment))
+            }
             Start::At(millis) => {
                 // The fraction is dropped, so the start includes the whole second.
                 // A timestamp counts from 1970 to 2106. No entry is later than the end of that.

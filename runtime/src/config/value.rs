@@ -86,7 +86,12 @@ pub enum Start {
     /// The first entry at or after a time, in milliseconds since 1970.
     At(i64),
     /// The first entry at or after `<seconds>:<increment>`.
-    Position(u32, u32),
+    Position {
+        /// The seconds since 1970.
+        seconds: u32,
+        /// The increment within the second.
+        increment: u32,
+    },
 }
 
 impl FromStr for Start {
@@ -106,7 +111,7 @@ impl fmt::Display for Start {
                 Ok(time) => time.fmt(f),
                 Err(_) => write!(f, "{millis} ms after 1970"),
             },
-            Self::Position(seconds, increment) => write!(f, "{seconds}:{increment}"),
+            Self::Position { seconds, increment } => write!(f, "{seconds}:{increment}"),
         }
     }
 }
@@ -125,7 +130,7 @@ pub fn parse_start(text: &str) -> Result<Start, String> {
     if let Some((seconds, increment)) = text.split_once(':')
         && let (Ok(seconds), Ok(increment)) = (seconds.parse(), increment.parse())
     {
-        return Ok(Start::Position(seconds, increment));
+        return Ok(Start::Position { seconds, increment });
     }
     text.parse::<Timestamp>()
         .map(|time| Start::At(time.as_millisecond()))
@@ -195,7 +200,10 @@ mod tests {
         assert_eq!(parse_start("now"), Ok(Start::Now));
         assert_eq!(
             parse_start("1700000000:7"),
-            Ok(Start::Position(1_700_000_000, 7))
+            Ok(Start::Position {
+                seconds: 1_700_000_000,
+                increment: 7
+            })
         );
         assert_eq!(
             parse_start("2023-11-14T22:13:20.5Z"),

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use super::context::Context;
 use super::error::{KafkaFailure, is_refused_login, is_transient, with_right};
+use super::new_topic::TopicSetting;
 use super::options::{KafkaOptions, client_config};
 use super::topic::{TopicMetadata, TopicSettings, collect};
 use crate::retry::Backoff;
@@ -97,7 +98,7 @@ impl Admin {
         name: &str,
         partitions: i32,
         replication_factor: i32,
-        settings: &[(&str, &str)],
+        settings: &[TopicSetting],
     ) -> Result<Creation, KafkaFailure> {
         let client = self.requests.client()?;
         let action = format!("creating topic {name}");
@@ -130,7 +131,7 @@ impl Admin {
         name: &str,
         partitions: i32,
         replication_factor: i32,
-        settings: &[(&str, &str)],
+        settings: &[TopicSetting],
     ) -> Result<Option<RDKafkaErrorCode>, KafkaFailure> {
         let client = self.requests.client()?;
         let action = format!("checking whether topic {name} can be created");
@@ -163,7 +164,7 @@ impl Admin {
         names: &[&str],
         partitions: i32,
         replication_factor: i32,
-        settings: &[(&str, &str)],
+        settings: &[TopicSetting],
     ) -> Result<BTreeSet<String>, KafkaFailure> {
         let client = self.requests.client()?;
         let topics = names.iter();
@@ -482,16 +483,16 @@ fn new_topic<'t>(
     name: &'t str,
     partitions: i32,
     replication_factor: i32,
-    settings: &[(&'t str, &'t str)],
+    settings: &'t [TopicSetting],
 ) -> NewTopic<'t> {
     let topic = NewTopic::new(
         name,
         partitions,
         TopicReplication::Fixed(replication_factor),
     );
-    settings
-        .iter()
-        .fold(topic, |topic, (key, value)| topic.set(key, value))
+    settings.iter().fold(topic, |topic, setting| {
+        topic.set(&setting.name, &setting.value)
+    })
 }
 
 fn request_options() -> AdminOptions {

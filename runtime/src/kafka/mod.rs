@@ -27,10 +27,10 @@ pub use error::{
     with_right,
 };
 pub use follower::Follower;
-pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting, borrowed};
+pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting};
 pub use options::{
-    CONSUMER_OWNED, KafkaOptions, PRODUCER_OWNED, SMALL_FETCH, client_config, limit_fetch,
-    parse_options,
+    CONSUMER_OWNED, KafkaOption, KafkaOptions, OwnedOption, PRODUCER_OWNED, SMALL_FETCH,
+    client_config, limit_fetch, parse_options,
 };
 pub use reader::{Newer, Reader, Stored};
 pub use topic::TopicSettings;

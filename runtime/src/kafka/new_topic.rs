@@ -25,6 +25,16 @@ pub struct TopicSetting {
     pub value: String,
 }
 
+impl TopicSetting {
+    /// Creates a setting.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+        }
+    }
+}
+
 impl fmt::Display for TopicSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.name, self.value)
@@ -170,21 +180,11 @@ impl Admin {
             partitions,
             replication_factor,
         } = shape;
-        let settings = borrowed(settings);
         let code = self
-            .validate_topic(name, partitions, replication_factor, &settings)
+            .validate_topic(name, partitions, replication_factor, settings)
             .await?;
         Ok(code.filter(|code| matches!(code, Code::InvalidConfig | Code::PolicyViolation)))
     }
-}
-
-/// Returns the settings as [`Admin::create_topic`] expects them.
-#[must_use]
-pub fn borrowed(settings: &[TopicSetting]) -> Vec<(&str, &str)> {
-    let settings = settings.iter();
-    settings
-        .map(|setting| (setting.name.as_str(), setting.value.as_str()))
-        .collect()
 }
 
 #[cfg(test)]

@@ -10,86 +10,103 @@ use crate::config::{Faults, resolve_secret};
 /// The flag that passes options to librdkafka.
 const FLAG: &str = "--kafka-option";
 
+/// An option of librdkafka that an operator cannot set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnedOption {
+    /// The name of the option.
+    pub name: &'static str,
+    /// The reason.
+    pub reason: &'static str,
+}
+
+impl OwnedOption {
+    /// Creates the description of an option.
+    #[must_use]
+    pub const fn new(name: &'static str, reason: &'static str) -> Self {
+        Self { name, reason }
+    }
+}
+
 /// Options that the operator cannot set for any client, with the reason.
-const OWNED_BY_ALL: &[(&str, &str)] = &[
-    ("bootstrap.servers", "use --brokers"),
-    ("log.queue", "client logs go to the program's log"),
-    (
+const OWNED_BY_ALL: &[OwnedOption] = &[
+    OwnedOption::new("bootstrap.servers", "use --brokers"),
+    OwnedOption::new("log.queue", "client logs go to the program's log"),
+    OwnedOption::new(
         "allow.auto.create.topics",
         "topics are created with the settings that the data needs",
     ),
 ];
 
 /// Producer options on which ordered exactly-once delivery depends, with the reason.
-pub const PRODUCER_OWNED: &[(&str, &str)] = &[
-    (
+pub const PRODUCER_OWNED: &[OwnedOption] = &[
+    OwnedOption::new(
         "enable.idempotence",
         "without it, a retry can duplicate or reorder records",
     ),
-    (
+    OwnedOption::new(
         "acks",
         "a record that is not on all in-sync replicas can be lost",
     ),
-    (
+    OwnedOption::new(
         "max.in.flight",
         "values above the idempotent producer's limit can reorder records",
     ),
-    ("retries", "giving up on a record would lose it"),
-    (
+    OwnedOption::new("retries", "giving up on a record would lose it"),
+    OwnedOption::new(
         "message.timeout.ms",
         "a record that times out would be lost; it is set to the transaction timeout",
     ),
-    (
+    OwnedOption::new(
         "transactional.id",
         "it fences the previous instance and is derived from the source",
     ),
-    (
+    OwnedOption::new(
         "enable.gapless.guarantee",
         "it makes every failed record fatal",
     ),
-    (
+    OwnedOption::new(
         "partitioner",
         "the program computes each record's partition from its key",
     ),
-    (
+    OwnedOption::new(
         "message.max.bytes",
         "it is set to the size of the largest possible record",
     ),
 ];
 
 /// Consumer options on which the offsets depend, with the reason.
-pub const CONSUMER_OWNED: &[(&str, &str)] = &[
-    ("group.id", "use --group"),
-    (
+pub const CONSUMER_OWNED: &[OwnedOption] = &[
+    OwnedOption::new("group.id", "use --group"),
+    OwnedOption::new(
         "enable.auto.commit",
         "offsets are committed only after the target has acknowledged",
     ),
-    (
+    OwnedOption::new(
         "enable.auto.offset.store",
         "offsets are committed only after the target has acknowledged",
     ),
-    (
+    OwnedOption::new(
         "auto.offset.reset",
         "a lost offset must end the program, not skip or repeat data",
     ),
-    ("isolation.level", "aborted records must not be replayed"),
-    (
+    OwnedOption::new("isolation.level", "aborted records must not be replayed"),
+    OwnedOption::new(
         "partition.assignment.strategy",
         "all members of a group must use the same one",
     ),
-    (
+    OwnedOption::new(
         "group.protocol",
         "all members of a group must use the same one",
     ),
-    (
+    OwnedOption::new(
         "group.remote.assignor",
         "all members of a group must use the same one",
     ),
-    (
+    OwnedOption::new(
         "enable.partition.eof",
         "it shows when the end of a partition is reached",
     ),
-    ("check.crcs", "damaged records must not be replayed"),
+    OwnedOption::new("check.crcs", "damaged records must not be replayed"),
 ];
 
 /// Alternative option names that librdkafka accepts.
@@ -109,17 +126,23 @@ pub struct KafkaOptions {
     /// The brokers as `host:port,host:port`.
     pub brokers: String,
     /// The operator's options for librdkafka, by name.
-    pub options: Vec<(String, String)>,
+    pub options: Vec<KafkaOption>,
 }
 
-impl KafkaOptions {
-    /// Returns the operator's options for logs, with the values of secrets hidden.
-    #[must_use]
-    pub fn shown(&self) -> Vec<(&str, &str)> {
-        self.options
-            .iter()
-            .map(|(name, value)| (name.as_str(), if is_secret(name) { "***" } else { value }))
-            .collect()
+/// An option for librdkafka.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaOption {
+    /// Its name.
+    pub name: String,
+    /// Its value, which may be a secret.
+    pub value: String,
+}
+
+impl fmt::Debug for KafkaOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value } = self;
+        let shown = if is_secret(name) { "***" } else { value };
+        write!(f, "{name}={shown}")
     }
 }
 
@@ -127,7 +150,7 @@ impl fmt::Debug for KafkaOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaOptions")
             .field("brokers", &self.brokers)
-            .field("options", &self.shown())
+            .field("options", &self.options)
             .finish()
     }
 }
@@ -136,7 +159,7 @@ impl fmt::Debug for KafkaOptions {
 ///
 /// # Errors
 /// A message if the text has no `=`, or the file cannot be read.
-fn parse_option(text: &str) -> Result<(String, String), String> {
+fn parse_option(text: &str) -> Result<KafkaOption, String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err("expected name=value".to_owned());
     };
@@ -144,11 +167,15 @@ fn parse_option(text: &str) -> Result<(String, String), String> {
     if name.is_empty() {
         return Err("expected name=value".to_owned());
     }
-    if !is_secret(name) {
-        return Ok((name.to_owned(), value.to_owned()));
-    }
-    let secret = resolve_secret(value).map_err(|error| error.to_string())?;
-    Ok((name.to_owned(), secret.expose().to_owned()))
+    let value = match is_secret(name) {
+        false => value.to_owned(),
+        true => {
+            let secret = resolve_secret(value).map_err(|error| error.to_string())?;
+            secret.expose().to_owned()
+        }
+    };
+    let name = name.to_owned();
+    Ok(KafkaOption { name, value })
 }
 
 /// Returns the configuration that every client starts from. Callers add the options that they own.
@@ -164,7 +191,7 @@ pub fn client_config(options: &KafkaOptions) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "5000")
         // Brokers routinely close idle connections.
         .set("log.connection.close", "false");
-    for (name, value) in &options.options {
+    for KafkaOption { name, value } in &options.options {
         config.set(name, value);
     }
     config.set("bootstrap.servers", &options.brokers);
@@ -191,9 +218,9 @@ pub fn limit_fetch(config: &mut ClientConfig, bytes: usize, of_partition: usize)
 /// with the reasons.
 pub fn parse_options(
     given: &[String],
-    owned: &[&[(&str, &str)]],
+    owned: &[&[OwnedOption]],
     faults: &mut Faults,
-) -> Vec<(String, String)> {
+) -> Vec<KafkaOption> {
     let options: Vec<_> = given
         .iter()
         .filter_map(|option| faults.take_or(FLAG, parse_option(option)))
@@ -204,16 +231,16 @@ pub fn parse_options(
 
 /// Refuses options that the program owns, and options whose name or value librdkafka does not
 /// accept.
-fn check_options(options: &[(String, String)], owned: &[(&str, &str)], faults: &mut Faults) {
-    for (name, value) in options {
+fn check_options(options: &[KafkaOption], owned: &[OwnedOption], faults: &mut Faults) {
+    for KafkaOption { name, value } in options {
         let place = format!("{FLAG} {name}");
         let canonical = canonical(name);
         let owner = OWNED_BY_ALL
             .iter()
             .chain(owned)
-            .find(|(owned, _)| *owned == canonical);
-        if let Some((_, why)) = owner {
-            faults.add(place, format!("cannot be set: {why}"));
+            .find(|owned| owned.name == canonical);
+        if let Some(owned) = owner {
+            faults.add(place, format!("cannot be set: {}", owned.reason));
         } else if let Err(error) = ClientConfig::new().set(name, value).create_native_config() {
             faults.add(place, refusal(name, &error));
         }
@@ -253,11 +280,14 @@ fn is_secret(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn faults(options: &[(&str, &str)], owned: &[(&str, &str)]) -> Vec<String> {
+    fn faults(options: &[(&str, &str)], owned: &[OwnedOption]) -> Vec<String> {
         let mut faults = Faults::new();
         let options: Vec<_> = options
             .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .map(|(name, value)| KafkaOption {
+                name: (*name).to_owned(),
+                value: (*value).to_owned(),
+            })
             .collect();
         check_options(&options, owned, &mut faults);
         faults.found().iter().map(ToString::to_string).collect()
@@ -291,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_owned_option_is_one_that_librdkafka_knows() {
-        for (name, _) in OWNED_BY_ALL
+        for OwnedOption { name, .. } in OWNED_BY_ALL
             .iter()
             .chain(PRODUCER_OWNED)
             .chain(CONSUMER_OWNED)

@@ -131,7 +131,10 @@ async fn unreachable_brokers_are_reported_within_the_time_limit() {
 fn wrong_options_are_reported_immediately() {
     let options = KafkaOptions {
         brokers: "127.0.0.1:1".to_owned(),
-        options: vec![("no.such.option".to_owned(), "1".to_owned())],
+        options: vec![KafkaOption {
+            name: "no.such.option".to_owned(),
+            value: "1".to_owned(),
+        }],
     };
     let error = Reader::new(&options)
         .read_all_blocking("internal")

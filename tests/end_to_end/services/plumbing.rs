@@ -7,7 +7,7 @@ use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, KafkaOptions};
 use oplog_relay_kit::topic_reader::wait_until_settled;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{
-    Admin, Creation, KafkaFailure, KafkaOptions as Options, Reader, client_config,
+    Admin, Creation, KafkaFailure, KafkaOptions as Options, Reader, TopicSetting, client_config,
 };
 use oplog_relay_runtime::mongo;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -78,7 +78,8 @@ async fn topics_are_created_once_with_their_settings_and_not_by_a_query() {
         ("retention.ms", "-1"),
         ("cleanup.policy", "compact"),
         ("max.message.bytes", "2000000"),
-    ];
+    ]
+    .map(|(name, value)| TopicSetting::new(name, value));
     assert_eq!(
         admin.create_topic(&name, 3, -1, &settings).await.unwrap(),
         Creation::Created

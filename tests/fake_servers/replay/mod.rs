@@ -28,7 +28,7 @@ use oplog_consumer::telemetry::readiness::Readiness;
 use oplog_consumer::worker::applied::{Applied, Refusal, SinkError};
 use oplog_consumer::worker::assignment::Token;
 use oplog_consumer::worker::batch::{Batch, Located};
-use oplog_relay_core::barrier::Barrier;
+use oplog_relay_core::barrier::{Barrier, TopicBarriers};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::json::{Mode, parse_document, write_document};
@@ -214,7 +214,10 @@ fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
             ordered: true,
             passable: false,
             namespaces: None,
-            partitions: vec![("t".to_owned(), vec![0])],
+            partitions: vec![TopicBarriers {
+                topic: "t".to_owned(),
+                offsets: vec![0],
+            }],
         };
         let mut out = Vec::new();
         barrier.write_command(&Entry::parse(Document::new(&command)?)?, &mut out)?;

@@ -258,7 +258,7 @@ fn resolve<C: ConsumerContext>(
         Start::Now => return now::cut(consumer, config, held, shutdown),
         Start::Oldest => None,
         Start::At(millis) => Some(millis.div_euclid(1000)),
-        Start::Position(seconds, _) => Some(seconds.into()),
+        Start::Position { seconds, .. } => Some(seconds.into()),
     };
     let remainders = removed::remainders(consumer, held, shutdown)?;
     let missing = remainders.iter().filter(|it| it.misses(requested));

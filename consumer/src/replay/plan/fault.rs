@@ -3,7 +3,7 @@
 use oplog_relay_core::diff::DiffError;
 use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::EntryError;
-use oplog_relay_core::position::EntryId;
+use oplog_relay_core::position::{EntryId, Timestamp};
 
 use crate::replay::commands::failure::CommandFailure;
 
@@ -40,7 +40,7 @@ pub enum PlanFault {
          still needed, apply it to the target manually; then continue with --dead-letter command, which \
          stores the command and skips it"
     )]
-    Unordered(String),
+    Unordered(UnknownOrder),
     /// A command that the target refuses.
     #[error("{0}")]
     Refused(Box<CommandFailure>),
@@ -65,4 +65,49 @@ pub enum PlanFault {
     /// The entry's BSON is damaged.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+}
+
+/// The reason why the order of a command among the writes of its collections is unknown, as a clause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownOrder {
+    /// The record has no time.
+    #[error("its record has no time, which the pipeline of the connector may remove (clusterTime)")]
+    NoTime,
+    /// The topic has several partitions.
+    #[error("topic {topic} has {partitions} partitions, and its writes may be in any of them")]
+    SeveralPartitions {
+        /// The topic.
+        topic: String,
+        /// The number of its partitions.
+        partitions: i32,
+    },
+    /// The command concerns several collections, and several topics or partitions are read.
+    #[error(
+        "it concerns {}, whose writes may be in different topics of the {topics} that are read",
+        namespaces.join(" and ")
+    )]
+    SeveralTopics {
+        /// The collections.
+        namespaces: Vec<String>,
+        /// The number of topics that are read.
+        topics: usize,
+    },
+    /// MongoShake may write a collection to several topics.
+    #[error(
+        "{topics} topics are read, and MongoShake does not bind a collection to a topic: other topics \
+         may have earlier or later writes"
+    )]
+    Mongoshake {
+        /// The number of topics that are read.
+        topics: usize,
+    },
+    /// Later entries come before the command.
+    #[error(
+        "later entries, up to {newest}, come before it in the partition (MongoShake with more than one \
+         incr_sync.worker does not keep the order)"
+    )]
+    AfterLaterEntries {
+        /// Time of the latest of them.
+        newest: Timestamp,
+    },
 }

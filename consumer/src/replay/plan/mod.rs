@@ -67,7 +67,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::worker::batch::Located;
 
-pub use fault::{PlanError, PlanFault};
+pub use fault::{PlanError, PlanFault, UnknownOrder};
 pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
 use rewrite::{ZeroTimestamps, zero_timestamps_of};
 pub use statement::{CommandOptions, statement_bytes, write_command};

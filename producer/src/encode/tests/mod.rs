@@ -5,7 +5,7 @@ mod frames;
 mod old_servers;
 mod router_headers;
 
-use oplog_relay_core::barrier::{BARRIER_ORD, Barrier};
+use oplog_relay_core::barrier::{BARRIER_ORD, Barrier, TopicBarriers};
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::ID_HEADER;
@@ -229,10 +229,8 @@ fn a_command_ends_its_chunk_and_stands_behind_one_barrier_in_each_partition() {
             .map(|entry| Barrier::read(&entry).unwrap().unwrap())
             .collect();
         assert!(barriers.iter().all(|barrier| barrier.leader_offset == 7));
-        assert_eq!(
-            barriers[4].partitions,
-            [("cdc.shop.a".to_owned(), vec![7, 8, 9, 10])]
-        );
+        let expected = TopicBarriers::new("cdc.shop.a", vec![7, 8, 9, 10]);
+        assert_eq!(barriers[4].partitions, [expected]);
         let ords: Vec<u32> = found.iter().map(|decoded| decoded.id.ord).collect();
         assert_eq!(ords, [[BARRIER_ORD; 4].as_slice(), &[0]].concat());
     }

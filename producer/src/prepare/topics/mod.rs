@@ -23,7 +23,7 @@ use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{STATE_VERSION, State, TopicRecord};
 use oplog_relay_core::topic::is_data_topic;
 use oplog_relay_runtime::clock::now_ms;
-use oplog_relay_runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings, borrowed};
+use oplog_relay_runtime::kafka::{Admin, Creation, TopicSetting, TopicSettings};
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
@@ -289,8 +289,8 @@ impl Cluster {
         let names: Vec<&str> = names
             .filter(|name| !self.others.topics.contains_key(*name))
             .collect();
-        let at_once =
-            usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1)).expect("32 bits fit");
+        let at_once = usize::try_from(REQUEST_PARTITIONS / self.partitions.max(1))
+            .expect("a number of 32 bits fits into usize");
         let prepared = self.runtime.block_on(async {
             let mut prepared = BTreeMap::new();
             for names in names.chunks(at_once.max(1)) {
@@ -312,9 +312,9 @@ impl Cluster {
         let (admin, replicas) = (&self.admin, self.replication_factor);
         let mut created = BTreeSet::new();
         if !missing.is_empty() {
-            let settings = borrowed(&self.new_settings.settings);
+            let settings = &self.new_settings.settings;
             created = admin
-                .create_topics(&missing, partitions, replicas, &settings)
+                .create_topics(&missing, partitions, replicas, settings)
                 .await?;
             let new: Vec<String> = created.iter().cloned().collect();
             if !new.is_empty() {
@@ -412,7 +412,7 @@ pub async fn create(
     settings: &[TopicSetting],
 ) -> Result<Creation, ProducerError> {
     let creation = admin
-        .create_topic(name, partitions, replication_factor, &borrowed(settings))
+        .create_topic(name, partitions, replication_factor, settings)
         .await?;
     admin.wait_for_topic(name, PATIENCE).await?;
     tracing::info!(topic = name, partitions, "topic is ready");
