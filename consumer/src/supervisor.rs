@@ -1,5 +1,5 @@
-//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line. If
-//! one part fails, all of them end.
+//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line.
+//! If the poll thread or a worker fails, all of them end.
 
 use std::sync::Arc;
 use std::time::Duration;

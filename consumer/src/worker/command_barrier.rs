@@ -138,8 +138,8 @@ impl CommandBarrier<'_> {
             Waited::Absent { name, why } => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
-        // This is checked after the wait. Another owner may have run the command in the meantime and
-        // continued, or an earlier entry may have required that the command's index is dropped.
+        // This is checked after the wait. Another owner may have run the command in the meantime
+        // and continued, or a member of an earlier version may have removed the command's note.
         let ran = self.target.has_run_now(&self.topic.source, located.id);
         if ran.await? {
             return Ok(Applied::Done);

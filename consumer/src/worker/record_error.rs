@@ -17,7 +17,7 @@ pub enum RecordError {
         "{position}: fragment {fragment} of an entry that begins before the offset at which this \
          group starts in this partition: oplog-consumer never commits such an offset. Reset the \
          group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never \
-         inside an entry; offset {} is the first one after it, with which the entry is skipped",
+         inside an entry; a start at offset {}, the first one after the entry, skips the entry",
         position.offset + i64::from(fragment.count - fragment.index)
     )]
     InsideEntry {

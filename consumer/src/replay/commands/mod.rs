@@ -147,7 +147,8 @@ impl MongoSink {
         let ns = match incarnations.resolve(&named, Moment::Time(id), None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
-                // The command is recorded nevertheless, because other members wait for its note.
+                // The command is recorded nevertheless, because the workers at its barriers stop if
+                // the catalog does not have it.
                 let note = Note::passed_over(id, named.clone(), entry.ui);
                 self.note(source, &note).await?;
                 return Ok(Applied::Done);
