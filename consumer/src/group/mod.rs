@@ -88,8 +88,7 @@ const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Timeout of a poll while chunks are left for which their workers had no room.
 const BEHIND_POLL: Duration = Duration::from_millis(1);
 /// Maximum number of records that the thread takes before it hands on chunks and does its other
-/// work. Taking them lasts about a millisecond; after a longer time, workers with small chunks
-/// would be idle.
+/// work. With a greater number, workers with small chunks would be idle while records are taken.
 const RECORDS_PER_PASS: usize = 1024;
 /// Maximum number of bytes of these records.
 const BYTES_PER_PASS: usize = 1 << 20;

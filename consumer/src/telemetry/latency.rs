@@ -46,8 +46,8 @@ impl Latency {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let options = HistogramOpts::new(
             "oplog_consumer_latency_seconds",
-            "Time that a batch of entries spends in each part of its way: read (from the wall time \
-             of its last entry), queue and apply.",
+            "Time that a batch of entries takes, by part: read (from the wall time of its last \
+             entry), queue and apply.",
         )
         .buckets(exponential_buckets(FIRST_BUCKET, BUCKET_FACTOR, BUCKETS)?);
         let parts = registered(registry, HistogramVec::new(options, &["part"])?)?;

@@ -86,7 +86,7 @@ impl Readiness {
             trouble.logged = Some(now);
             tracing::warn!(
                 reason,
-                "the target does not accept writes; retrying until it does"
+                "the target does not answer or fails temporarily; retrying until it succeeds"
             );
         }
         self.show(&trouble);

@@ -298,13 +298,13 @@ fn requires_restored_indexes(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
-/// Logs that a unique index is created as non-unique.
+/// Logs that an index is left non-unique although the command makes it unique.
 fn report_non_unique(ran: &Ran) {
     tracing::warn!(
         ns = ran.ns,
         entry = %ran.id,
-        "creating the unique index as non-unique on the target, because the collection is \
-         partitioned by _id (--order id)"
+        "leaving the index non-unique on the target, because the collection is partitioned by _id \
+         (--order id)"
     );
 }
 
