@@ -140,7 +140,8 @@ pub struct EntryId {
     pub ts: Timestamp,
     /// The operation's index in its transaction, or in an `applyOps` outside a transaction; 0 for a
     /// plain entry. The entries of a full sync, changes of the routing table and barriers have
-    /// ordinals above those of all operations.
+    /// ordinals above those of all operations. For the entries of other programs see
+    /// [`crate::foreign`].
     pub ord: u32,
 }
 

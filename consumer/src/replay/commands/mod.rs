@@ -73,7 +73,7 @@ pub(crate) struct Execution<'e> {
     pub(crate) accept: &'e [i32],
     /// The command of the source, for messages.
     pub(crate) ran: &'e Ran,
-    /// True if the command creates a unique index as non-unique.
+    /// True if an index that the command makes unique is left non-unique.
     pub(crate) made_non_unique: bool,
 }
 
