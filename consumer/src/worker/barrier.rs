@@ -13,8 +13,8 @@
 //!   dropped, or, if a rename is not recorded as done yet, to a collection that the second rename
 //!   then moves over the result of the first one.
 //! - Offsets do not show whether a command ran. The catalog shows it, and it is written before the
-//!   leader commits past the command. After a crash between the command and its record in the catalog,
-//!   all partitions are where they were, so the command runs again, harmlessly.
+//!   leader commits past the command. After a crash between the command and its note in the
+//!   catalog, all partitions are where they were, so the command runs again, harmlessly.
 //! - A partition that is past its barrier although the command did not run started at another point in
 //!   time than the others. The worker that detects this stops: the leader if a follower is past its
 //!   barrier, a follower if the leader is past the command.
