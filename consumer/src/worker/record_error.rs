@@ -15,10 +15,10 @@ pub enum RecordError {
     /// entry cannot be applied, and must not be skipped silently.
     #[error(
         "{position}: the record is fragment {fragment} of an entry that begins before the offset \
-         at which this group starts in this partition. oplog-consumer never commits such an offset. \
-         Reset the group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which \
-         is never inside an entry; a start at offset {}, the first one after the entry, skips the \
-         entry",
+         at which this group starts in this partition. oplog-consumer never commits such an \
+         offset. Reset the group to one time (`kafka-consumer-groups --reset-offsets \
+         --to-datetime`), which is never inside an entry; a start at offset {}, the first one after \
+         the entry, skips the entry",
         position.offset + i64::from(fragment.count - fragment.index)
     )]
     InsideEntry {
