@@ -233,8 +233,8 @@ impl ConsumerError {
         }
     }
 
-    /// Returns true if the program can neither apply nor skip something, for example a write that
-    /// the target refuses.
+    /// Returns true for an error of the kind `refused`, for example a write that the target refuses
+    /// permanently.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.kind() == "refused"

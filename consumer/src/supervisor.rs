@@ -1,5 +1,5 @@
-//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line. If
-//! one part fails, all of them end.
+//! Joins the parts of `replay` and `emit`: the poll thread, the workers, HTTP and the status line.
+//! If the poll thread or a worker fails, all of them end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +49,8 @@ impl BegunNote {
         let has_committed = *self.committed.borrow();
         if has_committed && timeout(NOTE, self.writing.join_next()).await.is_err() {
             tracing::warn!(
-                "the target did not acknowledge in time the note that this group has committed \
-                 offsets; the next run writes the note again"
+                "the note that this group has committed offsets was not acknowledged by the \
+                 target in time; the next run writes it again"
             );
         }
     }

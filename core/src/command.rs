@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn collmod_empty_on_fcv_change() {
+    fn a_collmod_without_options_is_ignored() {
         let bare = command(doc! { "collMod": "c", "uuid": Bson::Null });
         assert_eq!(with(&bare, treatment), Ok(Some(Treatment::Ignore)));
         let real = command(doc! { "collMod": "c", "validator": {} });

@@ -23,7 +23,9 @@
 //!    memory while both receive writes. It continues after an interruption.
 //!
 //! Commands (DDL) are ordered by [`barrier`]s. Whichever processes read the partitions, a command
-//! runs after all earlier and before all later writes of its collections.
+//! runs after all earlier and before all later writes of its collections. The exception is the
+//! creation of an index that is not unique: later writes do not wait for it, and it waits for
+//! earlier ones only if it can refuse a document.
 //!
 //! A transaction is split into its operations at its commit: each operation becomes an entry with
 //! the timestamp of the commit, its ordinal, and its place in the transaction. Exactly once applies

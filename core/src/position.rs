@@ -139,7 +139,9 @@ pub struct EntryId {
     /// The timestamp of the entry, or of the commit of its transaction.
     pub ts: Timestamp,
     /// The operation's index in its transaction, or in an `applyOps` outside a transaction; 0 for a
-    /// plain entry.
+    /// plain entry. The entries of a full sync, changes of the routing table and barriers have
+    /// ordinals above those of all operations. For the entries of other programs see
+    /// [`crate::foreign`].
     pub ord: u32,
 }
 

@@ -5,8 +5,8 @@
 //! and `route/<ui or ns>` ([`RouteRecord`]); a full sync adds `copy/<ui or ns>` ([`CopyRecord`]),
 //! `range/<ui or ns>/<number>` ([`RangeRecord`]) and `request/<number>` ([`RequestRecord`]).
 //! `oplog-producer full-sync` writes the requests. The producer writes every other record in the
-//! same Kafka transaction as the first record that depends on it, and a range with the last
-//! document that it reports as sent.
+//! same Kafka transaction as the first record that depends on it. The record of a range is in the
+//! transaction of the last document that it reports as sent.
 
 use std::collections::BTreeMap;
 use std::fmt;

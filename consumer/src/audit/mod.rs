@@ -6,11 +6,12 @@
 //! start at offset 0 has lost records to retention or to an operator, which may be intended. The
 //! audit reports it and checks the remaining records.
 //!
-//! Each partition is read up to the end offset that it has when the audit starts. The audit first waits
-//! for open transactions: see `log_end_offsets`. Memory does not grow with the number of records: see
-//! `order` and `runs`. Barriers, and copies of a command in other topics, do not count as repeated
-//! entries, and snapshot records may occur several times. Fragments are reassembled, and an incomplete
-//! record is a fault. The position of a fragmented record is that of its last fragment.
+//! Each partition is read up to the end offset that it has when the audit starts. The audit first
+//! waits for open transactions: see `log_end_offsets`. Memory does not grow with the number of
+//! records: see `order` and `runs`. Barriers, and copies of a command in other topics, do not count
+//! as repeated entries, and records of a full sync may occur several times. Fragments are
+//! reassembled, and an incomplete record is a fault. The position of a fragmented record is that of
+//! its last fragment.
 //!
 //! # Modules
 //!

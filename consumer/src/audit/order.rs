@@ -5,9 +5,9 @@
 //! increasing positions, the entries of each key do too, so only the last entry has to be
 //! remembered. An entry whose position is not after all entries before it may be out of order
 //! within its key. Such an entry is suspected, and the partition is read again to check the keys of
-//! the suspected entries ([`SecondPass`]). A snapshot record is part of the same order, with the
-//! position at which it was sent: if it followed a later entry of its document, it would undo that
-//! entry. Barriers are skipped.
+//! the suspected entries ([`SecondPass`]). A record of a full sync is part of the same order, with
+//! the position at which it was sent: if it followed a later entry of its document, it would undo
+//! that entry. Barriers are skipped.
 
 use oplog_relay_core::position::EntryId;
 use rustc_hash::{FxHashMap, FxHashSet};

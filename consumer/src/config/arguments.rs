@@ -190,7 +190,8 @@ pub struct ReplayArguments {
     pub change_subscription: bool,
     /// What to do when a full sync is about to fill a collection in which the target has documents
     /// that this group did not write: fail (stop), merge (replace documents with the same _id and
-    /// keep the others) or drop (drop the collection first).
+    /// keep the others) or drop (drop the collection first). With fail, a group that is new to the
+    /// target also stops if another group has replayed the source into it.
     #[arg(long, value_name = "fail|merge|drop", default_value = "fail")]
     pub if_target_not_empty: String,
     /// What to do about an option of a create, createIndexes or collMod command that the target

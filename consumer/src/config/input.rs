@@ -16,7 +16,8 @@ pub(super) const RELAY: &str = "oplog-relay";
 pub(super) struct Consent {
     /// True if records that have lost types are accepted.
     pub(super) lossy: bool,
-    /// True if the order of the records in different partitions does not matter.
+    /// True if the order of the records in different partitions does not matter, or if the operator
+    /// has accepted that it is unknown.
     pub(super) unordered: bool,
     /// The part of an update event that is used.
     pub(super) updates: Updates,

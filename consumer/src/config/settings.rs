@@ -35,7 +35,8 @@ pub struct GroupConfig {
     /// True if the program ends once the group has caught up.
     pub until_caught_up: bool,
     /// True if the replay continues at a command that has not run although a partition of the group
-    /// is already committed past the command's barrier.
+    /// is already committed past the command or its barrier, and does not wait for topics that are
+    /// absent.
     pub allow_partial_reset: bool,
     /// The namespaces as they were given. All members of a replaying group must have the same ones.
     pub subscription: Subscription,

@@ -179,7 +179,7 @@ fn expiring(index: &Document, seconds: i64) -> Document {
     index
 }
 
-/// Returns the record of an index that is about to be dropped. Servers before 5.0 refuse field names
+/// Returns the note of an index that is about to be dropped. Servers before 5.0 refuse field names
 /// that begin with `$`, which a partial index may have, so the definition is stored as bytes.
 fn note(withheld: Withheld<'_>, index: &Document) -> Result<Document, ConsumerError> {
     let unreadable = |error: bson::error::Error| CutoverError::Definition {

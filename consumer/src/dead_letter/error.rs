@@ -7,8 +7,9 @@ use oplog_relay_runtime::exit::ExitCode;
 pub enum DeadLetterError {
     /// The topic does not exist.
     #[error(
-        "topic {topic} does not exist: group {group} has not run with --dead-letter yet (replay and emit \
-         create the topic when they start with it)"
+        "topic {topic} does not exist: group {group} has not run with dead letters enabled yet \
+         (--dead-letter, --unmatched dead-letter or --unrepeatable dead-letter); replay and emit \
+         create the topic when they start with one of these flags"
     )]
     NoTopic {
         /// The topic.

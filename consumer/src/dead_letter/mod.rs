@@ -1,4 +1,5 @@
-//! Dead letters: records that cannot be applied. With `--dead-letter`, they are written to the topic
+//! Dead letters: records that cannot be applied. With `--dead-letter`, or with `dead-letter` as the
+//! value of `--unmatched` or `--unrepeatable`, they are written to the topic
 //! `__<group>.dead-letters` instead of stopping the program.
 //!
 //! A dead letter has the record's key, value and headers, and further headers that identify the
@@ -24,7 +25,7 @@
 //!
 //! - `reason` has the reasons for a dead letter
 //! - `letter` describes the content of a letter
-//! - `post` sends letters, and reads their records again for that
+//! - `post` reads the records of letters again and sends the letters
 //! - `list` lists the letters of a group
 //! - `error` has the reasons why the topic cannot be used
 

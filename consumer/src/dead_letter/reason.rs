@@ -61,7 +61,7 @@ pub type Reasons = BTreeSet<Reason>;
 /// Parses the values of `--dead-letter`. `known` lists the reasons that the subcommand accepts.
 ///
 /// # Errors
-/// Returns a sentence for the operator if a value is not accepted.
+/// Returns a message for the operator if a value is not accepted.
 pub fn parse_reasons(words: &[String], known: &[Reason]) -> Result<Reasons, String> {
     let find = |word: &String| {
         let found = known.iter().find(|reason| reason.word() == word.trim());

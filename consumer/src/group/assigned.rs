@@ -185,7 +185,7 @@ impl Partition {
     }
 
     /// Returns true if all records before `end` were handed to the worker, or are about to be.
-    /// `position` is the reader's position.
+    /// `position` is the consumer's position.
     pub(super) fn has_all_before(&self, position: i64, end: i64) -> bool {
         position >= end && self.evicted.is_none() && self.run.is_none()
     }

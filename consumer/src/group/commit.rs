@@ -1,4 +1,5 @@
-//! Commits acknowledged offsets: about once a second, and sooner after the last record.
+//! Commits acknowledged offsets: about once a second, and sooner when no record is pending or when
+//! a worker waits at a barrier.
 //!
 //! Commits are synchronous. The Rust client does not set the callback with which librdkafka reports the
 //! result of an asynchronous commit, and an offset without a result must not count as committed.

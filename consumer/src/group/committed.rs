@@ -188,7 +188,8 @@ impl Committed {
 
 impl OffsetRequest {
     /// Waits for the next result of the lookup. A lookup that was already in progress when this
-    /// request was made may not include its partitions, so a missing partition is not known yet.
+    /// request was made may not include its partitions, so a partition that is missing from the
+    /// result may have a committed offset.
     pub async fn next_result(&mut self) -> Arc<Offsets> {
         // This request holds a clone of the sender, so this cannot fail.
         drop(self.found.changed().await);

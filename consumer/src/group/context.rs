@@ -48,7 +48,7 @@ pub(super) struct GroupContext {
     /// last called.
     ratio: Mutex<Option<u64>>,
     failure: Mutex<Option<ConsumerError>>,
-    /// Time of the last commit.
+    /// Time of the last attempt to commit.
     committed: Mutex<Option<Instant>>,
     /// Bytes released during a rebalance that are not yet returned to the budget.
     released: AtomicUsize,
@@ -113,8 +113,8 @@ impl GroupContext {
         counted.updates += 1;
     }
 
-    /// Returns true if the last commit was at least `interval` ago. The current time then becomes
-    /// the time of the last commit.
+    /// Returns true if the last attempt to commit was at least `interval` ago, and records that
+    /// another one begins now.
     pub(super) fn begin_commit_if_due(&self, interval: Duration) -> bool {
         let mut committed = lock(&self.committed);
         let due = committed.is_none_or(|committed| committed.elapsed() >= interval);

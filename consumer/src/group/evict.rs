@@ -15,8 +15,8 @@ use crate::error::ConsumerError;
 /// Time limit of a seek.
 const SEEK: Duration = Duration::from_secs(10);
 
-/// Evicts the chunks of workers that wait at barriers or are stalled, and all incomplete records but
-/// one. Returns true if the budget changed.
+/// Evicts the chunks queued behind workers that wait at barriers or are stalled, and all incomplete
+/// records except the largest one. Returns true if the budget changed.
 pub(super) fn evict(
     consumer: &BaseConsumer<GroupContext>,
     intake: &mut Intake,

@@ -20,17 +20,9 @@
 //! The same applies to a stalled worker, for example one that builds a large index. While another
 //! partition could continue, the stalled worker keeps only the chunks that it already holds.
 //!
-//! **Processor time** of an entry of 466 bytes (`perf`, without broker and target):
-//!
-//! | thread | emit from bson, 1.7 µs | replay of inserts from bson, 1.5 µs | from raw, 0.9 µs |
-//! | --- | --- | --- | --- |
-//! | workers | 53 % (fields 15 %, JSON 23 %) | 47 % (fields 16 %, planning 6 %, kernel 8 %) | 73 % (fields 29 %, planning 11 %, kernel 12 %) |
-//! | poll thread | 30 % (queue, headers, copies) | 34 % | 6 % |
-//! | librdkafka's broker thread | 16 % (LZ4, records) | 19 % | 19 % |
-//!
-//! The setting `fetch.queue.backoff.ms` matters more than any of these. When its queue is full,
-//! librdkafka stops fetching for that time, which is a second by default, although the queue is empty
-//! after a few milliseconds.
+//! The setting `fetch.queue.backoff.ms` has a great effect on the throughput. When its queue is
+//! full, librdkafka stops fetching for that time, which is a second by default, although the queue
+//! is empty after a few milliseconds.
 //!
 //! # Modules
 //!
@@ -96,8 +88,7 @@ const BUSY_POLL: Duration = Duration::from_millis(5);
 /// Timeout of a poll while chunks are left for which their workers had no room.
 const BEHIND_POLL: Duration = Duration::from_millis(1);
 /// Maximum number of records that the thread takes before it hands on chunks and does its other
-/// work. Taking them lasts about a millisecond; after a longer time, workers with small chunks
-/// would be idle.
+/// work. With a greater number, workers with small chunks would be idle while records are taken.
 const RECORDS_PER_PASS: usize = 1024;
 /// Maximum number of bytes of these records.
 const BYTES_PER_PASS: usize = 1 << 20;
@@ -153,8 +144,8 @@ pub struct GroupContextParts {
 /// Reads as a member of the group until it has caught up or is stopped. Blocks the calling thread.
 ///
 /// # Errors
-/// Returns an error if the group cannot be joined. Later failures are recorded in
-/// [`GroupContextParts::failure`].
+/// Returns an error if the start of the group cannot be determined, or if it cannot be subscribed
+/// to the topics. Later failures are recorded in [`GroupContextParts::failure`].
 pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, ConsumerError> {
     let (mut goal, mut fetch) = begin(config, parts)?;
     loop {
@@ -288,8 +279,7 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
     // The client has at most one fetch in flight for each broker. A fetch for partitions without
     // new records delays the partitions that it does not include because their queue was full, and
     // it delays the detection of a partition's end. With a short wait, replies arrive sooner, but
-    // each reply costs the broker and this client: with 10 ms, a slow target on the same machine
-    // completed a sixth fewer writes.
+    // each reply costs the broker and this client processor time.
     let wait = if config.until_caught_up { "50" } else { "100" };
     // The operator may override these, for example to get fewer, larger fetches.
     for (name, value) in [

@@ -4,7 +4,7 @@
 //! offsets and the last acknowledged entry. The offsets are the next to hand over, the next to be
 //! acknowledged, and the committed one. Control records and aborted records may lie between the
 //! last record and the end of a partition, and they are never handed over. When nothing is pending,
-//! the reader's position is therefore committed, so that the lag reaches 0.
+//! the consumer's position is therefore committed, so that the lag reaches 0.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ impl NextOffset {
         Self(offset + 1)
     }
 
-    /// Wraps a reader's position, a committed offset or a partition's end, each of which is the offset
-    /// of the next record to read.
+    /// Wraps a consumer's position, a committed offset or a partition's end, each of which is the
+    /// offset of the next record to read.
     #[must_use]
     pub const fn at(next: i64) -> Self {
         Self(next)
@@ -157,8 +157,8 @@ impl OffsetTracker {
         self.acknowledged >= self.handed
     }
 
-    /// Returns the offset to commit now, if Kafka does not have it yet. `position` is the reader's
-    /// position.
+    /// Returns the offset to commit now, if Kafka does not have it yet. `position` is the
+    /// consumer's position.
     #[must_use]
     pub fn to_commit(&self, position: Option<NextOffset>) -> Option<NextOffset> {
         let next = match position {

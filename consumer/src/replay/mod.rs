@@ -1,4 +1,4 @@
-//! Replay: applies plans to a MongoDB as bulk writes.
+//! The replay: applies entries to a MongoDB deployment, as bulk writes and commands.
 //!
 //! Inserts are optimistic. A document that already exists, because entries are applied again, is
 //! replaced, or left unchanged if it is equal. An update that no command can express, or that a

@@ -1,5 +1,5 @@
-//! Replays batches into a target: plans them, sends the writes and commands, and defers documents that
-//! the target refuses temporarily.
+//! Replays batches into a target: plans them, sends the writes and commands, and retries the
+//! documents that are held.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! The lag of a member behind what the producers have saved.
 //!
-//! Offsets show what is in the topics, but not how far the source was read: a producer that is down, or
-//! a source whose changes are all filtered, adds no records. The saved position shows that.
-//! Everything up to a saved position is in the topics when the position can be read. If a partition
-//! is committed up to a log end offset that was read after a saved position, it is therefore
-//! applied up to that position.
+//! Offsets show what is in the topics, but not how far the source was read: a producer that is
+//! down, or a source whose changes are all filtered, adds no records. The saved position shows
+//! that. Everything up to a saved position is in the topics when the position can be read. If a
+//! partition is committed up to a last stable offset that was read after a saved position, it is
+//! therefore applied up to that position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use crate::worker::WorkerContext;
 
 /// Interval between two reads of the saved positions.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// Time to wait after reading the positions, so that the log end offsets on the status board are newer.
-/// The board is updated every second.
+/// Time to wait after reading the positions, so that the last stable offsets on the status board
+/// are newer. The board is updated every second.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// The positions that the producers of a topic prefix have saved.
@@ -63,8 +63,8 @@ impl Progress {
         &self.saved
     }
 
-    /// Updates the progress of the partitions. Their log end offsets must have been read after the saved
-    /// positions.
+    /// Updates the progress of the partitions. Their last stable offsets must have been read after
+    /// the saved positions.
     pub fn update(&mut self, partitions: &[PartitionStatus]) {
         let mut applied = FxHashMap::default();
         for partition in partitions {

@@ -1,17 +1,19 @@
-//! The parts of an entry's way through the consumer, as one histogram.
+//! The latency of entries in three parts, as one histogram.
 
 use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::metrics::registered;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_buckets};
 
-/// The part before the consumer has the record: from the `wall` of its entry until the record is taken
-/// from the Kafka client. It is only as exact as the clocks of both machines and the source's
-/// milliseconds.
+/// The part before the consumer has the batch: from the `wall` of its last entry until the first
+/// record of its chunk is taken from the Kafka client. Its accuracy depends on the clocks of both
+/// machines, and the source writes `wall` in milliseconds.
 const READ: &str = "read";
-/// From then until the worker begins to apply the batch.
+/// The part between the Kafka client and the worker: from that time until the worker begins to
+/// apply the batch.
 const QUEUE: &str = "queue";
-/// From then until the destination has the batch.
+/// The part in the worker: from that time until the destination has the batch and Kafka has its
+/// dead letters.
 const APPLY: &str = "apply";
 
 /// The smallest bucket, in seconds. Each bucket is half as large again as the one before it.
@@ -44,8 +46,8 @@ impl Latency {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let options = HistogramOpts::new(
             "oplog_consumer_latency_seconds",
-            "Time that a batch of entries spends in each part of its way: read (from the wall time \
-             of its last entry), queue and apply.",
+            "Time that a batch of entries takes, by part: read (from the wall time of its last \
+             entry), queue and apply.",
         )
         .buckets(exponential_buckets(FIRST_BUCKET, BUCKET_FACTOR, BUCKETS)?);
         let parts = registered(registry, HistogramVec::new(options, &["part"])?)?;

@@ -62,7 +62,7 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     /// Number of updates that matched no document.
     pub unmatched_updates: IntCounter,
-    /// Number of inserts of documents that already existed, applied as replacements.
+    /// Number of inserts of documents that already existed. Those that differ are replaced.
     pub duplicate_inserts: IntCounter,
     /// Number of documents that were read, changed and replaced.
     pub rewritten_documents: IntCounter,
@@ -70,7 +70,7 @@ pub struct Metrics {
     pub folded: IntCounter,
     /// Time that the sink takes for a batch.
     pub apply_seconds: Histogram,
-    /// The parts of an entry's way.
+    /// The latency of entries, by part.
     pub latency: Latency,
     /// Source time of the last entry applied, milliseconds since 1970; 0 before the first.
     applied_ms: AtomicI64,
@@ -276,7 +276,7 @@ const COUNTERS: [(&str, &str); 10] = [
     ),
     (
         "duplicate_inserts_total",
-        "Inserts of documents that already existed, applied as replacements.",
+        "Inserts of documents that already existed; those that differed were replaced.",
     ),
     (
         "rewritten_documents_total",

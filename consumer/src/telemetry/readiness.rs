@@ -64,7 +64,7 @@ impl Readiness {
         self.show(&trouble);
     }
 
-    /// Records that the target acknowledged a write.
+    /// Records that the target answered a request.
     pub fn target_reached(&self) {
         let mut trouble = self.lock();
         if trouble.target.take().is_some() {
@@ -74,7 +74,7 @@ impl Readiness {
         }
     }
 
-    /// Records that a write failed with a transient error.
+    /// Records that a request failed with a transient error, or that a command is still running.
     pub fn target_failed(&self, reason: &str) {
         let mut trouble = self.lock();
         trouble.target = Some(reason.to_owned());
@@ -86,7 +86,7 @@ impl Readiness {
             trouble.logged = Some(now);
             tracing::warn!(
                 reason,
-                "the target does not accept writes; retrying until it does"
+                "the target does not answer or fails temporarily; retrying until it succeeds"
             );
         }
         self.show(&trouble);

@@ -43,7 +43,7 @@ use crate::worker::batch::{Batch, Located};
 const ROUNDS: u32 = 4;
 /// Number of bytes of documents after which they are sent.
 const TOGETHER: usize = 8 << 20;
-/// The group name for the catalog if no group is given. The catalog has no records of this group.
+/// The group name for the catalog if no group is given. The catalog has no notes of this group.
 const NO_GROUP: &str = "oplog-consumer verify";
 
 /// Writes repairs to the target.

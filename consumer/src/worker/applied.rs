@@ -46,8 +46,8 @@ impl Durability {
 /// The reason why a batch cannot be applied.
 #[derive(Debug)]
 pub enum SinkError {
-    /// An entry of the batch cannot be applied, and nothing was written. The entries before it can be
-    /// applied without it.
+    /// An entry of the batch cannot be applied. If it is a command, the entries before it may have
+    /// been written already. They can be applied, or applied again, as a batch of their own.
     Entry(PlanError),
     /// A failure that ends the program.
     Fatal(ConsumerError),

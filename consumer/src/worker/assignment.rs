@@ -36,9 +36,9 @@ impl Token {
     }
 }
 
-/// The offset up to which a worker with `--until-caught-up` applies records. Only the reader can
-/// set it, because only the reader knows that no record follows before the end. Clones refer to the
-/// same offset.
+/// The offset up to which a worker with `--until-caught-up` applies records. Only the poll thread
+/// sets it, because only that thread knows that no record follows before the end. Clones refer to
+/// the same offset.
 #[derive(Debug, Clone)]
 pub struct StopOffset(Arc<AtomicI64>);
 

@@ -13,8 +13,8 @@
 //!   dropped, or, if a rename is not recorded as done yet, to a collection that the second rename
 //!   then moves over the result of the first one.
 //! - Offsets do not show whether a command ran. The catalog shows it, and it is written before the
-//!   leader commits past the command. After a crash between the command and its record in the catalog,
-//!   all partitions are where they were, so the command runs again, harmlessly.
+//!   leader commits past the command. After a crash between the command and its note in the
+//!   catalog, all partitions are where they were, so the command runs again, harmlessly.
 //! - A partition that is past its barrier although the command did not run started at another point in
 //!   time than the others. The worker that detects this stops: the leader if a follower is past its
 //!   barrier, a follower if the leader is past the command.
@@ -33,9 +33,10 @@
 //!
 //! # Commands that a namespace filter excludes
 //!
-//! Excluded commands do not run and no partition waits for them, so the catalog does not have them
-//! either. A follower recognizes them by the namespaces in the barrier, and does not check whether they
-//! ran. Barriers of earlier producers do not have namespaces. For these, the leader records in the
+//! An excluded command does not run. Its leader passes it without waiting for the other partitions,
+//! and does not record it in the catalog. The followers still wait until the leader is past the
+//! command. They recognize it by the namespaces in the barrier, and do not check whether it ran.
+//! Barriers of earlier producers do not have namespaces. For these, the leader records in the
 //! catalog, before it passes the command, that it was passed over.
 //!
 //! # Why every wait ends
@@ -223,7 +224,7 @@ fn past_command(barrier: &Barrier) -> Station {
     }
 }
 
-/// The policy for an absent topic that a barrier waits for.
+/// The policy for a topic that a barrier waits for and that does not exist or may not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbsentTopics {
     /// Stops, because it is not known whether the entries of the topic were applied.
@@ -303,7 +304,8 @@ async fn wait(
                 tracing::warn!(
                     command = %barrier.command,
                     topic = name.topic,
-                    "topic does not exist; passing over its partitions at a barrier"
+                    "topic does not exist or may not be read; passing over its partitions at a \
+                     barrier"
                 );
                 stations.retain(|station| station.name.topic != name.topic);
                 continue;

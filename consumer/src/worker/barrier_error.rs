@@ -44,7 +44,7 @@ pub enum BarrierError {
         /// The offset at which it is committed.
         committed: i64,
     },
-    /// The partition of the command is past it although it did not run.
+    /// The partition of the command is past the command although the command did not run.
     #[error(
         "the command {command} of topic {leader_topic} did not run on this target, but partition 0 of \
          that topic is committed past it: the partitions of this group do not begin at one point in \

@@ -23,6 +23,6 @@ pub struct Batch<'a> {
     pub partition: i32,
     /// Name of the source that owns the topic.
     pub source: &'a str,
-    /// The entries, without those that the filter excluded.
+    /// The entries, without the skipped ones.
     pub entries: &'a [Located<'a>],
 }

@@ -53,7 +53,7 @@ impl CommandBarrier<'_> {
         self.follow(barrier).await
     }
 
-    /// Waits until the leader is past the command.
+    /// Waits until the leader is past the command, and checks that the command ran.
     async fn follow(&self, barrier: &Barrier) -> Result<Applied, ConsumerError> {
         self.check_nothing_held()?;
         self.holding(true);
@@ -113,10 +113,10 @@ impl CommandBarrier<'_> {
         self.context.reports.send(self.assignment.number, event);
     }
 
-    /// Runs the command when every partition is right before it, unless the command has already
-    /// run. The leader waits for the partitions even then: the later entries of a document that the
-    /// command moved to another partition must not overtake the earlier ones when entries are
-    /// replayed again.
+    /// Runs the command when all partitions have reached their barriers, unless it is excluded or
+    /// has already run. The leader waits for the partitions even then: the later entries of a
+    /// document that the command moved to another partition must not overtake the earlier ones when
+    /// entries are replayed again.
     async fn lead(
         &self,
         located: &Located<'_>,
@@ -138,8 +138,8 @@ impl CommandBarrier<'_> {
             Waited::Absent { name, why } => return Err(absent_topic(barrier, name, *why)),
             Waited::Abandoned => return Ok(Applied::Abandoned),
         }
-        // This is checked after the wait. Another owner may have run the command in the meantime and
-        // continued, or an earlier entry may have required that the command's index is dropped.
+        // This is checked after the wait. Another owner may have run the command in the meantime
+        // and continued, or a member of an earlier version may have removed the command's note.
         let ran = self.target.has_run_now(&self.topic.source, located.id);
         if ran.await? {
             return Ok(Applied::Done);

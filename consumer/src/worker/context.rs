@@ -39,7 +39,7 @@ pub struct WorkerContext {
     /// The committed offsets of the group.
     pub committed: Committed,
     /// True if the replay continues at a command that has not run although a partition is already
-    /// committed past the command's barrier.
+    /// committed past the command or its barrier, and does not wait for topics that are absent.
     pub allow_partial_reset: bool,
 }
 

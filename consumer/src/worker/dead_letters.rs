@@ -54,9 +54,9 @@ impl WorkerContext {
         self.post(assignment, vec![letter]).await
     }
 
-    /// Makes a dead letter of an entry that cannot be applied. A command is recorded as passed over, so
-    /// that it does not become another dead letter when it is read again, and no partition waits
-    /// for it.
+    /// Makes a dead letter of an entry that cannot be applied. A command is recorded as passed
+    /// over, so that it does not become another dead letter when it is read again, and the workers
+    /// at its barriers continue.
     ///
     /// # Errors
     /// Returns the fault as an error if dead letters for this reason are not enabled.

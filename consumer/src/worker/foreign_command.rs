@@ -9,9 +9,9 @@
 //! writes is unknown, and it is refused. The creation of an index that cannot refuse a document may
 //! run at any time.
 //!
-//! MongoShake with several workers may write a command to the partition after later writes. Such a
-//! command is recognized by its timestamp and also refused. If earlier writes of a dropped
-//! collection come after the command, they are skipped because of the catalog.
+//! MongoShake with several workers may write a command to the partition after writes that follow it
+//! in the oplog. Such a command is recognized by its timestamp and also refused. If earlier writes
+//! of a dropped collection come after the command, they are skipped because of the catalog.
 
 use std::sync::{MutexGuard, PoisonError};
 

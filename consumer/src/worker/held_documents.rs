@@ -59,13 +59,13 @@ impl Attempts {
 }
 
 impl PartitionWorker {
-    /// Returns the next chunk; `None` when the queue is closed. While it waits, the writes of
-    /// documents that are held for the partition are tried again. `reached` is the offset up to
-    /// which records were applied.
+    /// Returns the next chunk; `None` when the queue is closed or the partition was revoked. While
+    /// it waits, the writes of documents that are held for the partition are tried again. `reached`
+    /// is the offset up to which records were applied.
     ///
     /// # Errors
-    /// Returns [`HeldError::AtEnd`] if documents are still held after all records up to the
-    /// end were applied.
+    /// Returns [`HeldError::AtEnd`] if documents are still held after the last attempt at the end,
+    /// or the error of an attempt.
     pub(crate) async fn next_chunk(
         &mut self,
         reached: Option<NextOffset>,

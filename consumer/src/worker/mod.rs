@@ -170,8 +170,8 @@ impl PartitionWorker {
                 if posted == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
-                // The command will not run, so it is recorded as passed over for the workers that wait
-                // for it.
+                // The command will not run. It is recorded as passed over, because the workers at
+                // its barriers stop if the catalog does not have it.
                 if let Some(target) = self.context.target()
                     && let Some(command) = self.decoder.command_of(chunk, usable.end)
                 {
@@ -485,7 +485,8 @@ impl PartitionWorker {
         let target = self.context.target();
         let held = target.and_then(|target| target.held_since(topic, *partition));
         let next = held.map_or(next, |held| next.min(NextOffset::at(held)));
-        // A start within a second stays in the metadata until an entry after it is acknowledged.
+        // Until an entry after the start of the group is acknowledged, the metadata keeps the id
+        // that the group starts after.
         let last = match self.reads_foreign {
             // The order of commands is checked against the newest entry, even after a restart.
             true => *self.newest(),

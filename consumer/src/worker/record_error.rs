@@ -14,10 +14,11 @@ pub enum RecordError {
     /// The group starts inside an entry. The earlier fragments of the entry are never read, so the
     /// entry cannot be applied, and must not be skipped silently.
     #[error(
-        "{position}: fragment {fragment} of an entry that begins before the offset at which this \
-         group starts in this partition: oplog-consumer never commits such an offset. Reset the \
-         group to one time (`kafka-consumer-groups --reset-offsets --to-datetime`), which is never \
-         inside an entry; offset {} is the first one after it, with which the entry is skipped",
+        "{position}: the record is fragment {fragment} of an entry that begins before the offset \
+         at which this group starts in this partition. oplog-consumer never commits such an \
+         offset. Reset the group to one time (`kafka-consumer-groups --reset-offsets \
+         --to-datetime`), which is never inside an entry; a start at offset {}, the first one after \
+         the entry, skips the entry",
         position.offset + i64::from(fragment.count - fragment.index)
     )]
     InsideEntry {

@@ -21,7 +21,8 @@ pub(super) struct Segment<'c> {
 /// Entries that were split at the first stop.
 pub(super) struct Split<'s, 'c> {
     pub(super) segment: Segment<'s>,
-    /// The entries after the stop. An entry of a foreign collection is one of them.
+    /// The entries after the stop. If the stop is an entry of another collection, they begin with
+    /// that entry.
     pub(super) rest: Vec<Located<'c>>,
 }
 
@@ -76,7 +77,7 @@ enum Found<'n> {
 
 impl PartitionWorker {
     /// Splits the entries at the first stop: a barrier, a command of another program, or an entry
-    /// of a foreign collection.
+    /// whose name belongs to another collection now.
     pub(super) fn segment<'s, 'c: 's>(
         &self,
         chunk: &Chunk,

@@ -50,12 +50,12 @@ impl Topic {
     }
 }
 
-/// Number of times that the state topics are read for a topic that they do not have. A topic's claim is
-/// written in the Kafka transaction of its first record, so a record that can be read has a claim,
-/// which may become readable a little later.
+/// Number of times that the state topics are read again for a topic that they do not have. A
+/// topic's claim is written in the Kafka transaction of its first record, so a record that can be
+/// read has a claim, which may become readable a little later.
 const ATTEMPTS: u32 = 5;
-/// Number of times that the state topics are read for a change of a topic. There may be no such
-/// change, for example if the record is damaged.
+/// Number of times that the state topics are read again for a change of a topic. There may be no
+/// such change, for example if the record is damaged.
 const CHANGE_ATTEMPTS: u32 = 2;
 
 /// The claimed topics by source and name.

@@ -240,8 +240,8 @@ impl Log {
         })
     }
 
-    /// Returns the position of a reader that has taken everything before `next`. It skips only the gaps
-    /// at the end.
+    /// Returns the position of a consumer that has taken everything before `next`. It skips only
+    /// the gaps at the end.
     pub(crate) fn position(&self, partition: usize, next: i64) -> i64 {
         match self.next(partition, next) {
             Some(_) => next,

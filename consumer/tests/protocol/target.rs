@@ -55,7 +55,7 @@ impl Collections {
     }
 }
 
-/// The catalog's record of a command.
+/// The catalog's note of a command.
 #[derive(Debug, Clone)]
 struct Note {
     ran: Ran,
@@ -96,7 +96,7 @@ impl Target {
         done.map(|note| note.ran.id).collect()
     }
 
-    /// Returns the incarnations that follow from the records that a member has read.
+    /// Returns the incarnations that follow from the notes that a member has read.
     pub(crate) fn incarnations(&self, known: &BTreeSet<EntryId>) -> Incarnations {
         let mut incarnations = Incarnations::default();
         for id in known {

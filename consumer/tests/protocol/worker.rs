@@ -17,7 +17,7 @@ use crate::history::{Command, Entry, Event, NAMES, Record, filtered, namespaces,
 #[derive(Debug, Clone)]
 enum Stage {
     Reading,
-    /// The worker waits until the command ran.
+    /// The worker waits until the leader is past the command.
     Following(Barrier),
     /// The worker waits for all others before it runs the command.
     Gathering(Barrier, Entry),

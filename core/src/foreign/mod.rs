@@ -20,9 +20,9 @@
 //! copied, has the timestamp 0:0. The ordinal of a change of a document is the offset of its record
 //! modulo 2^30. The entries of a frame of MongoShake with several entries have other ordinals, made
 //! of its offset and their indexes. An ordinal is therefore the same whenever the record is read
-//! again, and differs from those of the other changes with its timestamp. The ordinal of a command is a checksum of its `ns`
-//! and its `o`, so a command that the writer repeats after a failover keeps its identity, and the
-//! commands of a transaction differ.
+//! again, and differs from those of the other changes with the same timestamp. The ordinal of a
+//! command is a checksum of its `ns` and its `o`, so a command that the writer repeats after a
+//! failover keeps its identity, and the commands of a transaction differ.
 //!
 //! # Updates
 //!

@@ -234,7 +234,8 @@ mod tests {
         assert!(matches!(headless, Err(FormatError::Headless(_))));
         let table = [
             (8, part(1, 3), 5, true),
-            // In turn: another record in between, another count, a missing part.
+            // In turn: a gap in the offsets, another count, a missing part, a whole record with a
+            // later entry, the first fragment of a later entry.
             (9, part(1, 3), 5, false),
             (8, part(1, 4), 5, false),
             (8, part(2, 3), 5, false),

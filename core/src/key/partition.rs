@@ -1,8 +1,9 @@
 //! The partition of a key, as Kafka's Java clients choose it.
 
-/// Returns the partition of a key among `partitions`, a number of 31 bits: murmur2 as in Kafka's default partitioner, so
-/// that the topics are co-partitioned with topics of Java clients that have the same number of
-/// partitions. Returns zero if `partitions` is zero.
+/// Returns the partition of a key in a topic with this number of partitions. The key is hashed by
+/// murmur2 as in Kafka's default partitioner, so the topics are co-partitioned with topics of Java
+/// clients that have the same number of partitions. The result has at most 31 bits. Returns zero if
+/// `partitions` is zero.
 #[must_use]
 pub fn partition_for(key: &[u8], partitions: u32) -> u32 {
     // Java clears the sign bit before the modulo.

@@ -109,7 +109,7 @@ fn a_record_is_read_in_the_format_that_it_was_written_in() {
 }
 
 #[test]
-fn a_snapshot_record_has_the_key_of_its_document() {
+fn a_record_of_a_full_sync_has_the_key_of_its_document() {
     let (read, inserted) = (entry("r", 5), entry("i", 5));
     let id = EntryId {
         ts: Timestamp::new(1, 5),

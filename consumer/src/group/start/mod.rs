@@ -243,7 +243,8 @@ fn has_commits<C: ConsumerContext>(
 pub(crate) struct StartPoint {
     /// The offset.
     offset: i64,
-    /// The id after which the partition starts, if the start is within a second.
+    /// The id up to which entries are skipped, if the group starts between two entries of one
+    /// second.
     after: Option<EntryId>,
 }
 

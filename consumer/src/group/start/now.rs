@@ -28,9 +28,10 @@ use crate::error::ConsumerError;
 use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::TopicPartition;
 
-/// Time limit of the wait for open transactions. A running producer commits every second at the
-/// latest, so only a transaction of a producer that was killed stays open for longer. The previous
-/// position is a consistent cut too.
+/// Time limit of the wait for open transactions. A running producer writes the position right
+/// before it commits. A transaction may stay open for longer if its producer was killed, or if it
+/// wrote to the state topic while the producer is catching up. The previous position is a
+/// consistent cut too.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// Returns the start point of each partition.

@@ -15,12 +15,13 @@ pub struct Remainder {
     /// The first offset that still exists.
     pub low: i64,
     /// The source second of the first record that still exists; `None` if the partition has no
-    /// records left.
+    /// records left, or none could be read in time.
     pub second: Option<i64>,
 }
 
 impl Remainder {
-    /// Returns true if records from a source second on are missing; `None` means all records.
+    /// Returns true if records at or after a source second may be missing; `None` stands for the
+    /// beginning. A partition without records does not count for a given second.
     pub(crate) fn misses(&self, requested: Option<i64>) -> bool {
         match (requested, self.second) {
             (None, _) => true,

@@ -1,9 +1,10 @@
 //! Records that Kafka removed before a new group could read them: by a time or size limit of the
 //! retention, or because they were deleted.
 //!
-//! An emitting group reads the remaining records of each partition. A replay must start at the same time
-//! in all partitions, and without the removed records its target would be incomplete. So it refuses to
-//! start, or it starts at the first second from which on every partition still has all records.
+//! An emitting group reads the remaining records of each partition. A replay must start at the same
+//! time in all partitions, and without the removed records its target would be incomplete. So it
+//! refuses to start or, with `--allow-missing-records`, starts at the first second from which on
+//! every partition still has all records.
 
 use std::time::{Duration, Instant};
 
@@ -86,8 +87,8 @@ pub(crate) fn remainders<C: ConsumerContext>(
     Ok(remainders)
 }
 
-/// Returns the source seconds of the first records of partitions; `None` for a partition that has only
-/// control records.
+/// Returns the source seconds of the first records of partitions; `None` for a partition that has
+/// only control records, or whose first record did not arrive in time.
 fn first_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     cut: &[&Held],

@@ -163,8 +163,8 @@ impl Catalog {
         self.learn(source, id).await
     }
 
-    /// Returns the command that created an index of a collection. If
-    /// `after` is given, commands up to that entry are ignored.
+    /// Returns a command that created an index of a collection, or made it unique. If `after` is
+    /// given, commands up to that entry are ignored.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -249,7 +249,7 @@ impl Catalog {
     /// Returns the driver's error.
     pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<BegunRename> {
         let (id, read) = (self.id(source, note.ran.id), |noted: &Document| {
-            // A note of a rename that ran without this field says nothing about the collection.
+            // A note without this field does not show whether the collection existed.
             let existed = noted.get_bool("existed").unwrap_or(false);
             let target_uuid = uuid(noted, "life");
             BegunRename {
@@ -260,7 +260,8 @@ impl Catalog {
         if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
             return Ok(read(&noted));
         }
-        // A faster member may have run the command already, so its note is never overwritten.
+        // Another member may have run the command already, so an existing note is never
+        // overwritten.
         let document = self.document(source, note, false);
         let Err(error) = self.notes.insert_one(document).await else {
             return Ok(BegunRename {

@@ -53,7 +53,9 @@ pub enum CommandFailure {
         option: &'static str,
     },
     /// The command, or the target's reply to it, is not valid.
-    #[error("the command of entry {entry} for {ns} is not a valid command: {reason}")]
+    #[error(
+        "the command of entry {entry} for {ns}, or the target's reply to it, is not valid: {reason}"
+    )]
     Invalid {
         /// The entry.
         entry: EntryId,
@@ -115,7 +117,8 @@ pub enum CommandFailure {
 }
 
 impl CommandFailure {
-    /// Returns true if the cause is the command itself, so that the command may be skipped.
+    /// Returns true if the target refused the command, or has another index in its place. Such a
+    /// command may become a dead letter.
     #[must_use]
     pub const fn is_of_target(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::OtherIndex { .. })

@@ -73,7 +73,7 @@ pub(crate) struct Execution<'e> {
     pub(crate) accept: &'e [i32],
     /// The command of the source, for messages.
     pub(crate) ran: &'e Ran,
-    /// True if the command creates a unique index as non-unique.
+    /// True if an index that the command makes unique is left non-unique.
     pub(crate) made_non_unique: bool,
 }
 
@@ -147,7 +147,8 @@ impl MongoSink {
         let ns = match incarnations.resolve(&named, Moment::Time(id), None) {
             Resolved::Live(ns) => ns,
             Resolved::Dropped | Resolved::Foreign => {
-                // The command is recorded nevertheless, because other members wait for its note.
+                // The command is recorded nevertheless, because the workers at its barriers stop if
+                // the catalog does not have it.
                 let note = Note::passed_over(id, named.clone(), entry.ui);
                 self.note(source, &note).await?;
                 return Ok(Applied::Done);
@@ -297,13 +298,13 @@ fn requires_restored_indexes(waited: Option<bool>, change: &Change) -> bool {
     waited == Some(true) && !matches!(change, Change::Created | Change::Dropped)
 }
 
-/// Logs that a unique index is created as non-unique.
+/// Logs that an index is left non-unique although the command makes it unique.
 fn report_non_unique(ran: &Ran) {
     tracing::warn!(
         ns = ran.ns,
         entry = %ran.id,
-        "creating the unique index as non-unique on the target, because the collection is \
-         partitioned by _id (--order id)"
+        "leaving the index non-unique on the target, because the collection is partitioned by _id \
+         (--order id)"
     );
 }
 

@@ -72,8 +72,8 @@ impl MongoSink {
         Ok(ran)
     }
 
-    /// Returns true if the command has run. It always queries the target, because the command's note
-    /// may have been removed.
+    /// Returns true if the command has run. It always queries the target, because a member of an
+    /// earlier version may have removed the command's note.
     ///
     /// # Errors
     /// Returns an error if the target refuses the query.

@@ -25,7 +25,7 @@ const UNIQUE_FIELDS: [&str; 3] = ["unique", "prepareUnique", "ns"];
 
 impl MongoSink {
     /// Makes the unique indexes of each spread collection non-unique, unless that was done before,
-    /// and records the entry for the members that wait for it.
+    /// and records the entry in the catalog, which the workers at its barriers check.
     ///
     /// # Errors
     /// Returns an error if the target refuses the change, or if the entry is damaged.

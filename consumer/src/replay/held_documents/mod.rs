@@ -21,7 +21,7 @@
 //! - `parked` removes a document for a moment, to make room for another one
 //! - `suspended_indexes` drops indexes that refuse documents of an earlier time, and builds them
 //!   again
-//! - `error` has the reasons why they stop the replay
+//! - `error` has the reasons why held documents or suspended indexes stop the replay
 
 pub mod error;
 pub(crate) mod held_document;

@@ -44,8 +44,8 @@ pub enum PlanFault {
     /// A command that the target refuses.
     #[error("{0}")]
     Refused(Box<CommandFailure>),
-    /// An update operator that servers never write to the oplog. It can only come from a user's own
-    /// `applyOps`, which is logged as it was sent.
+    /// An update operator other than those that servers generate for the oplog. It can only come
+    /// from a user's own `applyOps`, which is logged as it was sent.
     #[error(
         "its update has the operator {0:?} (from a user's own applyOps), whose result may differ \
          when it is applied twice: --unrepeatable apply sends it unchanged, --unrepeatable \

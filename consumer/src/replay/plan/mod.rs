@@ -2,7 +2,8 @@
 //!
 //! A [`Plan`] applies the entries of a batch to a target. Writes are distributed over lanes by the
 //! identity of their document. Lanes do not share documents and may therefore be sent in any order
-//! or concurrently; within a lane, bulks are sent one after the other. Every write may be repeated.
+//! or concurrently; within a lane, bulks are sent one after the other. Every write may be repeated,
+//! except those that `--unrepeatable apply` allows.
 //!
 //! The writes of one document within a batch are folded if the result is certain. An insert, a
 //! replacement and a delete determine the document's whole state, so they supersede its earlier
@@ -35,7 +36,7 @@
 //!
 //! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An upsert
 //! (`b`) is sent as an upsert. Update operators that are not idempotent are sent only with
-//! `--unrepeatable apply`. Such a write is a step of its own.
+//! `--unrepeatable apply`. Each of these writes is a step of its own.
 //!
 //! A replacement is sent with upsert, because the entry holds the whole document. An update is sent
 //! with upsert only with `--unmatched upsert`: it would create a document of only the fields that
@@ -43,8 +44,8 @@
 //!
 //! # Modules
 //!
-//! - `statement` writes a plan's writes as commands, `diff` the `$v: 2` diffs of updates as update
-//!   operators
+//! - `statement` encodes writes as commands; `diff` decides whether a `$v: 2` diff is sent as
+//!   update operators or is a rewrite
 //! - `rewrite` applies writes to a document that was read
 //! - [`translation`] turns the commands of an oplog into commands for a target
 //! - `fault` has the reasons why an entry cannot be applied

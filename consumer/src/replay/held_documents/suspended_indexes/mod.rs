@@ -1,10 +1,10 @@
 //! Indexes of the target that are suspended while a stretch of the oplog is applied again.
 //!
 //! When a stretch is applied again, the target is ahead of its entries. An index may then refuse a
-//! document that is valid at its position in the oplog, because the index is newer than the entry, or
-//! because another document already has a value that it gets later in the oplog. The definition of
-//! such an index is recorded in `oplog_relay.suspended_indexes` on the target, and the index is
-//! dropped. The command that created it still counts as run.
+//! document that is valid at its position in the oplog, because the index is newer than the entry,
+//! or because another document already has a value that an entry later in the oplog gives it. The
+//! definition of such an index is recorded in `oplog_relay.suspended_indexes` on the target, and
+//! the index is dropped. The command that created it still counts as run.
 //!
 //! The index is built again when the target is no longer ahead:
 //!
@@ -13,7 +13,7 @@
 //!   indexes);
 //! - when its partition applies entries that are newer than the suspension, or has nothing left to
 //!   apply;
-//! - before a replay with a stop position ends.
+//! - before a replay with `--until-caught-up` ends.
 //!
 //! If a build fails during the stretch, it is retried later, because other partitions may still be
 //! applying the stretch. Before a command, and at the end of the replay, a failed build stops the
@@ -388,7 +388,7 @@ impl MongoSink {
         Ok(Restored::Done)
     }
 
-    /// Removes the notes of the suspended indexes of a collection that is about to be dropped.
+    /// Deletes the notes of the suspended indexes of a collection that is about to be dropped.
     pub(crate) async fn end_suspensions_of(&self, ns: &str) -> Result<(), ConsumerError> {
         let filter = doc! { "group": self.catalog.group(), "ns": ns };
         // Usually no note exists, and a read costs less than a write with majority write concern.
@@ -406,7 +406,7 @@ impl MongoSink {
 
     async fn end_suspension(&self, filter: Document) -> Result<(), ConsumerError> {
         let notes = self.suspended_notes();
-        self.persist("removing the record of a suspended index", || async {
+        self.persist("deleting the note of a suspended index", || async {
             notes.delete_many(filter.clone()).await.map(drop)
         })
         .await

@@ -112,7 +112,8 @@ pub struct Translated {
     pub action: Action,
     /// Changes of `expireAfterSeconds` that are withheld from the target.
     pub withheld: Vec<Withheld>,
-    /// True if a unique index is created as non-unique.
+    /// True if an index is created or stays non-unique on the target, although the command makes it
+    /// unique.
     pub made_non_unique: bool,
     /// Names of the indexes that the command creates or makes unique, and that can refuse a
     /// document.
