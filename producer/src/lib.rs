@@ -6,7 +6,7 @@
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
-//!    finds the route of each entry, looks up the documents of updates if this is configured, and
+//!    finds the route of each entry, looks up documents if this is configured, and
 //!    makes sure that topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches

@@ -153,7 +153,7 @@ const OWNED: &[(&str, &str)] = &[
     ),
     (
         "delivery.report.only.error",
-        "delivery errors end the session",
+        "the program expects reports of failed deliveries only",
     ),
 ];
 
