@@ -335,7 +335,10 @@ impl CopyCounters {
             "full_sync_documents_total",
             "Documents that a full sync has read and handed to Kafka.",
         );
-        let bytes = opts("full_sync_bytes_total", "Bytes of these documents.");
+        let bytes = opts(
+            "full_sync_bytes_total",
+            "Bytes of the documents that a full sync has read and handed to Kafka.",
+        );
         Ok(Self {
             documents: registered(registry, IntCounter::with_opts(documents)?)?,
             bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
