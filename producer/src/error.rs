@@ -78,7 +78,7 @@ pub enum ProducerError {
     )]
     Behind(Timestamp),
     /// A file cannot be read or written.
-    #[error("{path} cannot be read or written")]
+    #[error("{path} cannot be accessed")]
     File {
         /// Path of the file.
         path: String,
