@@ -168,7 +168,9 @@ const fn effect(treatment: Treatment) -> &'static str {
             "runs after all earlier and before all later writes of its collections"
         }
         Treatment::Build => "runs after all earlier writes of its collections",
-        Treatment::Inline => "runs in the order of partition 0",
+        Treatment::Inline => {
+            "runs in the order of partition 0, or behind a barrier if an index can refuse a document"
+        }
         Treatment::Ignore => "has no effect",
         Treatment::Stop => "stops the replay",
     }

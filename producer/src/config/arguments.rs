@@ -186,9 +186,9 @@ pub struct RunArguments {
     )]
     pub replication_factor: String,
     /// A setting for the data topics that the program creates, as name=value. Repeat the flag for
-    /// more. It replaces the program's own value: retention.ms=-1, and max.message.bytes=104857600
-    /// or the largest value that the cluster allows. cleanup.policy and message.timestamp.type
-    /// cannot be set.
+    /// more. It replaces the program's own value, such as retention.ms=-1, retention.bytes=-1, or
+    /// the largest max.message.bytes up to 104857600 that the cluster allows. cleanup.policy and
+    /// message.timestamp.type cannot be set.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
     pub topic_config: Vec<String>,
     /// What to do with a record that exceeds its topic's max.message.bytes: stop (exit code 6), or
