@@ -169,7 +169,7 @@ const fn effect(treatment: Treatment) -> &'static str {
         }
         Treatment::Build => "runs after all earlier writes of its collections",
         Treatment::Inline => {
-            "runs in the order of partition 0, or behind a barrier if an index can refuse a document"
+            "runs in the order of partition 0, or behind a barrier if an index can refuse documents"
         }
         Treatment::Ignore => "has no effect",
         Treatment::Stop => "stops the replay",

@@ -119,7 +119,8 @@ pub struct StreamArguments {
     #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
     pub order: String,
     /// Where to begin if no position is saved: oldest, now, an RFC 3339 time, or
-    /// `<seconds>:<increment>`.
+    /// `<seconds>:<increment>`. `inspect` does not use a saved position, and begins with oldest by
+    /// default.
     #[arg(long, value_name = "START")]
     pub start: Option<String>,
     /// Read only these namespaces: db.collection, db, or patterns with *. Repeat the flag or
