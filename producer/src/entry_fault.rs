@@ -61,7 +61,7 @@ pub enum EntryFault {
         /// Namespace after the rename.
         to: String,
     },
-    /// The saved position is inside a transaction, but the entry at it is none.
+    /// The saved position is inside a transaction, but its entry does not commit one.
     #[error(
         "the saved position is inside a transaction at {entry}, but that entry is {operation:?}"
     )]
@@ -71,7 +71,7 @@ pub enum EntryFault {
         /// Its operation.
         operation: Operation,
     },
-    /// An entry is older than the one before it.
+    /// An entry is not later than the one before it.
     #[error(
         "ts goes backwards in the source: entry {entry} of {ns:?} after {after}. The oplog of MongoDB \
          never does this; concurrent writers of FerretDB can cause it"
@@ -84,13 +84,13 @@ pub enum EntryFault {
         /// Position of the entry before it.
         after: Position,
     },
-    /// A full sync has sent more documents at one position than it can number.
+    /// A full sync has more entries to send at one position than it can number.
     #[error(
         "a full sync has sent {most} entries at {at} and the source has no later entry to continue \
          from: write any document to the source and start again"
     )]
     TooManyReads {
-        /// Maximum number of documents.
+        /// Maximum number of entries.
         most: u32,
         /// The position.
         at: Position,

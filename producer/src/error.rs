@@ -68,7 +68,7 @@ pub enum ProducerError {
     /// The source failed.
     #[error("the source failed: {}", mongo::error_text(.0))]
     Source(mongodb::error::Error),
-    /// The source cannot be used: it is unreachable, refuses the credentials, or is not supported.
+    /// The source is unreachable, refuses the credentials, or is not supported.
     #[error(transparent)]
     Mongo(#[from] MongoError),
     /// An entry is missing on the member that was read, although its oplog should contain it.
@@ -78,7 +78,7 @@ pub enum ProducerError {
     )]
     Behind(Timestamp),
     /// A file cannot be read or written.
-    #[error("{path} cannot be read")]
+    #[error("{path} cannot be accessed")]
     File {
         /// Path of the file.
         path: String,
@@ -94,7 +94,7 @@ pub enum ProducerError {
         /// The error text of Kafka or its client.
         reason: String,
     },
-    /// The schema registry gives no id.
+    /// The schema registry does not return the id of a schema.
     #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
     /// A request to Kafka failed.

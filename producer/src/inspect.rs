@@ -30,8 +30,8 @@ use crate::prepare::topics::Topics;
 use crate::source::origin::Origin;
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
-/// Prints records until the dump ends, the live source has no further entries, or the limit is
-/// reached.
+/// Prints records until the dump ends, everything that a live source has at the start is printed, or
+/// the limit is reached.
 ///
 /// # Errors
 /// The errors of the source and of the encoder; [`ProducerError::Output`].

@@ -6,7 +6,7 @@
 //!
 //! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
-//!    finds the route of each entry, looks up the documents of updates if this is configured, and
+//!    finds the route of each entry, looks up documents if this is configured, and
 //!    makes sure that topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
@@ -44,7 +44,7 @@
 //! Routing rules other than the saved ones apply only if the operator requests them
 //! (`--change-routing`): the change is saved in one Kafka transaction with a barrier in every
 //! partition of the topics whose entries are routed differently from then on. A change of the format
-//! alone has no barrier, because each record names its own format.
+//! alone has no barrier, because a consumer detects the format of each record.
 //!
 //! A transaction of the source may take longer to send than a Kafka transaction may stay open, so a
 //! position has an ordinal: the number of operations of the commit at its `ts` that were sent, 0

@@ -5,8 +5,8 @@ use std::{io, process};
 use oplog_relay_runtime::command_line;
 use tikv_jemallocator::Jemalloc;
 
-/// The allocator, also for the C libraries. It halves the memory that a busy producer retains, because
-/// records are allocated in one thread and freed in another.
+/// The allocator, also for the C libraries. With the system's allocator a busy producer retains much
+/// more memory, because records are allocated in one thread and freed in another.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -105,8 +105,8 @@ pub enum PositionLost {
         /// The saved position.
         saved: Position,
     },
-    /// An entry of a transaction is missing although the oplog starts before it, for longer than
-    /// replication lag can explain.
+    /// An entry of a transaction has been missing for longer than replication lag can explain, although
+    /// the oplog starts before it.
     #[error(
         "position lost: entry {part} of a transaction is missing on every member that was queried, \
          although their oplogs start before it: the oplog has a gap there, or all members that the \

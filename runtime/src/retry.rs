@@ -1,4 +1,4 @@
-//! Back-off between attempts. This module computes all delays before retries.
+//! Back-off between attempts.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use oplog_consumer::dead_letter::Reason;
+use oplog_producer::encode::chunk::Chunk;
 use oplog_relay_core::command::{self, Treatment};
 use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
@@ -149,6 +150,7 @@ fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
     let consumer = oplog_consumer::telemetry::metrics::Metrics::new()?;
     // A metric with a label exists from its first value on.
     producer.failed("source");
+    producer.sent(&Chunk::default(), 0);
     consumer.count_error("commit");
     consumer.count_dead_letter(Reason::Write);
     let programs = [
@@ -166,7 +168,9 @@ const fn effect(treatment: Treatment) -> &'static str {
             "runs after all earlier and before all later writes of its collections"
         }
         Treatment::Build => "runs after all earlier writes of its collections",
-        Treatment::Inline => "runs in the order of partition 0",
+        Treatment::Inline => {
+            "runs in the order of partition 0, or behind a barrier if an index can refuse documents"
+        }
         Treatment::Ignore => "has no effect",
         Treatment::Stop => "stops the replay",
     }

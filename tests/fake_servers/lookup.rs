@@ -1,4 +1,5 @@
-//! The documents of updates, read from the model server as the encoder reads them.
+//! The documents of updates, and those before changes, read from the model server as the encoder
+//! reads them.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};

@@ -13,7 +13,8 @@ use crate::carry::{Carried, Form};
 /// as `$inc`.
 const BY_A_USER: &str = "transactions_a.plain";
 
-/// Number of processes that replay a set at once: first, from its start, from its middle.
+/// Number of processes that replay a set at once: for the first time, again from its start, and again
+/// from its middle.
 const ALTERNATING: [usize; 3] = [1, 3, 1];
 const MOSTLY_THREE: [usize; 3] = [3, 1, 3];
 

@@ -119,7 +119,8 @@ pub struct StreamArguments {
     #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
     pub order: String,
     /// Where to begin if no position is saved: oldest, now, an RFC 3339 time, or
-    /// `<seconds>:<increment>`.
+    /// `<seconds>:<increment>`. `inspect` does not use a saved position, and begins with oldest by
+    /// default.
     #[arg(long, value_name = "START")]
     pub start: Option<String>,
     /// Read only these namespaces: db.collection, db, or patterns with *. Repeat the flag or
@@ -186,9 +187,9 @@ pub struct RunArguments {
     )]
     pub replication_factor: String,
     /// A setting for the data topics that the program creates, as name=value. Repeat the flag for
-    /// more. It replaces the program's own value: retention.ms=-1, and max.message.bytes=104857600
-    /// or the largest value that the cluster allows. cleanup.policy and message.timestamp.type
-    /// cannot be set.
+    /// more. It replaces the program's own value, such as retention.ms=-1, retention.bytes=-1, or
+    /// the largest max.message.bytes up to 104857600 that the cluster allows. cleanup.policy and
+    /// message.timestamp.type cannot be set.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
     pub topic_config: Vec<String>,
     /// What to do with a record that exceeds its topic's max.message.bytes: stop (exit code 6), or

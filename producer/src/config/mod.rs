@@ -155,7 +155,7 @@ const OWNED: &[OwnedOption] = &[
     ),
     OwnedOption::new(
         "delivery.report.only.error",
-        "delivery errors end the session",
+        "the program expects reports of failed deliveries only",
     ),
 ];
 

@@ -23,7 +23,7 @@ pub struct BarrierRequest {
     pub id: EntryId,
     /// The entry's bytes, in the arena of its chunk.
     pub entry: Range<usize>,
-    /// True if the entry was built from a transaction's operation.
+    /// True if the entry was built from an operation of a transaction, or by the producer.
     pub built: bool,
     /// The topics of the command; partition 0 of the first one leads.
     pub topics: Vec<BarrierTopic>,

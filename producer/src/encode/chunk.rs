@@ -166,8 +166,8 @@ impl Signal {
 pub struct Counts {
     /// Number of entries read, by `Operation::index`.
     pub entries: [u64; 5],
-    /// Number of entries and operations without a record, except noops: filtered, or not for
-    /// readers.
+    /// Number of entries and operations without a record, except noops: excluded by the filter, not
+    /// for readers, or index builds that a full sync sends later.
     pub filtered: u64,
     /// Number of transactions by outcome.
     pub transactions: TransactionCounts,

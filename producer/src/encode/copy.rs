@@ -13,8 +13,8 @@ use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::{Copied, Work};
 
-/// Maximum number of entries of a full sync at one position. The ordinals above are those of changes of
-/// the routing and of barriers.
+/// Maximum number of entries of a full sync at one position. Higher ordinals belong to changes of
+/// the routing and to barriers.
 const MOST_READS: u32 = FIRST_CHANGE - FIRST_ORD;
 
 impl Encoder {

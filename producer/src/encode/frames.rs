@@ -47,7 +47,7 @@ struct TopicFrames {
 pub(crate) struct FramedEntry<'e> {
     pub(crate) id: EntryId,
     pub(crate) entry: Document<'e>,
-    /// True if it was built from an operation of a transaction.
+    /// True if it was built from an operation of a transaction, or by the producer.
     pub(crate) built: bool,
 }
 

@@ -10,7 +10,8 @@
 //! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
 //!   depend on them
 //! - `for_readers`: topics that are for readers only; `keys`: the keys of records; `lookup`: the
-//!   current documents of updates, and the documents before changes; [`router_headers`]: headers for programs that route records
+//!   current documents of updates, and the documents before changes; [`router_headers`]: headers
+//!   for programs that route records
 //! - `transaction`: the operations of a commit; `copy`: the documents of a full sync; `routing`: a
 //!   change of the routing rules
 

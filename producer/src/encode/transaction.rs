@@ -13,7 +13,7 @@ use crate::prepare::transaction::{Chain, Commit, Operations, broken, build};
 /// A commit that is being split.
 struct SplitCommit<'e> {
     commit: &'e Entry<'e>,
-    /// Number of operations of the whole chain, if its operations have a place in it.
+    /// Number of operations of the whole chain; `None` if its operations get no `txn` field.
     count: Option<u32>,
     /// Number of operations that an earlier session has sent.
     done: u32,

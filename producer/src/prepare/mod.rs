@@ -1,5 +1,5 @@
 //! Work that must precede the encoding of entries: splitting transactions, finding routes, looking
-//! up the documents of updates, creating topics and checking their owners.
+//! up documents, creating topics and checking their owners.
 //!
 //! # Modules
 //!

@@ -22,7 +22,7 @@ const LONGER: Duration = Duration::from_millis(1);
 const SHORTER: Duration = Duration::from_micros(10);
 /// Time by which a delivery after a refused request is later than that of a position.
 const LATE: Duration = Duration::from_millis(17);
-/// The weight of the last position in the usual time is one in this many.
+/// The usual time is a moving average, in which the last position has the weight 1/`SMOOTHING`.
 const SMOOTHING: u32 = 8;
 
 /// The pause, adjusted to the time that the cluster needs for markers.

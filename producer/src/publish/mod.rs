@@ -5,23 +5,6 @@
 //! error that the client returns, the producer is dropped; a new session opens another one and
 //! continues from the checkpoint. The first record to a partition is sent alone (`known_partitions`).
 //!
-//! # Processor time
-//!
-//! Shares of the 2.4 µs that an entry of 466 bytes takes as bson, with 4 partitions (`perf`, on 2
-//! shared cores; broker and server not counted):
-//!
-//! | thread | share | of that |
-//! | --- | --- | --- |
-//! | librdkafka's, for the broker | 58 % | LZ4 40 %, copying into requests 16 %, headers and frees 10 % |
-//! | the publisher | 25 % | locks of topics and queues 30 %, making messages and headers 35 %, the clock 7 % |
-//! | the encoder | 10 % | finding the fields of the entry 45 % (JSON: 19 % of 2.8 µs, most of it writing) |
-//! | the source | 7 % | the reply's copies, and two walks over its documents |
-//!
-//! These alternatives were more expensive: waiting less than 2 ms in the client's poll, which then
-//! spins (a quarter of the publisher); replies of 9 MB, whose memory the allocator returned to the
-//! system and paged in again (0.7 µs per entry); 16 MiB in flight instead of 8, which left the
-//! processor's cache before they were packed into requests (0.3 µs per entry).
-//!
 //! # Modules
 //!
 //! - `barriers` writes commands and their barriers, which contain offsets; `log_end_offsets` reads
@@ -29,7 +12,8 @@
 //! - `known_partitions` knows the partitions in which the broker has the state of this producer;
 //!   `first_record` sends the first record of the others
 //! - `delivery` receives the delivery reports; `waiting` waits for them
-//! - `pace` limits the bytes in flight
+//! - `pace` limits the bytes in flight; `markers` determines the pause between a commit and the next
+//!   transaction
 //! - `single_record` sends a record outside of any transaction
 //! - `error` has the reasons why records can never be written
 
@@ -267,7 +251,8 @@ impl Publisher {
         self.producer.in_flight_count()
     }
 
-    /// Returns true if a record of the open transaction is delivered.
+    /// Returns true if a record of the open transaction is delivered, and adjusts the pause between
+    /// transactions when the first one is.
     #[must_use]
     pub(crate) fn has_delivered(&mut self) -> bool {
         let undelivered = u64::try_from(self.in_flight()).unwrap_or_default();
@@ -288,7 +273,7 @@ impl Publisher {
     ///
     /// # Errors
     /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for a
-    /// record that is larger than Kafka accepts.
+    /// record that is larger than its topic accepts.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
         if chunk.is_without_records() {

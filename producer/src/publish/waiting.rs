@@ -7,7 +7,7 @@ use crate::error::ProducerError;
 
 /// Pause between two checks of outstanding deliveries.
 const DRAIN_PAUSE: Duration = Duration::from_millis(1);
-/// The same within the first [`SOON`], when few records are outstanding.
+/// The same during the first [`SOON`] of a wait.
 const SHORT_PAUSE: Duration = Duration::from_micros(200);
 /// Time in which the records of a small transaction are delivered.
 const SOON: Duration = Duration::from_millis(10);

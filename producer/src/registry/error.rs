@@ -74,7 +74,7 @@ pub(super) struct Question<'q> {
     pub(super) url: &'q str,
     /// The file with the schema.
     pub(super) file: &'static str,
-    /// True if the schema should have been registered.
+    /// True if the registry was asked to register the schema.
     pub(super) registers: bool,
     /// True if this process had access before.
     pub(super) had_access: bool,

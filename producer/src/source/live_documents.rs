@@ -263,7 +263,8 @@ fn explained(error: ProducerError, ns: &str) -> ProducerError {
     }
 }
 
-/// The same for the documents before changes.
+/// Returns an error that names the missing privilege on the documents before changes, if that is the
+/// cause.
 fn explained_before(error: ProducerError) -> ProducerError {
     match error {
         ProducerError::Source(error) if error_code(&error) == Some(UNAUTHORIZED) => {

@@ -134,8 +134,8 @@ impl Origin {
                 StartAt::At(Timestamp::new(seconds, increment))
             }
             Start::At(millis) => {
-                // The fraction is dropped, so the start includes the whole second.
-                // A timestamp counts from 1970 to 2106. No entry is later than the end of that.
+                // The fraction is dropped, so the start includes the whole second. A BSON timestamp
+                // has seconds from 1970 to 2106, so no entry is outside of this range.
                 let seconds = millis.div_euclid(1000).clamp(0, u32::MAX.into());
                 let seconds = u32::try_from(seconds).expect("it was limited to 32 bits");
                 StartAt::At(Timestamp::new(seconds, 0))
@@ -276,7 +276,7 @@ impl Origin {
                 }
                 reading
                     .await
-                    .map_err(|_| ProducerError::Ended("reading the dump"))?
+                    .map_err(|_| ProducerError::Ended("the thread that reads the dump ended"))?
             }
         }
     }

@@ -8,18 +8,19 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_b
 /// The part before the producer has the entry: from its `wall` until the reply with it is taken from
 /// the source's queue. It is only as exact as the clocks of both machines and the source's milliseconds.
 const READ: &str = "read";
-/// From then until the encoded records are in the publisher's queue.
+/// The next part, until the encoded records are in the publisher's queue.
 const ENCODE: &str = "encode";
-/// From then until the records are handed to the Kafka client. It includes the previous commit.
+/// The next part, until the records are handed to the Kafka client. It includes the previous commit.
 const QUEUE: &str = "queue";
-/// From then until all records of the transaction are delivered.
+/// The next part, until all records of the transaction are delivered.
 const DELIVERY: &str = "delivery";
-/// From then until the position is delivered.
+/// The next part, until the position is delivered.
 const POSITION: &str = "position";
-/// From then until the coordinator has acknowledged the commit.
+/// The last part, until the coordinator has acknowledged the commit.
 const COMMIT: &str = "commit";
 
-/// The smallest bucket, in seconds. Each bucket is half as large again as the one before it.
+/// Upper bound of the first bucket, in seconds. That of each other bucket is 1.5 times as large as the
+/// one before it.
 const FIRST_BUCKET: f64 = 0.000_2;
 const BUCKET_FACTOR: f64 = 1.5;
 const BUCKETS: usize = 28;

@@ -103,8 +103,14 @@ impl Metrics {
             )?,
             transactions: TransactionCounters::register(&registry)?,
             source_bytes: counter("source_bytes_total", "Bytes of the entries read.")?,
-            records: counter("records_total", "Records handed to Kafka.")?,
-            record_bytes: counter("record_bytes_total", "Bytes of keys and values of records.")?,
+            records: counter(
+                "records_total",
+                "Records handed to Kafka, without barriers and their commands.",
+            )?,
+            record_bytes: counter(
+                "record_bytes_total",
+                "Bytes of keys, header values and values of records.",
+            )?,
             lag: gauge(
                 "source_lag_seconds",
                 "Age of the last committed entry, or the time since the producer was last caught \
@@ -329,7 +335,10 @@ impl CopyCounters {
             "full_sync_documents_total",
             "Documents that a full sync has read and handed to Kafka.",
         );
-        let bytes = opts("full_sync_bytes_total", "Bytes of these documents.");
+        let bytes = opts(
+            "full_sync_bytes_total",
+            "Bytes of the documents that a full sync has read and handed to Kafka.",
+        );
         Ok(Self {
             documents: registered(registry, IntCounter::with_opts(documents)?)?,
             bytes: registered(registry, IntCounter::with_opts(bytes)?)?,

@@ -173,7 +173,8 @@ impl Demo {
         );
     }
 
-    /// Lets a second producer run catch up, then both consumers.
+    /// Stops the producer and runs it again until it has caught up, then waits until both groups have
+    /// no lag.
     fn catch_up(&mut self) -> Result<()> {
         say("4. The writer stops; everything catches up");
         self.producer.terminate()?;

@@ -15,7 +15,8 @@ use super::stored_documents::StoredDocuments;
 use super::{MOST_DOCUMENTS, WANTED_BYTES};
 use crate::error::ProducerError;
 
-/// Bytes of documents of other collections that are kept when those of a collection are read.
+/// Maximum number of bytes that are kept of the documents of other collections when those of one
+/// collection are read.
 const MAX_HELD_BYTES: usize = 32 << 20;
 /// Approximate memory of an entry of a map.
 const ID_COST: usize = 64;

@@ -11,7 +11,8 @@ use super::window::{Found, Window};
 use super::{MOST_DOCUMENTS, WANTED_BYTES};
 use crate::error::ProducerError;
 
-/// Looks up the current documents of updates, and holds those that were read ahead for the following entries.
+/// Looks up the current documents of updates, and holds those that were read ahead for the following
+/// entries.
 #[derive(Debug)]
 pub struct CurrentLookup {
     source: StoredDocuments,

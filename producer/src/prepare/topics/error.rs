@@ -39,7 +39,7 @@ pub enum TopicError {
         /// The source that owns it.
         owner: String,
     },
-    /// A partition has fewer records than at the start of the last session.
+    /// A partition ends at a lower offset than at the start of the last session.
     #[error(
         "partition {partition} of topic {topic} ends at offset {now}, but ended at {before} at the start of \
          the last session: the topic was deleted and created again, or records that Kafka had \

@@ -41,8 +41,8 @@ pub use settings::{DataTopicSettings, internal_settings, parse_topic_setting};
 
 /// Maximum time until every partition of a new topic has a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Time to wait for the creator of a topic to commit its claim: more than the longest Kafka
-/// transaction of a source that is catching up with the default transaction timeout.
+/// Time to wait for the creator of a topic to commit its claim. With the default transaction timeout
+/// it is longer than the longest Kafka transaction of a source that is catching up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
 /// Maximum number of partitions of several topics that are created in one request: a controller
 /// accepts 10,000 (Kafka 4.1).

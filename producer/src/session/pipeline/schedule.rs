@@ -2,8 +2,8 @@
 //! decision is a pure function.
 //!
 //! When the stream is caught up, a transaction takes what arrives until the first of its records is
-//! delivered, and is committed then. While the stream is catching up, a transaction stays open longer, because a
-//! commit costs the broker time for each partition that the transaction writes to.
+//! delivered, and is committed then. While the stream is catching up, a transaction stays open
+//! longer, because a commit costs the broker time for each partition that the transaction writes to.
 
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,8 @@ impl Schedule {
         }
     }
 
-    /// Returns how long to wait for the next chunk: until the next commit is due, at most a tick.
+    /// Returns how long to wait for the next chunk: while the source is idle, until the next check of
+    /// deliveries; otherwise until the open transaction is due, at most a tick.
     pub(super) fn patience(&self, now: Instant, circumstances: &Circumstances) -> Duration {
         let wait = match self.transaction {
             TransactionState::Closed => TICK,

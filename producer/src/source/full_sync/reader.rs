@@ -100,7 +100,8 @@ impl SourceReader {
         &self.client
     }
 
-    /// Returns the newest entry that a majority has.
+    /// Returns the newest entry that a majority has, or the newest entry if the server does not report
+    /// that.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

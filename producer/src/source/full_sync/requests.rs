@@ -20,7 +20,8 @@ use crate::source::full_sync::rejected::RequestRejected;
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
 
 impl Interleaving {
-    /// Checks for requests, and checks the oplog window.
+    /// Plans the copies that were requested, and checks the oplog window while copies are incomplete.
+    /// Does nothing if the last check was less than [`CHECK_INTERVAL`] ago.
     pub(super) async fn check_requests(&mut self) -> Result<(), ProducerError> {
         if self.last_check.elapsed() < CHECK_INTERVAL {
             return Ok(());

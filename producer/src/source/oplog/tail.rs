@@ -126,7 +126,7 @@ impl Tail {
             StartAt::After(position) => (Some(position), position.ts, position.ord > 0),
             StartAt::Oldest => (None, Timestamp::default(), true),
             StartAt::At(ts) => (None, ts, true),
-            // `Origin::start` has resolved this variant to a position before.
+            // `Origin::start` has already replaced this variant.
             StartAt::Now => (None, Timestamp::default(), true),
         };
         let mut tail = Self {

@@ -1,10 +1,11 @@
 //! The speed and the memory of both programs, as ratios within one run on one machine.
 //!
-//! Everything but the stub servers is real: a Kafka broker, FerretDB, the release binaries, the
-//! client libraries. Each case runs in its own process, so that processor time and memory are
-//! comparable. The bench counts the entries that arrived: in Kafka as a `read_committed` reader
-//! sees them, in the stub by the acknowledged statements, in FerretDB by the documents. Missing
-//! entries are an error, not a result. Other tests check that each entry arrives exactly once.
+//! Everything but the stub servers and the schema registry is real: a Kafka broker, FerretDB, the
+//! release binaries, the client libraries. Each case runs in its own process, so that processor time
+//! and memory are comparable. The bench counts the entries that arrived: in Kafka as a
+//! `read_committed` reader sees them, in the stub by the acknowledged statements, in FerretDB by the
+//! documents. Missing entries are an error, not a result. Other tests check that each entry arrives
+//! exactly once.
 //!
 //! | case | what runs | its ratio is relative to |
 //! | --- | --- | --- |
@@ -23,7 +24,7 @@
 //!
 //! | other measurement | what is reported |
 //! | --- | --- |
-//! | `latency` | a thousand entries a second, caught up: source commit to `read_committed` reader |
+//! | `latency` | at three rates, caught up: from the source commit to a `read_committed` reader and to the target |
 //! | `idle` | processor time of idle programs |
 //! | `large` | the memory that documents of 16 MB need |
 //! | `ddl` | the lag of both programs while collections are created and dropped |
@@ -34,8 +35,8 @@
 //! rates. The start before that has its own column: connecting, and for this project's programs
 //! creating topics, initializing the transactional producer, reading the checkpoint and joining the
 //! group. The work after the last entry is part of the rate: the last commit, and for a consumer
-//! the detection that it is caught up. Each figure is shown beside its aim, with a note that says
-//! whether the aim was met.
+//! the detection that it is caught up. Each figure is shown beside its goal, with a note that says
+//! whether the goal was met.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -48,7 +49,7 @@
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
 //! | `topic`, `target` | topics: created, counted, removed; the writes that reached a target |
-//! | `table`, `verdict`, `svg` | the results: as text, beside their aims, as a picture |
+//! | `table`, `verdict`, `svg` | the results: as text, beside their goals, as a picture |
 
 mod baseline;
 mod case;

@@ -106,7 +106,7 @@ impl fmt::Display for Table {
             writeln!(f, "{}", self.row(*case, rounds))?;
         }
         // A case that writes to Kafka cannot be as fast as cursors on a server that does no work;
-        // the aim is meant for a server whose reads take time.
+        // the goal is meant for a server whose reads take time.
         match self.ratio(Case::Copy, Case::Ranges) {
             Some(ratio) => writeln!(
                 f,

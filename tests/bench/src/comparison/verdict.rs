@@ -1,15 +1,15 @@
-//! Formats figures beside their aims, with a note that says whether the aims were met.
+//! Formats figures beside their goals, with a note that says whether the goals were met.
 
 /// The largest permitted memory of a program with its default settings, in MiB.
 pub(super) const MOST_MIB: f64 = 256.0;
 /// The same limit for documents of 16 MB.
 pub(super) const MOST_MIB_LARGE: f64 = 512.0;
 
-/// Returns `met`, or the names of the missed aims.
-pub(super) fn verdict(aims: &[(&str, bool)]) -> String {
-    let missed: Vec<&str> = aims
+/// Returns `met`, or the names of the missed goals.
+pub(super) fn verdict(goals: &[(&str, bool)]) -> String {
+    let missed: Vec<&str> = goals
         .iter()
-        .filter_map(|(aim, met)| (!met).then_some(*aim))
+        .filter_map(|(goal, met)| (!met).then_some(*goal))
         .collect();
     if missed.is_empty() {
         return "met".to_owned();
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missed_aims_are_named() {
+    fn missed_goals_are_named() {
         assert_eq!(verdict(&[("ratio", true), ("memory", true)]), "met");
         assert_eq!(
             verdict(&[("ratio", true), ("memory", false)]),

@@ -3,8 +3,9 @@
 //!
 //! Generates its oplog, prints its connection string and the total bytes of the entries on one
 //! line, and serves until it is terminated. With `--live` the entries appear from now on, N a
-//! second. With `--timing` it measures how long after its `ordered` each document is inserted. With `--documents` the first collection of the entries has N documents, and
-//! the printed bytes are theirs. With `--large-every` every N-th document has 16 MB.
+//! second. With `--timing` it measures how long after the time in its field `ordered` each document
+//! is inserted. With `--documents` the first collection of the entries has N documents, and the
+//! printed bytes are theirs. With `--large-every` every N-th document has 16 MB.
 #![allow(
     clippy::print_stdout,
     reason = "a command for a terminal prints its results"

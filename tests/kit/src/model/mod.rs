@@ -1,6 +1,6 @@
-//! An in-memory MongoDB target. It runs commands and applies them as a server of 4.2 to 8.0 does,
-//! byte for byte, for every BSON type, with options, indexes and views. In-process it replays
-//! plans; behind [`ModelServer`] it serves drivers.
+//! An in-memory MongoDB server, the target or the source of a test. It runs commands as a server of
+//! 4.2 to 8.0 does, byte for byte, for every BSON type, with options, indexes and views. In-process
+//! it replays plans; behind [`ModelServer`] it serves drivers.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -1,5 +1,6 @@
-//! Real servers and real processes for the tests and the demo: Apache Kafka, FerretDB (MongoDB's
-//! wire protocol on SQLite) and this workspace's own programs, without a container engine.
+//! Real servers and real processes for the tests and the demo: Apache Kafka with Kafka Connect,
+//! FerretDB (MongoDB's wire protocol on SQLite), a schema registry and this workspace's own
+//! programs, without a container engine.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -38,7 +38,8 @@ impl StubProcess {
         StubProcess::launch(args)
     }
 
-    /// Starts a target that measures how long after its `ordered` each document is inserted.
+    /// Starts a target that measures how long after the time in its field `ordered` each document is
+    /// inserted.
     pub fn timing() -> Result<StubProcess> {
         StubProcess::launch(vec!["--entries", "0", "--timing"])
     }

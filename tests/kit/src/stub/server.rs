@@ -163,7 +163,7 @@ impl Server {
         Server::open(oplog, Contents::default(), mode, &[])
     }
 
-    /// Measures how long after its `ordered` each document is inserted.
+    /// Measures how long after the time in its field `ordered` each document is inserted.
     ///
     /// # Errors
     /// As [`Server::start`].

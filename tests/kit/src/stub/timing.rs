@@ -9,7 +9,7 @@ use oplog_relay_core::document::Document;
 /// An inserted document.
 #[derive(Debug, Clone, Copy)]
 struct Insert {
-    /// Its `ordered`, the commit time at the source, in milliseconds since 1970.
+    /// Its field `ordered`: the commit time at the source, in milliseconds since 1970.
     ordered: i64,
     /// Microseconds from then until the insert.
     micros: i64,
