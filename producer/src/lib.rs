@@ -4,7 +4,8 @@
 //!
 //! Entries pass through four stages:
 //!
-//! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
+//! 1. [`source`] reads entries: the tail of the oplog, a change stream, a dump, or the documents of a
+//!    full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
 //!    finds the route of each entry, looks up the documents of updates if this is configured, and
 //!    makes sure that topics exist and belong to this source
@@ -193,7 +194,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
         background.spawn(log_failure(served));
     }
-    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
+    let origin = Origin::of(&config.stream);
     let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
         return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
     };

@@ -1,8 +1,10 @@
 //! Encoded records on their way from the encoder to the publisher.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use oplog_relay_core::position::Position;
+use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::History;
 
 use crate::encode::barrier::BarrierRequest;
@@ -105,7 +107,7 @@ pub struct Chunk {
 }
 
 /// The place in the source that a chunk reaches.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Reached {
     /// Position up to which everything is in this chunk or before it; `None` if nothing was read.
     pub position: Option<Position>,
@@ -117,6 +119,8 @@ pub struct Reached {
     pub reads: u32,
     /// `wall` of the last entry, or the milliseconds of its `ts`; 0 if unknown.
     pub wall: i64,
+    /// The point at which a change stream continues after the position.
+    pub resume: Option<Arc<ResumePoint>>,
 }
 
 /// The report of the source at the end of a chunk.

@@ -2,6 +2,7 @@
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{Position, PositionError};
+use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
@@ -19,6 +20,8 @@ pub struct Checkpoint {
     pub history: History,
     /// Number of entries that a full sync has sent at the position.
     pub reads: u32,
+    /// The point at which a change stream continues after the position.
+    pub resume: Option<ResumePoint>,
     /// True if the state topic contained the source's record when the position was committed.
     pub had_state: bool,
     /// The content of the state topic, such as the routing table and the source's record.
@@ -124,6 +127,14 @@ impl Checkpoint {
         let Some(saved) = &self.state.source else {
             return Ok(());
         };
+        if saved.mode != source.mode {
+            return Err(ProducerError::Usage(format!(
+                "source {:?} was read with --source-mode {} so far, and would be read with --source-mode \
+                 {} now. A position of one mode does not say where the other one continues. Give \
+                 --source-mode {}; or start under another --topic-prefix with a new copy of the data",
+                source.name, saved.mode, source.mode, saved.mode
+            )));
+        }
         let differ =
             |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
         if differ(&saved.set_name, &source.set_name)
@@ -189,6 +200,7 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, ProducerError> {
             routing: Some(record.routing),
             history: record.history()?,
             reads: record.reads,
+            resume: record.resume.clone(),
             had_state: record.state,
             state: State::default(),
         })

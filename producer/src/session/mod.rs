@@ -34,7 +34,7 @@ use crate::session::check::{Checked, FoundCluster};
 use crate::session::liveness::{BEAT, beating};
 use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Until};
 use crate::source::full_sync::FullSync;
-use crate::source::origin::{Origin, feed_full_sync};
+use crate::source::origin::{Origin, Resume, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::telemetry::metrics::Metrics;
 
@@ -147,8 +147,8 @@ struct OpenSession {
 /// The starting point of a session.
 struct Begin {
     start: StartAt,
-    /// Time of the first entry of the oldest transaction that is open at the start.
-    open: Option<Timestamp>,
+    /// What the source needs besides the start to continue there.
+    resume: Resume,
     /// The full sync that runs beside the tail. Every live source has one, because a full sync may be
     /// requested at any time.
     sync: Option<FullSync>,
@@ -175,6 +175,14 @@ const fn after(start: StartAt) -> Option<Position> {
 /// ends between the two would leave a position without a plan, and the full sync would never run.
 fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Option<Position> {
     after(start).filter(|_| saved.is_none() && asked.is_some())
+}
+
+/// Returns what the source needs besides the saved position to continue there.
+fn resume_of(checkpoint: &Checkpoint) -> Resume {
+    Resume {
+        open: checkpoint.history.open,
+        point: checkpoint.resume.clone(),
+    }
 }
 
 /// The result of a part of a session.
@@ -267,7 +275,7 @@ impl Supervisor {
         let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
         let saved = checkpoint.position;
         let routing = checkpoint.routing.unwrap_or(FIRST_ROUTING);
-        let history = checkpoint.history;
+        let resume = resume_of(&checkpoint);
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
         let has_state = checkpoint.state.source.is_some();
@@ -285,7 +293,7 @@ impl Supervisor {
         let wanted = routing + u32::from(rules.is_some());
         let begin = Begin {
             start,
-            open: history.open,
+            resume,
             sync,
             begins_at: BeginsAt { saved, unsaved },
             routing: (routing, wanted),
@@ -338,6 +346,7 @@ impl Supervisor {
                 .transactions(start, checkpoint.history, shutdown),
         )
         .with_router_headers(stream.headers)
+        .resuming(checkpoint.resume)
         .paced(self.pace.clone()))
     }
 
@@ -410,7 +419,7 @@ impl Supervisor {
         let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
         // A failure of the previous session's source no longer applies.
         metrics.set_source_failing(false);
-        let Begin { start, open, .. } = begin;
+        let Begin { start, resume, .. } = begin;
         let source = parts.spawn(async move {
             let failing = move |reason: Option<&str>| {
                 metrics.set_source_failing(reason.is_some());
@@ -422,7 +431,11 @@ impl Supervisor {
             let feeding = async {
                 match begin.sync {
                     Some(sync) => feed_full_sync(sync, start, events_in, shutdown, failing).await,
-                    None => origin.feed(start, open, events_in, shutdown, failing).await,
+                    None => {
+                        origin
+                            .feed(start, resume, events_in, shutdown, failing)
+                            .await
+                    }
                 }
             };
             // A server may take longer to answer than the shutdown allows.

@@ -29,7 +29,7 @@ impl Supervisor {
         cluster: &FoundCluster,
     ) -> Result<(StartAt, Option<FullSync>), ProducerError> {
         let is_new_copy = self.starts_with_a_copy(checkpoint);
-        let Some(client) = self.origin.client() else {
+        let Some(client) = self.origin.client_of_copies() else {
             return Ok((self.start(checkpoint.position).await?, None));
         };
         let state = state_topic(&self.config.stream.topic_prefix, self.origin.name());
@@ -70,7 +70,13 @@ impl Supervisor {
         if !self.starts_with_a_copy(checkpoint) {
             return Ok(());
         }
-        match self.origin.client() {
+        if self.origin.is_change_stream() {
+            return Err(self.without_start(
+                "a full sync cannot run beside a change stream (note a time, copy the documents with \
+                 mongodump and mongorestore, and give --start with that time)",
+            ));
+        }
+        match self.origin.client_of_copies() {
             None => Err(self.without_start("a dump of the oplog contains no documents to copy")),
             Some(_) => self.check_new(&cluster.names),
         }

@@ -53,6 +53,30 @@ impl Scenario {
         }
     }
 
+    /// Returns the recorded history of a sharded cluster of MongoDB 5.0. It has a change stream and no
+    /// oplog.
+    #[must_use]
+    pub fn sharded() -> Scenario {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        Scenario {
+            version: Version::V5_0,
+            directory: fixtures.join("change-stream-5.0-sharded"),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Returns the recorded events of the change stream of the whole deployment.
+    ///
+    /// # Errors
+    /// The scenario has none, or the file cannot be read.
+    pub fn events(&self) -> Result<Vec<Bson>> {
+        let bytes = read(&self.directory.join("change-stream.bson"))?;
+        let documents = split(&bytes)?.into_iter();
+        documents
+            .map(|event| Ok(Bson::from_reader(event.as_slice())?))
+            .collect()
+    }
+
     /// Excludes from the comparison the collections on which, according to the scenario, the
     /// server's own oplog application ends in a different state than the primary.
     ///

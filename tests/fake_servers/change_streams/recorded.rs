@@ -1,0 +1,61 @@
+//! Recorded change streams lead to the state of the servers that recorded them.
+
+use anyhow::{Context as _, Result, ensure};
+use oplog_relay_kit::event_server::Role;
+use oplog_relay_kit::model::{Agreement, Scenario, Version};
+
+use super::{Begin, MODE, config, read, replayed, serve};
+
+const SETS: [(Version, &str); 10] = [
+    (Version::V4_2, "transactions"),
+    (Version::V4_2, "unique-indexes"),
+    (Version::V5_0, "array-truncation"),
+    (Version::V5_0, "crud-types"),
+    (Version::V5_0, "fcv-switch"),
+    (Version::V5_0, "pipeline-updates"),
+    (Version::V5_0, "transactions"),
+    (Version::V5_0, "transactions-prepared"),
+    (Version::V5_0, "unique-indexes"),
+    (Version::V5_0, "updates"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_sets_events_lead_to_its_state() -> Result<()> {
+    let mut failures = Vec::new();
+    for (version, name) in SETS {
+        let scenario = Scenario::recorded_by(version, name);
+        let outcome = carry(&scenario).await;
+        if let Err(error) = outcome {
+            failures.push(format!("{}: {error:#}", scenario.name()));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+async fn carry(scenario: &Scenario) -> Result<()> {
+    let server = serve(scenario, Role::Primary([5, 0, 7]))?;
+    let stream = config(&server.uri(), &[MODE])?;
+    let reading = read(&stream, Begin::first(), usize::MAX).await?;
+    let count = scenario.events()?.len();
+    ensure!(
+        reading.entries.len() == count,
+        "{} of {count}",
+        reading.entries.len()
+    );
+    let model = replayed(&reading.entries)?;
+    let outcome = scenario.expect_as(&model.state(), Agreement::Fields);
+    outcome.with_context(|| format!("{} unmatched", model.unmatched))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sharded_clusters_events_lead_to_its_state() -> Result<()> {
+    let scenario = Scenario::sharded();
+    let server = serve(&scenario, Role::Mongos([5, 0, 7]))?;
+    let stream = config(&server.uri(), &[])?;
+    let reading = read(&stream, Begin::first(), usize::MAX).await?;
+    ensure!(reading.entries.len() == 1789, "{}", reading.entries.len());
+    let model = replayed(&reading.entries)?;
+    let scenario = scenario.without("sharded.system.views");
+    scenario.expect_as(&model.state(), Agreement::Fields)
+}
