@@ -237,7 +237,10 @@ pub enum PositionLost {
     },
     /// A change stream does not continue from the checkpoint.
     #[error(
-        "position lost: the change stream cannot continue after {position}: {reason}. {REMEDIES}"
+        "position lost: the change stream cannot continue after {position}: {reason}. Events may be \
+         missing in Kafka. To recover: start again under another --topic-prefix with a new copy of the \
+         data; a larger oplog on every member and shard (replSetResizeOplog, oplogMinRetentionHours) \
+         prevents this in the future"
     )]
     StreamEnded {
         /// The position that was reached.

@@ -12,7 +12,7 @@ use super::{Encoder, HandOn};
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
 use crate::source::Documents;
-use crate::source::change_stream::batch::{EventBatch, EventEntry, Point};
+use crate::source::change_stream::batch::{DocumentLookup, EventBatch, EventEntry, Point};
 
 /// The point that the encoder has reached. Its saved form is made once for each chunk, not for each
 /// entry.
@@ -120,6 +120,11 @@ impl Encoder {
         chunk.counts.source_bytes += entry.raw.as_bytes().len() as u64;
         if let Some(count) = chunk.counts.entries.get_mut(entry.operation.index()) {
             *count += 1;
+        }
+        match event.lookup {
+            DocumentLookup::None => {}
+            DocumentLookup::Found => chunk.counts.looked_up += 1,
+            DocumentLookup::Gone => chunk.counts.gone += 1,
         }
         self.encode_operation(entry, event.id, true, chunk)?;
         chunk.reached.wall = ts.clamp_wall(entry.wall);

@@ -1,8 +1,8 @@
 //! Recorded change streams lead to the state of the servers that recorded them.
 
 use anyhow::{Context as _, Result, ensure};
-use oplog_relay_kit::event_server::Role;
-use oplog_relay_kit::model::{Agreement, Scenario, Version};
+use oplog_relay_kit::event_server::{EventServer, Events, Role};
+use oplog_relay_kit::model::{Agreement, Scenario, State, Version};
 
 use super::{Begin, MODE, config, read, replayed, serve};
 
@@ -58,4 +58,25 @@ async fn a_sharded_clusters_events_lead_to_its_state() -> Result<()> {
     let model = replayed(&reading.entries)?;
     let scenario = scenario.without("sharded.system.views");
     scenario.expect_as(&model.state(), Agreement::Fields)
+}
+
+/// The state that these events lead to was not recorded, but each of them must have an entry that a
+/// replay understands.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_of_4_2_becomes_an_entry() -> Result<()> {
+    for name in ["crud-types", "updates"] {
+        let events = Scenario::events_of_4_2(name).events()?;
+        let count = events.len();
+        let role = Role::Primary([4, 4, 0]);
+        let server = EventServer::start(Events::new(events), State::new(), role)?;
+        let stream = config(&server.uri(), &[MODE])?;
+        let reading = read(&stream, Begin::first(), usize::MAX).await?;
+        ensure!(
+            reading.entries.len() == count && count > 1000,
+            "{name}: {count}"
+        );
+        ensure!(server.looked_up().is_empty(), "{:?}", server.looked_up());
+        replayed(&reading.entries).with_context(|| name.to_owned())?;
+    }
+    Ok(())
 }

@@ -20,10 +20,22 @@ pub struct EventBatch {
     high_water: Option<HighWater>,
 }
 
+/// The lookup of an update's document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentLookup {
+    /// The event needed none.
+    None,
+    /// The document was found.
+    Found,
+    /// The document was gone, so the entry has no effect.
+    Gone,
+}
+
 /// The identity of an entry, and the point after it.
 #[derive(Debug, Clone)]
 struct Place {
     id: EntryId,
+    lookup: DocumentLookup,
     token: Range<usize>,
     /// The number of changes of the commands up to the entry.
     commands: usize,
@@ -53,6 +65,8 @@ pub struct EventEntry<'b> {
     pub rest: &'b [u8],
     /// The identity of the entry.
     pub id: EntryId,
+    /// The lookup of its document.
+    pub lookup: DocumentLookup,
     /// The point after its event.
     pub point: Point<'b>,
 }
@@ -73,11 +87,12 @@ impl EventBatch {
     }
 
     /// Adds the identity of the entry that was appended, and the token of its event.
-    pub fn push(&mut self, id: EntryId, token: Document<'_>) {
+    pub fn push(&mut self, id: EntryId, lookup: DocumentLookup, token: Document<'_>) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(token.as_bytes());
         self.places.push(Place {
             id,
+            lookup,
             token: start..self.tokens.len(),
             commands: self.commands.len(),
         });
@@ -157,6 +172,7 @@ impl EventBatch {
                     entry,
                     rest,
                     id: place.id,
+                    lookup: place.lookup,
                     point,
                 };
                 Ok((read, after))

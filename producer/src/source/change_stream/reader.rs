@@ -10,7 +10,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
 use oplog_relay_core::resume::{RecentCommand, ResumePoint};
 
-use super::batch::EventBatch;
+use super::batch::{DocumentLookup, EventBatch};
 use super::convert::{Conversion, Converter};
 use super::event::Event;
 use super::fragments::Fragments;
@@ -173,7 +173,7 @@ impl Reader {
             },
             Verdict::Repeated | Verdict::MovedAway => self.converter.noop(event, entries)?,
         }
-        self.push(event, batch)
+        self.push(event, DocumentLookup::None, batch)
     }
 
     /// Adds an event whose document was looked up. `found` is the document, with the time of the
@@ -189,14 +189,25 @@ impl Reader {
         batch: &mut EventBatch,
     ) -> Result<Taken, ProducerError> {
         let entries = batch.entries();
-        match found {
-            Some(document) => self.converter.looked_up(event, document, at, entries)?,
-            None => self.converter.noop(event, entries)?,
-        }
-        self.push(event, batch)
+        let lookup = match found {
+            Some(document) => {
+                self.converter.looked_up(event, document, at, entries)?;
+                DocumentLookup::Found
+            }
+            None => {
+                self.converter.noop(event, entries)?;
+                DocumentLookup::Gone
+            }
+        };
+        self.push(event, lookup, batch)
     }
 
-    fn push(&mut self, event: &Event<'_>, batch: &mut EventBatch) -> Result<Taken, ProducerError> {
+    fn push(
+        &mut self,
+        event: &Event<'_>,
+        lookup: DocumentLookup,
+        batch: &mut EventBatch,
+    ) -> Result<Taken, ProducerError> {
         let Position { ts, ord, .. } = self.position;
         if event.time < ts || (event.time == ts && ord == 0 && ts != Timestamp::default()) {
             return Err(event.refused(&format!(
@@ -216,6 +227,7 @@ impl Reader {
                 ts: event.time,
                 ord,
             },
+            lookup,
             event.token,
         );
         Ok(Taken::Entry)

@@ -65,6 +65,17 @@ impl Scenario {
         }
     }
 
+    /// Returns a scenario of MongoDB 4.2 of which only the change stream was recorded.
+    #[must_use]
+    pub fn events_of_4_2(name: &str) -> Scenario {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        Scenario {
+            version: Version::V4_2,
+            directory: fixtures.join("change-stream-4.2").join(name),
+            left_out: Vec::new(),
+        }
+    }
+
     /// Returns the recorded events of the change stream of the whole deployment.
     ///
     /// # Errors
