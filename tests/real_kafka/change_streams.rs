@@ -22,8 +22,9 @@ const START: &str = "--start=1795971686:2";
 const SOURCE: &str = "cluster";
 
 fn serve(scenario: &Scenario) -> Result<EventServer> {
-    let events = Events::new(scenario.events()?);
-    let server = EventServer::start(events, State::new(), Role::Mongos([5, 0, 7]))?;
+    let events = Events::new(scenario.events()?)?;
+    let documents = scenario.expected()?;
+    let server = EventServer::start(events, documents, Role::Mongos([5, 0, 7]))?;
     server.tick();
     Ok(server)
 }
@@ -105,7 +106,7 @@ fn a_producer_that_is_killed_repeatedly_carries_every_event_once() -> Result<()>
     finish(&server, &whole, &[START])?;
     let killed = Topics::none("cs-killed")?;
     server.reply_with(3);
-    let all = server.events().len();
+    let all = server.events();
     for kill in 0..KILLS {
         server.release((kill + 1) * all / (KILLS + 1));
         let mut producer = start(&server, &killed, &[START])?;
@@ -168,7 +169,7 @@ fn a_lost_history_ends_the_producer_with_3_and_another_mode_with_2() -> Result<(
     let topics = Topics::none("cs-lost")?;
     server.release(100);
     finish(&server, &topics, &[START])?;
-    server.release(server.events().len());
+    server.release(server.events());
     server.truncate(500);
     for (flags, code, part) in [
         (&["--until-caught-up"][..], 3, "286"),

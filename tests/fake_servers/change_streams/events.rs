@@ -118,7 +118,7 @@ async fn expanded_events_become_the_commands_of_an_oplog() -> Result<()> {
             event.insert("collectionUUID", uuid(7));
             event
         });
-    let events = Events::new(made.collect());
+    let events = Events::made(&made.collect::<Vec<_>>())?;
     let server = EventServer::start(events.clone(), State::new(), PRIMARY)?;
     let found = entries(&read_all(&server, &[]).await?)?;
     ensure!(found.len() == cases.len(), "{}", found.len());
@@ -159,7 +159,7 @@ async fn a_stream_continues_after_the_event_that_invalidates_it() -> Result<()> 
         invalidate,
         event(3, "insert", insert(2)),
     ];
-    let server = EventServer::start(Events::new(made), State::new(), PRIMARY)?;
+    let server = EventServer::start(Events::made(&made)?, State::new(), PRIMARY)?;
     let reading = read_all(&server, &["--include-namespaces=s.*"]).await?;
     let ids: Vec<String> = reading
         .entries
@@ -191,7 +191,7 @@ async fn fragments_of_a_large_event_are_put_together() -> Result<()> {
         "fullDocument": whole.get_document("fullDocument")?.clone(),
     };
     let next = event(2, "delete", doc! { "documentKey": { "_id": 1 } });
-    let events = Events::new(vec![first, second, next]);
+    let events = Events::made(&[first, second, next])?;
     let server = EventServer::start(events, State::new(), PRIMARY)?;
     // The fragments arrive in separate replies, and the stream is opened again between them.
     server.reply_with(1);
@@ -239,7 +239,7 @@ async fn an_ambiguous_update_is_carried_as_the_document_that_the_source_has() ->
     let mut twice = ambiguous(3, 1);
     let description = doc! { "updatedFields": { "x": 1, "x.y": 2 }, "removedFields": [] };
     twice.insert("updateDescription", description);
-    let events = Events::new(vec![ambiguous(1, 1), ambiguous(2, 2), twice]);
+    let events = Events::made(&[ambiguous(1, 1), ambiguous(2, 2), twice])?;
     let document = doc! { "_id": 1, "a": [7], "b": { "0": 1 } };
     let documents = State::from([("s.a".to_owned(), vec![document.to_vec()?])]);
     let server = EventServer::start(events, documents, Role::Mongos([5, 0, 7]))?;
@@ -258,6 +258,31 @@ async fn an_ambiguous_update_is_carried_as_the_document_that_the_source_has() ->
     }
     // The second document is gone: the update has no effect, but keeps its place.
     ensure!(found[1].get_str("op")? == "n", "{}", found[1]);
+    Ok(())
+}
+
+/// A delete in a transaction of a sharded cluster may be the former place of a document that moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_asks_the_source_where_the_document_is_if_its_insert_is_unknown() -> Result<()> {
+    let delete = |increment, id: i32| {
+        let key = doc! { "k": 1, "n": { "x": 2 }, "_id": id };
+        let fields = doc! { "documentKey": key, "lsid": { "id": 1 }, "txnNumber": 7_i64 };
+        event(increment, "delete", fields)
+    };
+    let documents = [
+        // It has another shard key.
+        doc! { "_id": 1, "k": 5, "n": { "x": 2 } },
+        // It has the same shard key again, so it was inserted after the delete.
+        doc! { "_id": 2, "k": 1, "n": { "x": 2 } },
+    ];
+    let documents: Result<_, _> = documents.iter().map(Bson::to_vec).collect();
+    let documents = State::from([("s.a".to_owned(), documents?)]);
+    let events = Events::made(&[delete(1, 1), delete(2, 2), delete(3, 3)])?;
+    let server = EventServer::start(events, documents, Role::Mongos([5, 0, 7]))?;
+    let found = entries(&read_all(&server, &[]).await?)?;
+    let ops: Vec<&str> = found.iter().flat_map(|entry| entry.get_str("op")).collect();
+    ensure!(ops == ["n", "d", "d"], "{ops:?}");
+    ensure!(server.looked_up().len() == 3, "{:?}", server.looked_up());
     Ok(())
 }
 

@@ -19,7 +19,7 @@ const MODE: &str = "--source-mode=change-stream";
 
 /// Starts a server with the recorded events of a scenario; lookups find the final documents.
 fn serve(scenario: &Scenario, role: Role) -> Result<EventServer> {
-    let events = Events::new(scenario.events()?);
+    let events = Events::new(scenario.events()?)?;
     Ok(EventServer::start(events, scenario.expected()?, role)?)
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use bson::{Document as Bson, doc};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::entry::{Entry, Operation};
-use oplog_relay_core::position::Timestamp;
 use oplog_relay_kit::event_server::{EventServer, Role};
 use oplog_relay_kit::model::{Agreement, Scenario};
 
@@ -69,17 +69,23 @@ async fn a_restart_between_the_events_of_a_document_that_moves_keeps_the_documen
     let server = serve(&Scenario::sharded(), MONGOS)?;
     let all = whole(&server).await?;
     let stream = config(&server.uri(), &[])?;
-    let mut inserted = BTreeMap::<(Timestamp, Vec<u8>), usize>::new();
+    let mut inserted = BTreeMap::<Vec<u8>, usize>::new();
     let mut restarts = 0;
-    for (place, event) in server.events().iter().enumerate() {
-        let operation = event.get_str("operationType")?;
-        let Ok(key) = event.get_document("documentKey") else {
+    for (place, event) in Scenario::sharded().events()?.iter().enumerate() {
+        let event = Bson::from_reader(event.as_slice())?;
+        let (Ok(key), Ok(lsid)) = (
+            event.get_document("documentKey"),
+            event.get_document("lsid"),
+        ) else {
             continue;
         };
-        let id = bson::doc! { "ns": event.get_document("ns")?.clone(), "_id": key.get("_id") };
-        let identity = (all[place].id.ts, id.to_vec()?);
-        match operation {
-            "insert" if event.contains_key("lsid") => drop(inserted.insert(identity, place)),
+        let identity = doc! {
+            "ns": event.get_document("ns")?.clone(), "_id": key.get("_id"),
+            "lsid": lsid.clone(), "txnNumber": event.get("txnNumber"),
+        };
+        let identity = identity.to_vec()?;
+        match event.get_str("operationType")? {
+            "insert" => drop(inserted.insert(identity, place)),
             "delete" if inserted.contains_key(&identity) => {
                 let before = inserted[&identity]..place;
                 for (from, last) in (before.start..).zip(&all[before]) {

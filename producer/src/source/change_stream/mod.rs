@@ -8,11 +8,11 @@
 //! | --- | --- |
 //! | `scope` | the whole deployment or one database |
 //! | `tail` | the cursor, which is opened again after network faults and elections |
-//! | `reader` | the state between events: ordinals, and the search for the saved event |
+//! | `reader` | the state between events, such as ordinals |
 //! | `event`, `convert` | an event, and the entry that it is carried as |
 //! | `fragments` | large events that the server has split |
 //! | `shards` | events of a sharded cluster that must not take effect as they are |
-//! | `documents` | lookups for updates whose description is ambiguous |
+//! | `documents` | lookups for updates whose description is ambiguous, and of documents that move |
 //! | `token` | the cluster time in a resume token |
 //! | `fault` | the table of errors |
 //! | `batch` | the entries of a reply |
@@ -24,9 +24,7 @@
 //! events are all excluded still advances, because each reply has a token: such a token is a
 //! high-water mark, before which everything was read.
 //!
-//! A stream continues after its token. In a sharded cluster, an event may depend on earlier ones
-//! with its cluster time (`shards`). If the position is among such events, the stream is opened at
-//! their cluster time instead, and everything up to the saved token is only noted.
+//! A stream continues after its token.
 
 pub mod batch;
 pub mod convert;

@@ -23,22 +23,13 @@ use crate::error::ProducerError;
 pub enum Taken {
     /// Its entry is in the batch.
     Entry,
-    /// It was carried before, or more fragments of it follow.
+    /// More fragments of it follow.
     Nothing,
     /// Its meaning is ambiguous: the caller looks up the document, and calls [`Reader::carry`].
     Lookup,
-}
-
-/// The search for the event at a saved position, among the events with its cluster time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Search {
-    /// The stream continues after the position.
-    Over,
-    /// The stream has been opened at the cluster time of the position, and the event with this token
-    /// is the last one that was carried.
-    Sent { token: Vec<u8> },
-    /// The stream has passed the cluster time without that event.
-    Failed { token: Vec<u8> },
+    /// It deletes a document that may have moved to another shard: the caller looks for the document
+    /// there, and calls [`Reader::carry_delete`].
+    Locate,
 }
 
 /// Reads the events of a change stream into batches.
@@ -51,7 +42,6 @@ pub struct Reader {
     /// The cluster time of the last event, and the number of events with it; 0 if no further event
     /// has that cluster time.
     position: Position,
-    search: Search,
 }
 
 impl Reader {
@@ -71,13 +61,6 @@ impl Reader {
         let shards = is_sharded.then(|| Shards::new(commands.unwrap_or_default()));
         let shards = shards.transpose();
         let shards = shards.map_err(|error| unreadable(error.to_string()))?;
-        let token = point.map(ResumePoint::token).transpose();
-        let token = token.map_err(|error| unreadable(error.to_string()))?;
-        // In a sharded cluster, an event depends on those with the same cluster time before it.
-        let search = match token.filter(|_| is_sharded && position.ord > 0) {
-            Some(token) => Search::Sent { token },
-            None => Search::Over,
-        };
         Ok(Self {
             converter: Converter {
                 has_uuids: !is_sharded,
@@ -85,29 +68,7 @@ impl Reader {
             shards,
             fragments: Fragments::default(),
             position,
-            search,
         })
-    }
-
-    /// Returns the token of the saved position, if its event is not among those with its cluster time.
-    #[must_use]
-    pub fn failed_search(&mut self) -> Option<Vec<u8>> {
-        let Search::Failed { token } = &mut self.search else {
-            return None;
-        };
-        let token = std::mem::take(token);
-        self.search = Search::Over;
-        Some(token)
-    }
-
-    /// Returns the cluster time at which the stream has to be opened again to find the last event that
-    /// was carried; `None` if the stream continues after its token.
-    #[must_use]
-    pub const fn reads_again_from(&self) -> Option<Timestamp> {
-        match self.search {
-            Search::Sent { .. } => Some(self.position.ts),
-            Search::Over | Search::Failed { .. } => None,
-        }
     }
 
     /// Returns an empty batch.
@@ -162,9 +123,6 @@ impl Reader {
             None => Ok(Verdict::Carry),
         };
         let verdict = verdict.map_err(|error| event.refused(&error.to_string()))?;
-        if self.was_sent(event) {
-            return Ok(Taken::Nothing);
-        }
         let entries = batch.entries();
         match verdict {
             Verdict::Carry => match self.converter.convert(event, entries)? {
@@ -172,6 +130,7 @@ impl Reader {
                 Conversion::Ambiguous => return Ok(Taken::Lookup),
             },
             Verdict::Repeated | Verdict::MovedAway => self.converter.noop(event, entries)?,
+            Verdict::Locate => return Ok(Taken::Locate),
         }
         self.push(event, DocumentLookup::None, batch)
     }
@@ -200,6 +159,24 @@ impl Reader {
             }
         };
         self.push(event, lookup, batch)
+    }
+
+    /// Adds a delete. If the document has moved away, the delete is carried without an effect.
+    ///
+    /// # Errors
+    /// [`ProducerError::Undecodable`] if the event is damaged.
+    pub fn carry_delete(
+        &mut self,
+        event: &Event<'_>,
+        has_moved: bool,
+        batch: &mut EventBatch,
+    ) -> Result<Taken, ProducerError> {
+        let entries = batch.entries();
+        match has_moved {
+            true => self.converter.noop(event, entries)?,
+            false => drop(self.converter.convert(event, entries)?),
+        }
+        self.push(event, DocumentLookup::None, batch)
     }
 
     fn push(
@@ -233,24 +210,6 @@ impl Reader {
         Ok(Taken::Entry)
     }
 
-    /// Returns true for an event that was carried before the stream was opened again at its cluster
-    /// time.
-    fn was_sent(&mut self, event: &Event<'_>) -> bool {
-        match &mut self.search {
-            Search::Over => return false,
-            Search::Failed { .. } => {}
-            Search::Sent { token } if event.time > self.position.ts => {
-                let token = std::mem::take(token);
-                self.search = Search::Failed { token };
-            }
-            Search::Sent { token } if event.token.as_bytes() == token.as_slice() => {
-                self.search = Search::Over;
-            }
-            Search::Sent { .. } => {}
-        }
-        true
-    }
-
     /// Notes the token that a reply ends with. If it says that everything up to a later cluster time
     /// was read, the batch reaches the position before that time.
     pub fn reach(&mut self, token: Document<'_>, batch: &mut EventBatch) {
@@ -260,7 +219,7 @@ impl Reader {
         let Some(time) = time_of(token) else {
             // The token of a compatible service does not say its time, but is never before the last
             // event.
-            if !batch.has_entries() && self.search == Search::Over {
+            if !batch.has_entries() {
                 batch.reach(self.position, token);
             }
             return;
@@ -274,15 +233,6 @@ impl Reader {
         // The same token is returned while nothing happens.
         if position.ts < ts || (position.ts == ts && ord == 0) {
             return;
-        }
-        match &mut self.search {
-            Search::Over => {}
-            Search::Failed { .. } => return,
-            Search::Sent { token } => {
-                let token = std::mem::take(token);
-                self.search = Search::Failed { token };
-                return;
-            }
         }
         self.position = position;
         batch.reach(position, token);

@@ -7,12 +7,16 @@
 //! recognizes the second one.
 //!
 //! **Documents that move.** A document whose shard key changes is deleted on one shard and inserted
-//! on another, in one transaction. Both events have the same cluster time and the same `_id`, and
-//! the stream sorts them by their document keys, so the insert may come before the delete. A target
-//! that is not sharded in the same way finds documents by their `_id`. There the delete would remove
-//! the document that was just inserted. An insert replaces the document with the same `_id` anyway,
-//! so a delete or an update is left out if an insert with the same cluster time and `_id`, but
-//! another document key, came before it: it concerns the document at its former place.
+//! on another, in one transaction. Each shard commits at its own cluster time, and the stream orders
+//! the two events by that time and then by their document keys, so the insert may come before the
+//! delete. A target that is not sharded in the same way finds documents by their `_id`. There the
+//! delete would remove the document that was just inserted. An insert replaces the document with the
+//! same `_id` anyway, so a delete or an update is left out if the same transaction inserted the
+//! document under another document key before it: it concerns the document at its former place.
+//!
+//! The documents that recent transactions inserted are kept in memory only. If the insert of a
+//! deleted document is not among them, because it is long ago or before a restart, the caller asks
+//! the source whether the document is at another place ([`Verdict::Locate`]).
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -26,6 +30,11 @@ use super::event::Event;
 /// Number of seconds of the source's time for which a command is remembered.
 const REMEMBERED_SECONDS: u32 = 60;
 
+/// Number of seconds of the source's time for which the inserts of transactions are kept at least.
+const KEPT_SECONDS: u32 = 10;
+/// Number of documents after which older ones are forgotten. They take about 10 MB.
+const MOST_KEPT: usize = 50_000;
+
 /// The decision about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -35,20 +44,28 @@ pub enum Verdict {
     Repeated,
     /// The event concerns a document at a place from which it has moved away.
     MovedAway,
+    /// The event is a delete, and only the source knows whether the document has moved away.
+    Locate,
 }
 
 /// The events of a sharded cluster that later events depend on.
 #[derive(Debug)]
 pub struct Shards {
     commands: Vec<RecentCommand>,
-    /// The cluster time of the documents in `inserted`.
-    time: Timestamp,
-    /// The document keys that were inserted at this cluster time and still exist, by the identity of
-    /// the document. Most documents have one.
-    inserted: HashMap<Digest, Vec<Digest>>,
+    recent: Inserted,
+    older: Inserted,
 }
 
-/// A hash that is long enough to identify a document among those of one transaction.
+/// Documents that transactions inserted.
+#[derive(Debug, Default)]
+struct Inserted {
+    since: Timestamp,
+    /// The document keys of a document that were inserted and not deleted again, by the transaction
+    /// and the document. Most documents have one.
+    places: HashMap<Digest, Vec<Digest>>,
+}
+
+/// A hash that is long enough to identify a document among those that are kept.
 type Digest = u128;
 
 impl Shards {
@@ -62,8 +79,8 @@ impl Shards {
         }
         Ok(Self {
             commands,
-            time: Timestamp::default(),
-            inserted: HashMap::new(),
+            recent: Inserted::default(),
+            older: Inserted::default(),
         })
     }
 
@@ -95,16 +112,17 @@ impl Shards {
     }
 
     fn judge_change(&mut self, event: &Event<'_>) -> Result<Verdict, Malformed> {
-        if self.time != event.time {
-            self.time = event.time;
-            self.inserted.clear();
-        }
-        // A document moves only in a transaction.
-        let (Some(key), true) = (event.key, event.lsid.is_some()) else {
+        // A document moves only in a transaction, and only if it has a shard key besides its `_id`.
+        let (Some(key), Some(lsid)) = (event.key, event.lsid) else {
             return Ok(Verdict::Carry);
         };
+        if key.elements().nth(1).is_none() {
+            return Ok(Verdict::Carry);
+        }
         let id = key.get("_id")?.ok_or(Malformed::Missing("_id"))?;
         let document = digest(&[
+            lsid.as_bytes(),
+            &event.txn_number.unwrap_or_default().to_le_bytes(),
             event.db.as_bytes(),
             event.collection.as_bytes(),
             &[id.kind],
@@ -112,31 +130,46 @@ impl Shards {
         ]);
         let place = digest(&[key.as_bytes()]);
         if event.operation == "insert" {
-            let places = self.inserted.entry(document);
-            // Nearly every document has one place, and a transaction may insert millions.
-            let places = places.or_insert_with(|| Vec::with_capacity(1));
-            if !places.contains(&place) {
-                places.push(place);
-            }
+            self.insert(event.time, document, place);
             return Ok(Verdict::Carry);
         }
-        let Some(places) = self.inserted.get_mut(&document) else {
-            return Ok(Verdict::Carry);
+        let kept = [&mut self.recent, &mut self.older];
+        let found = kept
+            .into_iter()
+            .find_map(|kept| kept.places.get_mut(&document));
+        let is_delete = event.operation == "delete";
+        let Some(places) = found.filter(|places| !places.is_empty()) else {
+            return Ok(match is_delete {
+                true => Verdict::Locate,
+                false => Verdict::Carry,
+            });
         };
         let is_there = places.contains(&place);
-        if event.operation == "delete" && is_there {
+        if is_delete && is_there {
             places.retain(|other| *other != place);
-            if places.is_empty() {
-                self.inserted.remove(&document);
-                return Ok(Verdict::Carry);
-            }
-            // The document moved there and away again. It is at another place now.
-            return Ok(Verdict::MovedAway);
+            // If a place is left, the document moved there and away again.
+            return Ok(match places.is_empty() {
+                true => Verdict::Carry,
+                false => Verdict::MovedAway,
+            });
         }
         Ok(match is_there {
             true => Verdict::Carry,
             false => Verdict::MovedAway,
         })
+    }
+
+    fn insert(&mut self, time: Timestamp, document: Digest, place: Digest) {
+        let age = time.seconds.saturating_sub(self.recent.since.seconds);
+        if age > KEPT_SECONDS || self.recent.places.len() >= MOST_KEPT {
+            self.older = std::mem::take(&mut self.recent);
+            self.recent.since = time;
+        }
+        let places = self.recent.places.entry(document);
+        let places = places.or_insert_with(|| Vec::with_capacity(1));
+        if !places.contains(&place) {
+            places.push(place);
+        }
     }
 
     fn judge_command(&mut self, event: &Event<'_>) -> Verdict {
@@ -215,17 +248,17 @@ mod tests {
     /// Returns a change of document 7 at the place `k` in a transaction.
     fn change(op: &str, k: i32) -> Bson {
         doc! {
-            "operationType": op, "ns": { "db": "s", "coll": "a" }, "lsid": { "id": 1 },
-            "documentKey": { "k": k, "_id": 7 },
+            "operationType": op, "ns": { "db": "s", "coll": "a" },
+            "lsid": { "id": 1 }, "txnNumber": 1_i64, "documentKey": { "k": k, "_id": 7 },
         }
     }
 
     #[test]
     fn a_document_that_moved_is_not_changed_at_its_former_place() {
-        use Verdict::{Carry, MovedAway};
+        use Verdict::{Carry, Locate, MovedAway};
         let cases: &[&[(&str, i32, Verdict)]] = &[
             &[("insert", 2, Carry), ("delete", 1, MovedAway)],
-            &[("delete", 1, Carry), ("insert", 2, Carry)],
+            &[("delete", 1, Locate), ("insert", 2, Carry)],
             // An update before it moves may also come late; one after it moved is carried.
             &[
                 ("insert", 2, Carry),
@@ -241,7 +274,7 @@ mod tests {
             ],
             // It moves there and back.
             &[
-                ("delete", 1, Carry),
+                ("delete", 1, Locate),
                 ("insert", 1, Carry),
                 ("insert", 2, Carry),
                 ("delete", 2, MovedAway),
@@ -249,23 +282,44 @@ mod tests {
         ];
         for case in cases {
             let mut shards = shards();
-            for (op, k, verdict) in *case {
-                let found = judge(&mut shards, 9, &change(op, *k));
+            // The shards of a transaction commit at different cluster times.
+            for (second, (op, k, verdict)) in (9..).zip(*case) {
+                let found = judge(&mut shards, second, &change(op, *k));
                 assert_eq!(found, *verdict, "{op} {k} of {case:?}");
             }
-            // The next transaction is independent.
-            assert_eq!(judge(&mut shards, 10, &change("delete", 3)), Carry);
+            // Another transaction is independent.
+            let mut other = change("delete", 3);
+            other.insert("txnNumber", 2_i64);
+            assert_eq!(judge(&mut shards, 14, &other), Locate);
         }
     }
 
     #[test]
-    fn a_change_outside_a_transaction_is_carried() {
+    fn a_document_that_cannot_have_moved_is_carried() {
         let mut shards = shards();
         for (op, k) in [("insert", 2), ("delete", 1)] {
             let mut event = change(op, k);
             event.remove("lsid");
             assert_eq!(judge(&mut shards, 9, &event), Verdict::Carry);
+            let mut event = change(op, k);
+            event.insert("documentKey", doc! { "_id": k });
+            assert_eq!(judge(&mut shards, 9, &event), Verdict::Carry);
         }
+    }
+
+    #[test]
+    fn inserts_are_forgotten_after_a_while() {
+        let mut shards = shards();
+        let mut other = change("insert", 5);
+        other.insert("txnNumber", 2_i64);
+        judge(&mut shards, 1000, &change("insert", 2));
+        judge(&mut shards, 1000 + KEPT_SECONDS + 1, &other);
+        let late = judge(&mut shards, 1012, &change("delete", 1));
+        assert_eq!(late, Verdict::MovedAway);
+        other.insert("txnNumber", 3_i64);
+        judge(&mut shards, 1012 + KEPT_SECONDS + 1, &other);
+        let later = judge(&mut shards, 1024, &change("delete", 1));
+        assert_eq!(later, Verdict::Locate);
     }
 
     #[test]

@@ -58,8 +58,6 @@ pub struct EventTail {
     stream: ChangeStream,
     reader: Reader,
     open_at: OpenAt,
-    /// The saved token, while the stream is opened at its cluster time instead.
-    searched: Option<Vec<u8>>,
     /// The logical time of the source at the previous reply.
     newest: Option<Timestamp>,
     /// True if the source has not replied since it failed.
@@ -95,16 +93,11 @@ impl EventTail {
                  cluster time cannot be found"
             )));
         }
-        let (open_at, searched) = match (reader.reads_again_from(), token) {
-            (Some(ts), token) => (OpenAt::Time(ts), token),
-            (None, Some(token)) => (OpenAt::Token(token), None),
-            (None, None) => (OpenAt::Time(time), None),
-        };
+        let open_at = token.map_or(OpenAt::Time(time), OpenAt::Token);
         Ok(Self {
             stream,
             reader,
             open_at,
-            searched,
             newest: None,
             failed: false,
         })
@@ -180,16 +173,6 @@ impl EventTail {
                 failing(None);
             }
             let reply = self.read(reply).await?;
-            if let Some(token) = self.reader.failed_search() {
-                // A filter that selects less than before may exclude the event.
-                let position = self.reader.position();
-                tracing::warn!(
-                    %position,
-                    "the event at the position is not in the stream; its resume token is used"
-                );
-                self.open_at = OpenAt::Token(token);
-                return Ok(());
-            }
             backoff.reset();
             is_idle_sent = !reply.is_full;
             if !self.pass_on(reply, events).await {
@@ -267,12 +250,16 @@ impl EventTail {
             let document = document.map_err(ProducerError::undecodable)?;
             count += 1;
             let taken = self.reader.take(document, &mut joined, &mut batch)?;
-            if taken == Taken::Lookup {
+            if !matches!(taken, Taken::Entry | Taken::Nothing) {
                 let document = match joined.is_empty() {
                     true => document,
                     false => Document::new(&joined).map_err(ProducerError::undecodable)?,
                 };
-                self.look_up(&Event::read(document)?, &mut batch).await?;
+                let event = Event::read(document)?;
+                match taken {
+                    Taken::Locate => self.locate(&event, &mut batch).await?,
+                    _ => self.look_up(&event, &mut batch).await?,
+                }
             }
             joined.clear();
         }
@@ -293,16 +280,23 @@ impl EventTail {
 
     /// Notes the token after which the stream is opened again.
     fn note_open_at(&mut self, batch: &EventBatch) -> Result<(), ProducerError> {
-        if self.reader.reads_again_from().is_none()
-            && let Some(token) = self.searched.take()
-        {
-            self.open_at = OpenAt::Token(token);
-        }
         if let Some(reading) = batch.high_water()? {
             self.open_at = OpenAt::Token(reading.point.token.as_bytes().to_vec());
         } else if let Some(last) = batch.iter().last() {
             self.open_at = OpenAt::Token(last?.point.token.as_bytes().to_vec());
         }
+        Ok(())
+    }
+
+    /// Asks the source whether the document of a delete is at another place.
+    async fn locate(
+        &mut self,
+        event: &Event<'_>,
+        batch: &mut EventBatch,
+    ) -> Result<(), ProducerError> {
+        let elsewhere = documents::find_elsewhere(&self.stream.client, event).await?;
+        let has_moved = elsewhere.document.is_some();
+        self.reader.carry_delete(event, has_moved, batch)?;
         Ok(())
     }
 

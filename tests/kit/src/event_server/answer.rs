@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bson::{Bson as Value, Document as Bson, Timestamp, doc};
-use oplog_relay_core::document::Document;
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
+use oplog_relay_core::position::Timestamp as At;
 
 use super::events::{Place, high_water, next};
 use super::server::{Changing, Role, Shared};
@@ -17,6 +18,7 @@ const COMMAND_NOT_FOUND: i32 = 59;
 const STREAM_FATAL: i32 = 280;
 const HISTORY_LOST: i32 = 286;
 const UNKNOWN_OPTION: i32 = 40415;
+const NAMESPACE: &str = "admin.$cmd.aggregate";
 
 /// Answers a request.
 pub(super) fn answer(shared: &Shared, body: Document<'_>) -> Result<Vec<u8>, Failure> {
@@ -35,9 +37,11 @@ pub(super) fn answer(shared: &Shared, body: Document<'_>) -> Result<Vec<u8>, Fai
             doc! { "versionArray": shared.role.version().to_vec(), "ok": 1.0 }
         }
         "aggregate" => open(shared, &command)?,
-        "getMore" => get_more(shared, &command)?,
-        "find" => find(shared, &command)?,
-        "listCollections" | "listIndexes" => batch("firstBatch", 0, Vec::new(), None),
+        "getMore" => return get_more(shared, &command),
+        "find" => return find(shared, &command, body),
+        "listCollections" | "listIndexes" => {
+            doc! { "cursor": { "firstBatch": [], "id": 0_i64, "ns": NAMESPACE }, "ok": 1.0 }
+        }
         _ => failure(COMMAND_NOT_FOUND, "no such command"),
     };
     reply.insert("operationTime", shared.lock().clock);
@@ -81,12 +85,38 @@ fn hello(shared: &Shared) -> Bson {
     hello
 }
 
-fn batch(name: &str, id: i64, found: Vec<Bson>, token: Option<Bson>) -> Bson {
-    let mut cursor = doc! { name: found, "id": id, "ns": "admin.$cmd.aggregate" };
-    if let Some(token) = token {
-        cursor.insert("postBatchResumeToken", token);
+/// A reply with documents, which need not be UTF-8.
+struct Found<'f> {
+    name: &'static str,
+    id: i64,
+    documents: &'f [&'f [u8]],
+    token: Option<Bson>,
+    clock: Timestamp,
+}
+
+impl Found<'_> {
+    fn write(&self) -> Result<Vec<u8>, Failure> {
+        let token = self.token.as_ref().map(Bson::to_vec).transpose()?;
+        let mut bytes = Vec::new();
+        let mut reply = DocumentBuilder::start(&mut bytes);
+        reply.nested("cursor", kind::DOCUMENT, |cursor| {
+            cursor.nested(self.name, kind::ARRAY, |list| {
+                for (number, document) in self.documents.iter().enumerate() {
+                    list.raw(&number.to_string(), kind::DOCUMENT, document);
+                }
+            });
+            cursor.int64("id", self.id).str("ns", NAMESPACE);
+            if let Some(token) = &token {
+                cursor.raw("postBatchResumeToken", kind::DOCUMENT, token);
+            }
+        });
+        let Timestamp { time, increment } = self.clock;
+        let clock = At::new(time, increment);
+        reply.raw("ok", kind::DOUBLE, &1.0_f64.to_le_bytes());
+        reply.raw("operationTime", kind::TIMESTAMP, &clock.to_le_bytes());
+        reply.finish();
+        Ok(bytes)
     }
-    doc! { "cursor": cursor, "ok": 1.0 }
 }
 
 /// Opens a change stream.
@@ -121,7 +151,10 @@ fn open(shared: &Shared, command: &Bson) -> Result<Bson, Failure> {
         Some(Value::Document(token)) => token.clone(),
         _ => high_water(start_time(shared, place, &state)),
     };
-    Ok(batch("firstBatch", id, Vec::new(), Some(token)))
+    let cursor = doc! {
+        "firstBatch": [], "id": id, "ns": NAMESPACE, "postBatchResumeToken": token,
+    };
+    Ok(doc! { "cursor": cursor, "ok": 1.0 })
 }
 
 /// Returns the time of the event at a place, before which everything has been read.
@@ -132,10 +165,11 @@ fn start_time(shared: &Shared, place: usize, state: &Changing) -> Timestamp {
     }
 }
 
-fn get_more(shared: &Shared, command: &Bson) -> Result<Bson, Failure> {
+fn get_more(shared: &Shared, command: &Bson) -> Result<Vec<u8>, Failure> {
     let id = command.get_i64("getMore")?;
     let Some(place) = shared.lock().cursors.get(&id).copied() else {
-        return Ok(failure(CURSOR_NOT_FOUND, "the cursor was not found"));
+        let failed = failure(CURSOR_NOT_FOUND, "the cursor was not found");
+        return Ok(failed.to_vec()?);
     };
     let wait = command
         .get_i64("maxTimeMS")
@@ -143,14 +177,10 @@ fn get_more(shared: &Shared, command: &Bson) -> Result<Bson, Failure> {
     shared.wait_for(place, Duration::from_millis(wait?.unsigned_abs()));
     let mut state = shared.lock();
     let end = state.released.min(place.saturating_add(state.reply));
-    let wanted = place..end.max(place);
-    let found = shared.events.all().get(wanted.clone()).unwrap_or_default();
+    let found = shared.events.all().get(place..end.max(place));
+    let found = found.unwrap_or_default();
     // A cursor ends with the event that invalidates its stream.
-    let is_invalidate = |event: &Bson| {
-        let operation = event.get_str("operationType");
-        operation.is_ok_and(|operation| operation == "invalidate")
-    };
-    let until = found.iter().position(is_invalidate);
+    let until = found.iter().position(|event| event.is_invalidate);
     let is_over = until.is_some();
     let found = until.map_or(found, |last| &found[..=last]);
     let last = place + found.len();
@@ -160,37 +190,74 @@ fn get_more(shared: &Shared, command: &Bson) -> Result<Bson, Failure> {
         state.cursors.remove(&id);
     }
     let is_at_end = last == state.released && !is_over;
-    let token = match (found.is_empty(), is_at_end) {
+    let token = match (found.last(), is_at_end) {
         (_, true) => Some(high_water(state.clock)),
-        (true, false) => None,
-        (false, false) => shared.events.token(last - 1),
+        (Some(event), false) => Some(event.token.clone()),
+        (None, false) => None,
     };
     if found.is_empty() && state.ticks {
         state.clock = next(state.clock);
     }
-    let id = if is_over { 0 } else { id };
-    Ok(batch("nextBatch", id, found.to_vec(), token))
+    let documents: Vec<&[u8]> = found.iter().map(|event| event.bytes.as_slice()).collect();
+    let found = Found {
+        name: "nextBatch",
+        id: if is_over { 0 } else { id },
+        documents: &documents,
+        token,
+        clock: state.clock,
+    };
+    found.write()
 }
 
 /// Answers a lookup by `_id`, and queries on system collections.
-fn find(shared: &Shared, command: &Bson) -> Result<Bson, Failure> {
+fn find(shared: &Shared, command: &Bson, body: Document<'_>) -> Result<Vec<u8>, Failure> {
     let db = command.get_str("$db")?;
     if db == "local" {
-        return Ok(failure(UNAUTHORIZED, "not authorized on local"));
+        return Ok(failure(UNAUTHORIZED, "not authorized on local").to_vec()?);
     }
-    let filter = command.get_document("filter").cloned().unwrap_or_default();
-    let id = filter.get_document("_id").ok();
-    let Some(wanted) = id.and_then(|id| id.get("$eq")) else {
-        return Ok(batch("firstBatch", 0, Vec::new(), None));
-    };
-    shared.lock().found.push(filter.clone());
-    let ns = format!("{db}.{}", command.get_str("find")?);
-    let mut found = Vec::new();
-    for document in shared.documents.get(&ns).into_iter().flatten() {
-        let document = Bson::from_reader(document.as_slice())?;
-        if document.get("_id") == Some(wanted) {
-            found.push(document);
+    let filter = body.get("filter")?.ok_or("no filter")?.document()?;
+    let id = filter.get("_id")?.filter(|id| id.kind == kind::DOCUMENT);
+    let wanted = id
+        .map(|id| id.document()?.get("$eq"))
+        .transpose()?
+        .flatten();
+    let mut found: Vec<&[u8]> = Vec::new();
+    if let Some(wanted) = wanted {
+        shared
+            .lock()
+            .found
+            .push(command.get_document("filter")?.clone());
+        let ns = format!("{db}.{}", command.get_str("find")?);
+        for document in shared.documents.get(&ns).into_iter().flatten() {
+            let id = Document::new(document)?.get("_id")?;
+            let is_wanted = id.is_some_and(|id| (id.kind, id.value) == (wanted.kind, wanted.value));
+            if is_wanted && !is_excluded(document, command)? {
+                found.push(document);
+            }
         }
     }
-    Ok(batch("firstBatch", 0, found, None))
+    let found = Found {
+        name: "firstBatch",
+        id: 0,
+        documents: &found,
+        token: None,
+        clock: shared.lock().clock,
+    };
+    found.write()
+}
+
+/// Returns true if a document has the document key in `$nor`.
+fn is_excluded(document: &[u8], command: &Bson) -> Result<bool, Failure> {
+    let Ok(excluded) = command.get_document("filter")?.get_array("$nor") else {
+        return Ok(false);
+    };
+    let key = excluded.first().and_then(Value::as_document);
+    let key = key.ok_or("$nor without a document")?;
+    let document = Bson::from_reader(document)?;
+    Ok(key.iter().all(|(path, value)| {
+        let mut parts = path.split('.');
+        let first = parts.next().and_then(|part| document.get(part));
+        let found = parts.try_fold(first, |found, part| Some(found?.as_document()?.get(part)));
+        found.flatten() == Some(value)
+    }))
 }

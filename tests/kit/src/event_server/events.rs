@@ -1,11 +1,23 @@
 //! The events of a change stream, in their order.
 
+use anyhow::{Context as _, Result};
 use bson::{Document as Bson, Timestamp, doc};
+use oplog_relay_core::document::{Document, Element};
 
 /// Recorded or made events.
 #[derive(Debug, Clone, Default)]
 pub struct Events {
-    all: Vec<Bson>,
+    all: Vec<Event>,
+}
+
+/// An event, as it is sent.
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    pub(super) bytes: Vec<u8>,
+    pub(super) token: Bson,
+    /// The cluster time; a fragment has that of the event before it.
+    time: Timestamp,
+    pub(super) is_invalidate: bool,
 }
 
 /// A place in the stream that a client asks for.
@@ -19,14 +31,40 @@ pub(super) enum Place {
 
 impl Events {
     /// Returns these events.
-    #[must_use]
-    pub fn new(all: Vec<Bson>) -> Events {
-        Events { all }
+    ///
+    /// # Errors
+    /// An event has no token.
+    pub fn new(all: Vec<Vec<u8>>) -> Result<Events> {
+        let mut events = Events::default();
+        for bytes in all {
+            let event = Document::new(&bytes)?;
+            let token = event.get("_id")?.context("no token")?.document()?;
+            let time = event.get("clusterTime")?.map(Element::timestamp);
+            let time = time.transpose()?.map(|time| Timestamp {
+                time: time.seconds,
+                increment: time.increment,
+            });
+            let operation = event.get("operationType")?.map(Element::string_bytes);
+            events.all.push(Event {
+                token: Bson::from_reader(token.as_bytes())?,
+                time: time.unwrap_or_else(|| events.newest()),
+                is_invalidate: operation.transpose()? == Some(b"invalidate"),
+                bytes,
+            });
+        }
+        Ok(events)
     }
 
-    /// Returns the events.
-    #[must_use]
-    pub fn all(&self) -> &[Bson] {
+    /// Returns these events.
+    ///
+    /// # Errors
+    /// An event cannot be encoded, or has no token.
+    pub fn made(all: &[Bson]) -> Result<Events> {
+        let all: Result<_, _> = all.iter().map(Bson::to_vec).collect();
+        Events::new(all?)
+    }
+
+    pub(super) fn all(&self) -> &[Event] {
         &self.all
     }
 
@@ -42,46 +80,33 @@ impl Events {
         self.all.is_empty()
     }
 
-    /// Returns the cluster time of an event; a fragment has that of the event before it.
+    /// Returns the cluster time of an event.
     #[must_use]
     pub fn time(&self, number: usize) -> Timestamp {
-        let until = self.all.get(..=number).unwrap_or_default().iter().rev();
-        let mut times = until.filter_map(|event| event.get_timestamp("clusterTime").ok());
-        times.next().unwrap_or(START)
+        self.all.get(number).map_or(START, |event| event.time)
     }
 
     /// Returns the time of the last event.
     #[must_use]
     pub fn newest(&self) -> Timestamp {
-        self.len()
-            .checked_sub(1)
-            .map_or(START, |last| self.time(last))
+        self.all.last().map_or(START, |event| event.time)
     }
 
     /// Returns the place of the first event with a time or a later one.
     pub(super) fn at_time(&self, time: Timestamp) -> Place {
-        let earlier = (0..self.len()).take_while(|number| order(self.time(*number)) < order(time));
-        Place::At(earlier.count())
+        let is_earlier = |event: &Event| order(event.time) < order(time);
+        Place::At(self.all.partition_point(is_earlier))
     }
 
     /// Returns the place after a token.
     pub(super) fn after(&self, token: &Bson) -> Place {
         // Two shards may report a command with the same token. A server continues after both.
-        let found = self
-            .all
-            .iter()
-            .rposition(|event| event.get_document("_id").is_ok_and(|id| id == token));
+        let found = self.all.iter().rposition(|event| &event.token == token);
         match (found, time_of_high_water(token)) {
             (Some(number), _) => Place::At(number + 1),
             (None, Some(time)) => self.at_time(time),
             (None, None) => Place::Unknown,
         }
-    }
-
-    /// Returns the token of an event.
-    pub(super) fn token(&self, number: usize) -> Option<Bson> {
-        let event = self.all.get(number)?;
-        event.get_document("_id").ok().cloned()
     }
 }
 

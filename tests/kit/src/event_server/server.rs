@@ -182,10 +182,10 @@ impl EventServer {
         self.shared.lock().opened.clone()
     }
 
-    /// Returns the events that it serves.
+    /// Returns the number of events that it serves.
     #[must_use]
-    pub fn events(&self) -> &[Bson] {
-        self.shared.events.all()
+    pub fn events(&self) -> usize {
+        self.shared.events.len()
     }
 
     /// Returns the number of replies with events so far.

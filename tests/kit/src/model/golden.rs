@@ -76,16 +76,12 @@ impl Scenario {
         }
     }
 
-    /// Returns the recorded events of the change stream of the whole deployment.
+    /// Returns the recorded events of the change stream of the whole deployment, as BSON.
     ///
     /// # Errors
     /// The scenario has none, or the file cannot be read.
-    pub fn events(&self) -> Result<Vec<Bson>> {
-        let bytes = read(&self.directory.join("change-stream.bson"))?;
-        let documents = split(&bytes)?.into_iter();
-        documents
-            .map(|event| Ok(Bson::from_reader(event.as_slice())?))
-            .collect()
+    pub fn events(&self) -> Result<Vec<Vec<u8>>> {
+        split(&read(&self.directory.join("change-stream.bson"))?)
     }
 
     /// Excludes from the comparison the collections on which, according to the scenario, the
@@ -133,6 +129,16 @@ impl Scenario {
     /// A file cannot be read.
     pub fn expected(&self) -> Result<State> {
         self.documents("expected")
+    }
+
+    /// Returns the expected documents, including those of excluded collections.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn all_expected(&self) -> Result<State> {
+        let mut all = self.clone();
+        all.left_out.clear();
+        all.expected()
     }
 
     fn documents(&self, directory: &str) -> Result<State> {
