@@ -50,7 +50,7 @@ const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -
 }
 
 /// All commands that servers from 3.6 on write into their oplogs, except those of transactions,
-/// which the producer splits into operations. A name that is not in this table stops a replay.
+/// which the producer splits into operations, and the commands that only change streams show. A name that is not in this table stops a replay.
 /// [`scope`] reads the value of a command as the name of a collection, except for the commands that
 /// it handles separately.
 pub const COMMANDS: &[Known] = &[
@@ -136,6 +136,21 @@ pub const COMMANDS: &[Known] = &[
         "dropDatabaseMetadata",
         Treatment::Ignore,
         "a shard's own catalog",
+    ),
+    known(
+        "shardCollection",
+        Treatment::Ignore,
+        "the distribution over the shards of the source (change streams)",
+    ),
+    known(
+        "reshardCollection",
+        Treatment::Ignore,
+        "the distribution over the shards of the source (change streams)",
+    ),
+    known(
+        "refineCollectionShardKey",
+        Treatment::Ignore,
+        "the distribution over the shards of the source (change streams)",
     ),
     known(
         "importCollection",

@@ -54,8 +54,8 @@
 //! - [`json`]: raw BSON ↔ Extended JSON; [`mod@format`]: the encoding of records; [`foreign`]:
 //!   records of other programs
 //! - [`snapshot`]: the entries of a full sync; [`namespace`]: the two parts of a namespace;
-//!   [`topic`]: names in Kafka; [`state`]: the saved state of a source; [`filter`]: the namespace
-//!   filter
+//!   [`topic`]: names in Kafka; [`state`]: the saved state of a source, and [`resume`] the point of a
+//!   change stream in it; [`filter`]: the namespace filter
 //!
 //! Clients, configuration, logs, HTTP and exit codes are in the crate `oplog-relay-runtime`, on
 //! which this crate does not depend.
@@ -75,6 +75,7 @@ pub mod json;
 pub mod key;
 pub mod namespace;
 pub mod position;
+pub mod resume;
 pub mod routing;
 pub mod snapshot;
 pub mod state;

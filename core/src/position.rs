@@ -48,6 +48,16 @@ impl Timestamp {
         }
     }
 
+    /// Returns the timestamp directly after this one.
+    #[must_use]
+    pub const fn after(self) -> Self {
+        match (self.seconds, self.increment) {
+            (u32::MAX, u32::MAX) => self,
+            (seconds, u32::MAX) => Self::new(seconds + 1, 0),
+            (seconds, increment) => Self::new(seconds, increment + 1),
+        }
+    }
+
     /// Returns the source time of an entry in milliseconds: `wall`, limited to the second of `ts`,
     /// or the start of that second if there is no `wall`. A cut at a whole second therefore cuts
     /// all partitions at the same source time.
@@ -112,6 +122,10 @@ pub struct OpTime {
 /// With `ord` = 0 the entry at `ts` is complete. With `ord` = n > 0 the entry is the commit point
 /// of a transaction, or another `applyOps`, of which the first n operations are complete (counted
 /// before filtering). One MongoDB transaction may therefore span several Kafka transactions.
+///
+/// In a source that is read through a change stream, `ts` is a cluster time. With `ord` = n > 0 the
+/// first n events with that cluster time are complete, and more may follow; with `ord` = 0 no further
+/// event has that cluster time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The entry's timestamp.
@@ -139,8 +153,9 @@ pub struct EntryId {
     /// The timestamp of the entry, or of the commit of its transaction.
     pub ts: Timestamp,
     /// The operation's index in its transaction, or in an `applyOps` outside a transaction; 0 for a
-    /// plain entry. The entries of a full sync, changes of the routing table and barriers have
-    /// ordinals above those of all operations. For the entries of other programs see
+    /// plain entry. In a source that is read through a change stream, the index of the event among
+    /// the events with its cluster time. The entries of a full sync, changes of the routing table and
+    /// barriers have ordinals above those of all operations. For the entries of other programs see
     /// [`crate::foreign`].
     pub ord: u32,
 }

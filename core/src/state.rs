@@ -16,6 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::Format;
 use crate::position::{Position, PositionError, Timestamp};
+use crate::resume::ResumePoint;
+
+mod mode;
+
+pub use mode::SourceMode;
 
 /// The version of the record formats in this file.
 pub const STATE_VERSION: u32 = 1;
@@ -46,6 +51,10 @@ pub struct PositionRecord {
     /// the state topic has lost data.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub state: bool,
+    /// The point at which a change stream continues. Only sources that are read through a change
+    /// stream have it; readers that need only the time ignore it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resume: Option<ResumePoint>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -79,6 +88,7 @@ impl PositionRecord {
             open: None,
             reads: 0,
             state: false,
+            resume: None,
         }
     }
 
@@ -143,6 +153,9 @@ pub struct SourceRecord {
     /// The namespaces that are carried; absent in records of earlier versions.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub namespaces: Option<NamespacesRecord>,
+    /// The way in which the source is read. Its positions have a meaning only for this way.
+    #[serde(skip_serializing_if = "SourceMode::is_oplog", default)]
+    pub mode: SourceMode,
 }
 
 /// The namespaces of a source that are carried: the patterns of `--include-namespaces` and

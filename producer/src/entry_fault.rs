@@ -2,7 +2,7 @@
 
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
-use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::position::{EntryId, Position, Timestamp};
 
 /// The reason why an entry, or a reply of the source, cannot be read or sent.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -138,6 +138,65 @@ pub enum EntryFault {
         /// The key of the record, possibly truncated.
         key: String,
     },
+    /// An event of a change stream is damaged.
+    #[error("an event of the change stream{} cannot be read: {source}", at(*time))]
+    Event {
+        /// Its cluster time, if it has one.
+        time: Option<Timestamp>,
+        /// The damage.
+        source: Malformed,
+    },
+    /// An event of a change stream has no exact meaning as an entry.
+    #[error("the {operation:?} event of {ns:?} at {time} cannot be carried: {reason}")]
+    EventRefused {
+        /// Its `operationType`.
+        operation: String,
+        /// Its namespace.
+        ns: String,
+        /// Its cluster time.
+        time: Timestamp,
+        /// The reason.
+        reason: String,
+    },
+    /// An event of a change stream is not later than the one before it.
+    #[error(
+        "the cluster time goes backwards in the change stream: event {event} of {ns:?} after {after}"
+    )]
+    EventGoesBackwards {
+        /// Cluster time and ordinal of the event.
+        event: EntryId,
+        /// Namespace of the event.
+        ns: String,
+        /// Position of the event before it.
+        after: Position,
+    },
+    /// A fragment of a large event is missing.
+    #[error(
+        "fragment {number} of {of} of a change event follows fragment {last}: the source has left out a \
+         part of a large event"
+    )]
+    FragmentMissing {
+        /// The number of the fragment, from 1 on.
+        number: i64,
+        /// The number of fragments of the event.
+        of: i64,
+        /// The number of the fragment before it; 0 if there is none.
+        last: i64,
+    },
+    /// The server cannot send an event.
+    #[error(
+        "the change stream cannot continue after {position}: {meaning} (error {code}: {reason})"
+    )]
+    EventUnsent {
+        /// The position that was reached.
+        position: Position,
+        /// The meaning of the server's code.
+        meaning: &'static str,
+        /// The server's code.
+        code: i32,
+        /// The server's error.
+        reason: String,
+    },
     /// A document of a dump is damaged.
     #[error("document {document} of {file}: {fault}")]
     InDump {
@@ -206,6 +265,10 @@ impl From<EntryError> for EntryFault {
 
 fn time(entry: Option<Timestamp>) -> String {
     entry.map_or_else(|| "without a ts".to_owned(), |entry| entry.to_string())
+}
+
+fn at(time: Option<Timestamp>) -> String {
+    time.map_or_else(String::new, |time| format!(" at {time}"))
 }
 
 fn namespace(ns: Option<&str>) -> String {

@@ -16,18 +16,20 @@ use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{History, State};
 use oplog_relay_core::topic::state_topic;
+use oplog_relay_runtime::config::Start;
 use oplog_relay_runtime::shutdown::Shutdown;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::config::InspectConfig;
+use crate::config::{InspectConfig, Lookups};
 use crate::encode::Encoder;
 use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
 use crate::error::ProducerError;
+use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::Topics;
-use crate::source::origin::Origin;
+use crate::source::origin::{Origin, Resume};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 
 /// Prints records until the dump ends, everything that a live source has at the start is printed, or
@@ -37,11 +39,8 @@ use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 /// The errors of the source and of the encoder; [`ProducerError::Output`].
 pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), ProducerError> {
     let stream = &config.stream;
-    let origin = Origin::open(&stream.origin, stream.source_name.as_deref()).await?;
-    let start = match stream.start {
-        Some(start) => origin.start(start).await?,
-        None => StartAt::Oldest,
-    };
+    let origin = Origin::of(stream).await?;
+    let start = start(&origin, stream.start).await?;
     let topics = Topics::Nowhere {
         state_topic: state_topic(&stream.topic_prefix, origin.name()),
         partitions: stream.partitions,
@@ -53,14 +52,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     )
     .ordered(stream.order)?
     .with_collections(origin.collections());
-    let lookup = match stream.lookups.current {
-        true => Some(origin.current_lookup(shutdown.clone()).await?),
-        false => None,
-    };
-    let before = match stream.lookups.before {
-        true => Some(Box::new(origin.before_lookup(shutdown.clone()).await?)),
-        false => None,
-    };
+    let (lookup, before) = lookups(&origin, stream.lookups, &shutdown).await?;
     let transactions = origin.transactions(start, History::default(), shutdown.clone());
     let name = origin.name();
     let encoder = Encoder::new(
@@ -85,7 +77,13 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     };
     let (events_in, events) = mpsc::channel(QUEUE_BATCHES);
     let printing = tokio::task::spawn_blocking(move || print(events, encoder, printer));
-    let feeding = origin.feed(start, None, events_in, shutdown.clone(), |_| ());
+    let feeding = origin.feed(
+        start,
+        Resume::default(),
+        events_in,
+        shutdown.clone(),
+        |_| (),
+    );
     tokio::pin!(feeding, printing);
     let (fed, printed) = tokio::select! {
         printed = &mut printing => (Ok(()), printed),
@@ -96,6 +94,33 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     printed.map_err(|_| ProducerError::Ended("the printing thread ended"))?
 }
 
+/// Returns the starting point: the oldest entry, or the present for a change stream, which does not
+/// tell the oldest one.
+async fn start(origin: &Origin, given: Option<Start>) -> Result<StartAt, ProducerError> {
+    match given {
+        Some(start) => origin.start(start).await,
+        None if origin.is_change_stream() => origin.start(Start::Now).await,
+        None => Ok(StartAt::Oldest),
+    }
+}
+
+/// Returns the lookups that are configured.
+async fn lookups(
+    origin: &Origin,
+    wanted: Lookups,
+    shutdown: &Shutdown,
+) -> Result<(Option<CurrentLookup>, Option<Box<BeforeLookup>>), ProducerError> {
+    let current = match wanted.current {
+        true => Some(origin.current_lookup(shutdown.clone()).await?),
+        false => None,
+    };
+    let before = match wanted.before {
+        true => Some(Box::new(origin.before_lookup(shutdown.clone()).await?)),
+        false => None,
+    };
+    Ok((current, before))
+}
+
 fn print(
     mut events: mpsc::Receiver<SourceEvent>,
     mut encoder: Encoder,
@@ -104,9 +129,15 @@ fn print(
     let mut chunk = Chunk::default();
     while printer.left > 0 {
         match events.blocking_recv() {
-            Some(SourceEvent::Batch(batch)) => {
+            Some(event @ (SourceEvent::Batch(_) | SourceEvent::Events(_))) => {
                 let mut print = |chunk: &mut Chunk| printer.print(chunk);
-                let encoded = encoder.encode(&batch, &mut chunk, &mut print);
+                let encoded = match &event {
+                    SourceEvent::Events(batch) => {
+                        encoder.encode_events(batch, &mut chunk, &mut print)
+                    }
+                    SourceEvent::Batch(batch) => encoder.encode(batch, &mut chunk, &mut print),
+                    _ => Ok(()),
+                };
                 encoder.complete(&mut chunk);
                 let end = chunk.reached.position.map(|end| end.ts);
                 printer.print(&mut chunk)?;

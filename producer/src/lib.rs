@@ -4,7 +4,8 @@
 //!
 //! Entries pass through four stages:
 //!
-//! 1. [`source`] reads entries: the tail of the oplog, a dump, or the documents of a full sync
+//! 1. [`source`] reads entries: the tail of the oplog, a change stream, a dump, or the documents of a
+//!    full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
 //!    finds the route of each entry, looks up documents if this is configured, and
 //!    makes sure that topics exist and belong to this source
@@ -95,7 +96,7 @@ use crate::telemetry::status;
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Run(arguments) => match RunConfig::check(&arguments) {
-            Ok(config) => run(config).await,
+            Ok(config) => Box::pin(run(config)).await,
             Err(error) => Err(error.into()),
         },
         Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
@@ -196,7 +197,7 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
         let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
         background.spawn(log_failure(served));
     }
-    let origin = Origin::open(&config.stream.origin, config.stream.source_name.as_deref());
+    let origin = Origin::of(&config.stream);
     let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
         return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
     };

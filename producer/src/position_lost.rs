@@ -38,6 +38,19 @@ pub enum PositionLost {
         /// Time of the oldest entry of the oplog.
         oldest: Timestamp,
     },
+    /// A change stream does not continue from the checkpoint.
+    #[error(
+        "position lost: the change stream cannot continue after {position}: {reason}. Events may be \
+         missing in Kafka. To recover: start again under another --topic-prefix with a new copy of the \
+         data; a larger oplog on every member and shard (replSetResizeOplog, oplogMinRetentionHours) \
+         prevents this in the future"
+    )]
+    StreamEnded {
+        /// The position that was reached.
+        position: Position,
+        /// The meaning of the server's error.
+        reason: String,
+    },
     /// The commit of a transaction is in the oplog, but an earlier entry of it is not.
     #[error(
         "position lost: the transaction committed at {commit} includes an entry at {part} that is \

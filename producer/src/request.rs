@@ -1,18 +1,22 @@
 //! `oplog-producer full-sync`: requests a copy of collections from a running producer.
 
+use oplog_relay_core::state::SourceMode;
 use oplog_relay_core::topic::state_topic;
 use oplog_relay_runtime::clock::now_ms;
-use oplog_relay_runtime::kafka::Admin;
+use oplog_relay_runtime::kafka::{Admin, Reader};
 
 use crate::config::RequestConfig;
 use crate::error::ProducerError;
 use crate::publish::send_single_record;
+use crate::saved::checkpoint::read_state;
 use crate::saved::error::SavedError;
 
 /// Writes a request for a full sync to the state topic of a source, for the producer that tails it.
 ///
 /// # Errors
-/// [`SavedError::NotStarted`] for a source that no producer has started; [`ProducerError::Kafka`].
+/// [`SavedError::NotStarted`] for a source that no producer has started;
+/// [`SavedError::ReadThroughEvents`] for one that is read through a change stream;
+/// [`ProducerError::Kafka`].
 pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
     let topic = state_topic(&config.topic_prefix, &config.source_name);
     let admin = Admin::connect(&config.kafka).await?;
@@ -23,6 +27,12 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
             prefix: config.topic_prefix.clone(),
         }
         .into());
+    }
+    let state = read_state(&Reader::new(&config.kafka), &topic).await?;
+    let mode = state.source.map(|source| source.mode);
+    if mode == Some(SourceMode::ChangeStream) {
+        let source_name = config.source_name.clone();
+        return Err(SavedError::ReadThroughEvents { source_name }.into());
     }
     let key = format!("request/{}", now_ms());
     let value = serde_json::to_vec(&config.request)

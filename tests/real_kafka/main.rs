@@ -4,6 +4,7 @@
 mod absent_topics;
 mod avro;
 mod carry;
+mod change_streams;
 mod ddl;
 mod dead_letters;
 mod disk;

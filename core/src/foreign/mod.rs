@@ -63,6 +63,7 @@ use crate::format::Decoded;
 
 pub use error::ForeignError;
 pub use recognize::{Program, recognize};
+pub use update::Description;
 
 use entry::Output;
 

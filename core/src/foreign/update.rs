@@ -20,25 +20,26 @@ use crate::foreign::ForeignError;
 
 /// The changes that an event describes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Description<'e> {
+pub struct Description<'e> {
     /// The new values by their paths.
-    pub(super) updated: Option<Document<'e>>,
+    pub updated: Option<Document<'e>>,
     /// The list of removed paths.
-    pub(super) removed: Option<Document<'e>>,
+    pub removed: Option<Document<'e>>,
     /// The list of truncated arrays.
-    pub(super) truncated: Option<Document<'e>>,
+    pub truncated: Option<Document<'e>>,
     /// The name of the field with the new length in this list.
-    pub(super) length: &'static str,
+    pub length: &'static str,
     /// The parts of ambiguous paths.
-    pub(super) disambiguated: Option<Document<'e>>,
+    pub disambiguated: Option<Document<'e>>,
 }
 
 impl<'e> Description<'e> {
     /// Returns the update, which is the `o` of an entry.
     ///
     /// # Errors
-    /// [`ForeignError::Ambiguous`] if a path has two meanings and the update has to be a diff.
-    pub(super) fn update(&self) -> Result<Vec<u8>, ForeignError> {
+    /// [`ForeignError::Ambiguous`] if a path has two meanings and the update has to be a diff;
+    /// [`ForeignError::Event`] or [`ForeignError::Malformed`] if the description is damaged.
+    pub fn update(&self) -> Result<Vec<u8>, ForeignError> {
         if self.needs_diff()? {
             self.diff()
         } else {

@@ -158,6 +158,17 @@ fn records_of_a_session_have_their_frozen_form() {
         record
     );
 
+    let text = r#"{"v":1,"ts":"7:3","term":-1,"ord":2,"routing":1,"resume":{"token":"{\"_data\":\"82\"}","commands":[{"ts":"7:1","op":"rename","ns":"s.a","to":"s.b"}]}}"#;
+    let record: PositionRecord = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    assert_eq!(
+        record.resume.unwrap().commands[0].time(),
+        Ok(Timestamp::new(7, 1))
+    );
+    let text = r#"{"v":1,"name":"rs0","mode":"change-stream"}"#;
+    let source: SourceRecord = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&source).unwrap(), text);
+
     let text = r#"{"v":1,"name":"rs0","set_name":"rs0","namespaces":{"include":["shop.*"],"exclude":["shop.tmp*"]}}"#;
     let source: SourceRecord = serde_json::from_str(text).unwrap();
     assert_eq!(serde_json::to_string(&source).unwrap(), text);

@@ -49,6 +49,12 @@ pub struct StreamArguments {
     /// file:/run/secrets/source.
     #[arg(long, value_name = "URI|PATH|-")]
     pub source: Option<String>,
+    /// How a live source is read: oplog (the oplog of a replica set, the fastest and most exact way),
+    /// change-stream (a change stream of a replica set, or of a sharded cluster through mongos) or
+    /// auto (the oplog if it can be read, otherwise a change stream). A change stream begins at
+    /// --start and copies no existing documents. The mode of a source cannot be changed later.
+    #[arg(long, value_name = "auto|oplog|change-stream", default_value = "auto")]
+    pub source_mode: String,
     /// Name of the source in topics, records and the transactional id: lower-case letters, digits
     /// and -. The default is the name of the replica set. Required for dumps, and for sources whose
     /// set name is missing or contains other characters.

@@ -11,6 +11,7 @@ pub mod arguments;
 mod format;
 mod lookup;
 mod registry;
+mod source_mode;
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
@@ -30,6 +31,8 @@ use crate::config::arguments::{
 };
 pub use crate::config::lookup::Lookups;
 use crate::config::registry::check_registry;
+pub use crate::config::source_mode::WantedMode;
+use crate::config::source_mode::{check_copy, check_source_mode};
 use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
@@ -50,6 +53,8 @@ pub enum Origin {
 pub struct StreamConfig {
     /// The source of entries.
     pub origin: Origin,
+    /// The way in which a live source is read.
+    pub mode: WantedMode,
     /// The value of `--source-name`.
     pub source_name: Option<String>,
     /// First part of topic names.
@@ -318,6 +323,7 @@ fn check_full_sync(
             "a full sync starts at the current position of the source: omit --start",
         );
     }
+    check_copy(copies, stream, faults);
     if copies && stream.is_some_and(|stream| matches!(stream.origin, Origin::Dump(_))) {
         faults.add("--sync", "a dump of an oplog holds no documents to copy");
     }
@@ -404,6 +410,7 @@ fn check_stream(
         .zip(format)
         .and_then(|(order, format)| format::check_order(order, format, faults));
     let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
+    let mode = check_source_mode(arguments, origin.as_ref(), start, faults);
     let include = arguments.include_namespaces.iter().map(String::as_str);
     let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
     let filter = faults.take_or(
@@ -412,6 +419,7 @@ fn check_stream(
     );
     Some(StreamConfig {
         origin: origin?,
+        mode: mode?,
         source_name,
         topic_prefix: topic_prefix?,
         format: format?,

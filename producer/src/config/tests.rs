@@ -386,3 +386,38 @@ fn a_registry_is_for_avro_and_its_faults_contain_no_secrets() {
         );
     }
 }
+
+#[test]
+fn what_a_change_stream_cannot_do_is_refused_with_all_other_faults() {
+    let common = [
+        "--brokers=b",
+        "--topic-prefix=p",
+        "--source-mode=change-stream",
+    ];
+    let live = "--source=mongodb://localhost/";
+    let faults = |more: &[&str]| {
+        let flags = [&common[..], more].concat();
+        run(&flags).map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    assert_eq!(faults(&[live, "--start=now"]), "");
+    let flags = [
+        live,
+        "--start=oldest",
+        "--full-document-before=lookup",
+        "--format=json",
+    ];
+    let error = faults(&flags);
+    assert!(error.contains("--start: oldest"), "{error}");
+    assert!(error.contains("--full-document-before"), "{error}");
+    let error = faults(&[live, "--sync=full-then-tail"]);
+    assert!(error.contains("mongodump"), "{error}");
+    let error = faults(&["--source=.", "--source-name=a", "--start=5:1"]);
+    assert!(error.contains("a dump is an oplog"), "{error}");
+    let error = run(&[live, "--source-mode=binlog"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("--source-mode: must be auto, oplog or change-stream"),
+        "{error}"
+    );
+}

@@ -1,9 +1,11 @@
 //! Encoded records on their way from the encoder to the publisher.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use oplog_relay_core::position::Position;
+use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::History;
 
 use crate::encode::barrier::BarrierRequest;
@@ -119,7 +121,7 @@ pub struct HandedOver {
 }
 
 /// The place in the source that a chunk reaches.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Reached {
     /// Position up to which everything is in this chunk or before it; `None` if nothing was read.
     pub position: Option<Position>,
@@ -131,6 +133,8 @@ pub struct Reached {
     pub reads: u32,
     /// `wall` of the last entry, or the milliseconds of its `ts`; 0 if unknown.
     pub wall: i64,
+    /// The point at which a change stream continues after the position.
+    pub resume: Option<Arc<ResumePoint>>,
 }
 
 /// The report of the source at the end of a chunk.

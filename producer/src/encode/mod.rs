@@ -7,6 +7,7 @@
 //! - [`chunk`]: records on their way to the publisher; [`record`]: one entry as header and value;
 //!   `frames`: the raw frames that are being filled
 //! - [`barrier`]: a command with its barriers; `database`: the drop of a database
+//! - `events`: the entries of a change stream
 //! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
 //!   depend on them
 //! - `for_readers`: topics that are for readers only; `keys`: the keys of records; `lookup`: the
@@ -19,6 +20,7 @@ pub mod barrier;
 pub mod chunk;
 mod copy;
 mod database;
+mod events;
 mod for_readers;
 mod frames;
 mod keys;
@@ -48,6 +50,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
+use crate::encode::events::ReachedPoint;
 use crate::encode::frames::{FramedEntry, Frames};
 use crate::encode::keys::KeyedRecord;
 use crate::encode::record::{Written, write_entry};
@@ -138,6 +141,8 @@ struct Place {
     /// Time at which the current batch is encoded, in milliseconds since 1970; 0 for formats without
     /// it.
     processed_at: i64,
+    /// The point at which a change stream continues after the position.
+    resume: ReachedPoint,
 }
 
 /// State that is saved with the first records of a session.
@@ -178,6 +183,7 @@ impl Encoder {
                 routing: FIRST_ROUTING,
                 reads: 0,
                 processed_at: 0,
+                resume: ReachedPoint::default(),
             },
             rules: None,
             unsaved: Unsaved {
@@ -309,6 +315,7 @@ impl Encoder {
         chunk.reached.reads = self.place.reads;
         chunk.reached.history = self.transactions.history();
         chunk.reached.routing = self.place.routing;
+        chunk.reached.resume = self.place.resume.saved();
     }
 
     #[inline]

@@ -2,6 +2,7 @@
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::Position;
+use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::{History, PositionRecord, SourceRecord, State};
 use oplog_relay_core::topic::{position_topic, state_topic};
 use oplog_relay_runtime::kafka::{Follower, Reader, Stored};
@@ -22,6 +23,8 @@ pub struct Checkpoint {
     pub history: History,
     /// Number of entries that a full sync has sent at the position.
     pub reads: u32,
+    /// The point at which a change stream continues after the position.
+    pub resume: Option<ResumePoint>,
     /// True if the state topic contained the source's record when the position was committed.
     pub had_state: bool,
     /// The content of the state topic, such as the routing table and the source's record.
@@ -120,11 +123,18 @@ impl Checkpoint {
     /// Checks that the source is the one that was saved.
     ///
     /// # Errors
-    /// [`SavedError::OtherReplicaSet`] names both.
+    /// [`SavedError::OtherReplicaSet`] and [`SavedError::OtherMode`] name both.
     pub fn check_source(&self, source: &SourceRecord) -> Result<(), SavedError> {
         let Some(saved) = &self.state.source else {
             return Ok(());
         };
+        if saved.mode != source.mode {
+            return Err(SavedError::OtherMode {
+                name: source.name.clone(),
+                saved: saved.mode,
+                found: source.mode,
+            });
+        }
         let differ =
             |a: &Option<String>, b: &Option<String>| matches!((a, b), (Some(a), Some(b)) if a != b);
         if differ(&saved.set_name, &source.set_name)
@@ -183,6 +193,7 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, SavedError> {
             routing: Some(record.routing),
             history: record.history()?,
             reads: record.reads,
+            resume: record.resume.clone(),
             had_state: record.state,
             state: State::default(),
         })

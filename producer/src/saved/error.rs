@@ -1,8 +1,8 @@
 //! The reasons why the saved state of a source cannot be used.
 
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::position::PositionError;
-use oplog_relay_core::state::{SourceRecord, StateError};
+use oplog_relay_core::position::{Position, PositionError};
+use oplog_relay_core::state::{SourceMode, SourceRecord, StateError};
 use oplog_relay_runtime::exit::ExitCode;
 
 /// The reason why the saved state of a source cannot be used.
@@ -59,6 +59,44 @@ pub enum SavedError {
         saved: NamespaceFilter,
         /// The configured namespaces.
         filter: NamespaceFilter,
+    },
+    /// The saved state of a change stream cannot be read.
+    #[error("cannot continue: the saved place in the change stream cannot be read: {reason}")]
+    ResumePoint {
+        /// The reason.
+        reason: String,
+    },
+    /// A position among events with one cluster time has no resume token.
+    #[error(
+        "the saved position {position} has no resume token, so the rest of the events with its cluster \
+         time cannot be found"
+    )]
+    NoToken {
+        /// The position.
+        position: Position,
+    },
+    /// A full sync is requested from a source that is read through a change stream.
+    #[error(
+        "source {source_name:?} is read through a change stream, beside which no full sync can run: copy \
+         the documents with mongodump and mongorestore"
+    )]
+    ReadThroughEvents {
+        /// Name of the source.
+        source_name: String,
+    },
+    /// The source is read in another mode.
+    #[error(
+        "source {name:?} was read with --source-mode {saved} so far, and would be read with --source-mode \
+         {found} now. A position of one mode does not say where the other one continues. Give \
+         --source-mode {saved}; or start under another --topic-prefix with a new copy of the data"
+    )]
+    OtherMode {
+        /// Name of the source.
+        name: String,
+        /// The saved mode.
+        saved: SourceMode,
+        /// The mode in which the source would be read.
+        found: SourceMode,
     },
     /// The source is another replica set.
     #[error(
@@ -119,11 +157,15 @@ impl SavedError {
         match self {
             Self::OtherNamespaces { .. }
             | Self::OtherReplicaSet { .. }
-            | Self::NotStarted { .. } => ExitCode::Usage,
+            | Self::OtherMode { .. }
+            | Self::NotStarted { .. }
+            | Self::ReadThroughEvents { .. } => ExitCode::Usage,
             Self::PositionRecord { .. }
             | Self::Position { .. }
             | Self::State { .. }
             | Self::SavedNamespaces { .. }
+            | Self::ResumePoint { .. }
+            | Self::NoToken { .. }
             | Self::Copies { .. } => ExitCode::Failed,
         }
     }

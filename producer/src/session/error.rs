@@ -50,6 +50,12 @@ pub enum NoCopy {
     /// The source is a dump.
     #[error("a dump of the oplog contains no documents to copy")]
     Dump,
+    /// The source is read through a change stream.
+    #[error(
+        "a full sync cannot run beside a change stream (note a time, copy the documents with mongodump \
+         and mongorestore, and give --start with that time)"
+    )]
+    ChangeStream,
     /// The operator does not want a copy.
     #[error("--sync tail copies nothing")]
     Tail,

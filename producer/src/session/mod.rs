@@ -6,12 +6,14 @@
 //! - `check` checks the cluster before and after a session takes over the source
 //! - `plan` determines the starting point
 //! - `pipeline` runs source, encoder and publisher
+//! - `parts` waits for the parts of a session, and chooses among their errors
 //! - `liveness` reports liveness while a session starts
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
 pub mod error;
 pub(crate) mod liveness;
+mod parts;
 pub mod pipeline;
 pub(crate) mod plan;
 
@@ -27,7 +29,7 @@ use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::config::RunConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
@@ -42,10 +44,11 @@ use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
 use crate::session::liveness::{BEAT, beating};
+use crate::session::parts::{Part, join};
 use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Queues, Until};
 use crate::session::plan::StreamStart;
 use crate::source::full_sync::FullSync;
-use crate::source::origin::{Origin, feed_full_sync};
+use crate::source::origin::{Origin, Resume, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::telemetry::metrics::Metrics;
 
@@ -157,8 +160,8 @@ struct OpenSession {
 /// The starting point of a session.
 struct Begin {
     start: StartAt,
-    /// Time of the first entry of the oldest transaction that is open at the start.
-    open: Option<Timestamp>,
+    /// What the source needs besides the start to continue there.
+    resume: Resume,
     /// The full sync that runs beside the tail. Every live source has one, because a full sync may be
     /// requested at any time.
     sync: Option<FullSync>,
@@ -187,11 +190,12 @@ fn unsaved(start: StartAt, saved: Option<Position>, asked: Option<Start>) -> Opt
     after(start).filter(|_| saved.is_none() && asked.is_some())
 }
 
-/// The result of a part of a session.
-enum Part {
-    Source(Result<(), ProducerError>),
-    Encoder(Result<(), ProducerError>),
-    Publisher(Result<Outcome, ProducerError>),
+/// Returns what the source needs besides the saved position to continue there.
+fn resume_of(checkpoint: &Checkpoint) -> Resume {
+    Resume {
+        open: checkpoint.history.open,
+        point: checkpoint.resume.clone(),
+    }
 }
 
 impl Supervisor {
@@ -277,7 +281,7 @@ impl Supervisor {
         let rules = checkpoint.position.and(self.other_rules(&checkpoint.state));
         let saved = checkpoint.position;
         let routing = checkpoint.routing.unwrap_or(FIRST_ROUTING);
-        let history = checkpoint.history;
+        let resume = resume_of(&checkpoint);
         let held = sync.iter().flat_map(|sync| sync.copies.held());
         let reads = checkpoint.reads;
         let has_state = checkpoint.state.source.is_some();
@@ -295,7 +299,7 @@ impl Supervisor {
         let wanted = routing + u32::from(rules.is_some());
         let begin = Begin {
             start,
-            open: history.open,
+            resume,
             sync,
             begins_at: BeginsAt { saved, unsaved },
             routing: (routing, wanted),
@@ -348,6 +352,7 @@ impl Supervisor {
                 .transactions(start, checkpoint.history, shutdown),
         )
         .with_router_headers(stream.headers)
+        .resuming(checkpoint.resume)
         .paced(self.pace.clone()))
     }
 
@@ -406,6 +411,18 @@ impl Supervisor {
         })
     }
 
+    /// Returns the function with which the source reports why it fails, and `None` when it answers
+    /// again.
+    fn source_report(&self) -> impl Fn(Option<&str>) + use<> {
+        let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
+        move |reason| {
+            metrics.set_source_failing(reason.is_some());
+            if let Some(reason) = reason {
+                health.set_ready(false, reason);
+            }
+        }
+    }
+
     async fn stream(
         &self,
         OpenSession {
@@ -423,17 +440,11 @@ impl Supervisor {
         let mut parts = JoinSet::new();
         let origin = Arc::clone(&self.origin);
         let shutdown = self.shutdown.clone();
-        let (health, metrics) = (self.health.clone(), Arc::clone(&self.metrics));
         // A failure of the previous session's source no longer applies.
-        metrics.set_source_failing(false);
-        let Begin { start, open, .. } = begin;
+        self.metrics.set_source_failing(false);
+        let failing = self.source_report();
+        let Begin { start, resume, .. } = begin;
         let source = parts.spawn(async move {
-            let failing = move |reason: Option<&str>| {
-                metrics.set_source_failing(reason.is_some());
-                if let Some(reason) = reason {
-                    health.set_ready(false, reason);
-                }
-            };
             let stop = shutdown.clone();
             let feeding = async {
                 match begin.sync {
@@ -442,7 +453,11 @@ impl Supervisor {
                         feed_full_sync(sync, start, events_in, shutdown, stalled_after, failing)
                             .await
                     }
-                    None => origin.feed(start, open, events_in, shutdown, failing).await,
+                    None => {
+                        origin
+                            .feed(start, resume, events_in, shutdown, failing)
+                            .await
+                    }
                 }
             };
             // A server may take longer to answer than the shutdown allows.
@@ -475,46 +490,6 @@ impl Supervisor {
             Part::Publisher(publishing.run(&intake))
         });
         join(parts, &source).await
-    }
-}
-
-/// Waits until the publisher is done or all parts have ended. When the encoder or the publisher has
-/// ended, the source is aborted. Of several errors, fencing is returned first, then the source's
-/// error, because it explains the most, then the encoder's.
-async fn join(mut parts: JoinSet<Part>, source: &AbortHandle) -> Result<Outcome, ProducerError> {
-    let mut failed: [Option<ProducerError>; 3] = [None, None, None];
-    while let Some(part) = parts.join_next().await {
-        let part = match part {
-            Ok(part) => part,
-            Err(error) if error.is_cancelled() => continue,
-            Err(_) => return Err(ProducerError::Ended("a thread of the session ended")),
-        };
-        let (place, error) = match part {
-            Part::Source(result) => (0, result.err()),
-            Part::Encoder(result) => (1, result.err()),
-            // The other parts have no work left that was requested.
-            Part::Publisher(Ok(Outcome::Done)) => return Ok(Outcome::Done),
-            Part::Publisher(Ok(Outcome::Stopped)) => (2, None),
-            Part::Publisher(Err(error)) => (2, Some(error)),
-        };
-        if place > 0 {
-            source.abort();
-        }
-        if let Some(slot) = failed.get_mut(place) {
-            *slot = error;
-        }
-    }
-    // Fencing outranks every other error: this instance must not continue.
-    let fenced = failed
-        .iter()
-        .position(|error| matches!(error, Some(ProducerError::Fenced { .. })));
-    let first = fenced.or_else(|| failed.iter().position(Option::is_some));
-    match first
-        .and_then(|place| failed.get_mut(place))
-        .and_then(Option::take)
-    {
-        Some(error) => Err(error),
-        None => Ok(Outcome::Stopped),
     }
 }
 
@@ -566,30 +541,6 @@ mod tests {
         // An error that a retry cannot fix is reported in any case.
         let usage = SessionError::RegistryNeeded.into();
         assert_eq!(next(&usage, true, 1, true), Next::Fail);
-    }
-
-    #[tokio::test]
-    async fn a_publisher_that_is_done_outranks_errors_of_the_other_parts() {
-        let ended = async |published: Result<Outcome, ProducerError>| {
-            let mut parts = JoinSet::new();
-            let source = parts.spawn(std::future::pending());
-            let file = String::new();
-            let undecodable = EntryFault::DumpTruncated { file };
-            parts.spawn(async { Part::Encoder(Err(undecodable.into())) });
-            tokio::task::yield_now().await;
-            parts.spawn(async { Part::Publisher(published) });
-            join(parts, &source).await
-        };
-        assert!(matches!(ended(Ok(Outcome::Done)).await, Ok(Outcome::Done)));
-        for other in [Ok(Outcome::Stopped), Err(ProducerError::kafka("a", "b"))] {
-            let error = ended(other).await.unwrap_err();
-            assert!(matches!(error, ProducerError::Undecodable(_)), "{error}");
-        }
-        let fenced = ended(Err(ProducerError::Fenced {
-            transactional_id: String::new(),
-        }))
-        .await;
-        assert!(matches!(fenced, Err(ProducerError::Fenced { .. })));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Supervisor {
         cluster: &FoundCluster,
     ) -> Result<StreamStart, ProducerError> {
         let is_new_copy = self.starts_with_a_copy(checkpoint);
-        let Some(client) = self.origin.client() else {
+        let Some(client) = self.origin.client_of_copies() else {
             return Ok(StreamStart {
                 start: self.start(checkpoint.position).await?,
                 sync: None,
@@ -92,7 +92,10 @@ impl Supervisor {
         if !self.starts_with_a_copy(checkpoint) {
             return Ok(());
         }
-        match self.origin.client() {
+        if self.origin.is_change_stream() {
+            return Err(self.without_start(NoCopy::ChangeStream));
+        }
+        match self.origin.client_of_copies() {
             None => Err(self.without_start(NoCopy::Dump)),
             Some(_) => self.check_new(&cluster.names),
         }

@@ -14,16 +14,47 @@ pub enum SourceError {
     /// The source is a mongos.
     #[error(
         "the source is a mongos, which has no oplog, and the oplogs of its shards cannot be merged into \
-         one order. Point --source at a replica set"
+         one order. Give --source-mode change-stream (or omit the flag), or point --source at a replica \
+         set that is not a shard"
     )]
     Mongos,
     /// The source is a shard.
     #[error(
         "the source is a shard of a sharded cluster: each shard logs its own copy of a command and only a \
          part of every collection, so one shard's oplog is not a complete history. Point --source at a \
-         replica set that is not a shard"
+         mongos of the cluster and give --source-mode change-stream, or at a replica set that is not a \
+         shard"
     )]
     Shard,
+    /// A change stream cannot be read from its beginning.
+    #[error(
+        "--start oldest needs --source-mode oplog: a change stream does not tell what the oldest entry of \
+         the oplog is. Give --start now or --start <time>; a time that the oplog no longer reaches ends \
+         with exit code 3"
+    )]
+    NoOldestEvent,
+    /// A change stream cannot be read from now on.
+    #[error(
+        "the source does not report its logical time (operationTime), so --start now cannot be resolved: \
+         give a time"
+    )]
+    NoLogicalTime,
+    /// The source or the configuration does not permit a change stream.
+    #[error("the change stream cannot be opened: {meaning} (error {code}: {reason})")]
+    StreamRefused {
+        /// The meaning of the server's code.
+        meaning: &'static str,
+        /// The server's code.
+        code: i32,
+        /// The server's error.
+        reason: String,
+    },
+    /// Documents before changes cannot be looked up for a change stream.
+    #[error(
+        "--full-document-before lookup cannot be used with a change stream: it finds a document before a \
+         change by the place of its entry in the oplog. Omit the flag, or give --source-mode oplog"
+    )]
+    BeforeLookupOfEvents,
     /// The source has no name.
     #[error("--source-name is required: the source has no set name")]
     NoName,

@@ -1,4 +1,4 @@
-//! Sources of entries: the oplog of a live replica set, or a dump of one.
+//! Sources of entries: the oplog of a live replica set, a dump of one, or a change stream.
 //!
 //! A source runs as a separate task and fills a short queue, so that the next batch is fetched while
 //! the current one is encoded.
@@ -13,6 +13,7 @@
 //! - `collections` asks whether the documents of a collection depend on each other
 //! - `error` has the reasons why a source cannot be used
 
+pub mod change_stream;
 pub mod collections;
 pub mod dump;
 pub mod error;
@@ -27,6 +28,7 @@ use oplog_relay_core::document::{Document, Element, Malformed};
 use oplog_relay_core::position::{Position, Timestamp};
 
 use crate::error::ProducerError;
+use crate::source::change_stream::EventBatch;
 
 /// Maximum number of batches that wait between a source and the encoder. A batch is at most one
 /// server reply (16 MB and one document), so the queue is bounded in bytes too.
@@ -51,6 +53,8 @@ pub enum StartAt {
 pub enum SourceEvent {
     /// Entries in oplog order.
     Batch(Batch),
+    /// Entries made from the events of a change stream, in their order.
+    Events(EventBatch),
     /// Entries before the start, of which only open transactions matter (dumps).
     Earlier(Batch),
     /// Documents that a full sync read, or state that it saves.

@@ -1,4 +1,4 @@
-//! The source of a session: a live replica set or a dump, and its identity.
+//! The source of a session: a live deployment or a dump, and its identity.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use bson::{Bson, doc};
 use mongodb::Client;
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_core::state::{History, STATE_VERSION, SourceRecord};
+use oplog_relay_core::resume::ResumePoint;
+use oplog_relay_core::state::{History, STATE_VERSION, SourceMode, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
 use oplog_relay_runtime::config::Start;
 use oplog_relay_runtime::mongo::{self, Hello, REPLY_LIMIT, in_time};
@@ -14,12 +15,13 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 
-use crate::config;
+use crate::config::{self, StreamConfig, WantedMode};
 use crate::error::ProducerError;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup, StoredDocuments};
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transactions};
 use crate::session::pipeline::Until;
+use crate::source::change_stream::{ChangeStream, EventTail};
 use crate::source::collections::LiveCollections;
 use crate::source::dump::Dump;
 use crate::source::error::SourceError;
@@ -38,12 +40,70 @@ pub struct Origin {
 
 #[derive(Debug)]
 enum Kind {
-    Live { client: Client, oplog: Oplog },
+    Live {
+        client: Client,
+        oplog: Oplog,
+    },
+    Events {
+        client: Client,
+        stream: ChangeStream,
+    },
     Dump(Arc<Dump>),
 }
 
+/// What a source needs besides a position to continue there.
+#[derive(Debug, Clone, Default)]
+pub struct Resume {
+    /// Time of the first entry of a dump's oldest open transaction.
+    pub open: Option<Timestamp>,
+    /// The point at which a change stream continues.
+    pub point: Option<ResumePoint>,
+}
+
 impl Origin {
-    /// Connects to a replica set, or finds the files of a dump.
+    /// Connects to the source of a stream and determines the mode in which it is read, or finds the
+    /// files of a dump.
+    ///
+    /// # Errors
+    /// The errors of [`Origin::open`]; [`ProducerError::Usage`] if the source cannot be read in the
+    /// wanted mode.
+    pub async fn of(config: &StreamConfig) -> Result<Self, ProducerError> {
+        let config::Origin::Live(uri) = &config.origin else {
+            return Self::open(&config.origin, config.source_name.as_deref()).await;
+        };
+        let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+        let reason = match config.mode {
+            WantedMode::Oplog => None,
+            WantedMode::ChangeStream => Some("--source-mode change-stream".to_owned()),
+            WantedMode::Auto => reason_for_change_stream(&client, &hello).await?,
+        };
+        let name = config.source_name.as_deref();
+        let Some(reason) = reason else {
+            return Self::open_oplog(client, hello, name).await;
+        };
+        refuse_shard(&client).await?;
+        let name = source_name(name, &hello)?;
+        let is_sharded = hello.is_mongos;
+        let stream = ChangeStream::new(&client, &config.filter, is_sharded).await?;
+        tracing::info!(
+            reason,
+            scope = %stream.scope(),
+            expanded_events = stream.abilities().expanded_events,
+            "the source is read through a change stream"
+        );
+        let record = SourceRecord {
+            v: STATE_VERSION,
+            name,
+            set_name: hello.set_name,
+            replica_set_id: None,
+            namespaces: None,
+            mode: SourceMode::ChangeStream,
+        };
+        Ok(Self::new(record, Kind::Events { client, stream }))
+    }
+
+    /// Connects to a replica set whose oplog is read, or finds the files of a dump.
     ///
     /// # Errors
     /// [`SourceError`] for a mongos, a shard, a standalone or a missing name;
@@ -59,26 +119,39 @@ impl Origin {
                     set_name: None,
                     replica_set_id: None,
                     namespaces: None,
+                    mode: SourceMode::Oplog,
                 };
                 Ok(Self::new(record, kind))
             }
             config::Origin::Live(uri) => {
                 let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
                 let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
-                check_kind(&client, &hello).await?;
-                Oplog::check(&client).await?;
-                let name = source_name(name, &hello)?;
-                let record = SourceRecord {
-                    v: STATE_VERSION,
-                    name,
-                    set_name: hello.set_name,
-                    replica_set_id: replica_set_id(&client).await,
-                    namespaces: None,
-                };
-                let oplog = Oplog::new(&client);
-                Ok(Self::new(record, Kind::Live { client, oplog }))
+                Self::open_oplog(client, hello, name).await
             }
         }
+    }
+
+    async fn open_oplog(
+        client: Client,
+        hello: Hello,
+        name: Option<&str>,
+    ) -> Result<Self, ProducerError> {
+        if hello.is_mongos {
+            return Err(SourceError::Mongos.into());
+        }
+        refuse_shard(&client).await?;
+        Oplog::check(&client).await?;
+        let name = source_name(name, &hello)?;
+        let record = SourceRecord {
+            v: STATE_VERSION,
+            name,
+            set_name: hello.set_name,
+            replica_set_id: replica_set_id(&client).await,
+            namespaces: None,
+            mode: SourceMode::Oplog,
+        };
+        let oplog = Oplog::new(&client);
+        Ok(Self::new(record, Kind::Live { client, oplog }))
     }
 
     const fn new(record: SourceRecord, kind: Kind) -> Self {
@@ -118,17 +191,37 @@ impl Origin {
     #[must_use]
     pub const fn client(&self) -> Option<&Client> {
         match &self.kind {
-            Kind::Live { client, .. } => Some(client),
+            Kind::Live { client, .. } | Kind::Events { client, .. } => Some(client),
             Kind::Dump(_) => None,
         }
+    }
+
+    /// Returns the client with which a full sync copies documents; `None` for a dump, which has none,
+    /// and for a change stream.
+    #[must_use]
+    pub const fn client_of_copies(&self) -> Option<&Client> {
+        match &self.kind {
+            Kind::Live { client, .. } => Some(client),
+            Kind::Events { .. } | Kind::Dump(_) => None,
+        }
+    }
+
+    /// Returns true if the source is read through a change stream.
+    #[must_use]
+    pub const fn is_change_stream(&self) -> bool {
+        matches!(self.kind, Kind::Events { .. })
     }
 
     /// Resolves `--start`.
     ///
     /// # Errors
-    /// [`ProducerError::Source`].
+    /// [`ProducerError::Source`]; [`SourceError::NoOldestEvent`] for a start at the oldest entry of a
+    /// change stream.
     pub async fn start(&self, start: Start) -> Result<StartAt, ProducerError> {
         Ok(match start {
+            Start::Oldest if self.is_change_stream() => {
+                return Err(SourceError::NoOldestEvent.into());
+            }
             Start::Oldest => StartAt::Oldest,
             Start::Position { seconds, increment } => {
                 StartAt::At(Timestamp::new(seconds, increment))
@@ -142,30 +235,36 @@ impl Origin {
             }
             Start::Now => match self.newest().await? {
                 Some(newest) => StartAt::After(newest),
+                None if self.is_change_stream() => {
+                    return Err(SourceError::NoLogicalTime.into());
+                }
                 None => StartAt::Oldest,
             },
         })
     }
 
     /// Returns the newest majority-committed entry, or the newest entry if the server does not report
-    /// the majority commit point. `None` for a dump.
+    /// the majority commit point. For a change stream, returns the logical time of the source. `None`
+    /// for a dump.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
     pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
-        let Some(client) = self.client() else {
-            return Ok(None);
-        };
-        newest_of_majority(client).await
+        match &self.kind {
+            Kind::Live { client, .. } => newest_of_majority(client).await,
+            Kind::Events { stream, .. } => stream.newest().await,
+            Kind::Dump(_) => Ok(None),
+        }
     }
 
-    /// Returns the time of the oldest entry.
+    /// Returns the time of the oldest entry; `None` for a change stream, which does not tell it.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
     pub async fn oldest(&self) -> Result<Option<Timestamp>, ProducerError> {
         match &self.kind {
             Kind::Live { oplog, .. } => Ok(oplog.oldest().await?.map(|oldest| oldest.ts)),
+            Kind::Events { .. } => Ok(None),
             Kind::Dump(dump) => Ok(dump.oldest()),
         }
     }
@@ -175,7 +274,7 @@ impl Origin {
     #[must_use]
     pub const fn until_nothing_new(&self) -> Until {
         match self.kind {
-            Kind::Live { .. } => Until::Reached(Timestamp::new(0, 0)),
+            Kind::Live { .. } | Kind::Events { .. } => Until::Reached(Timestamp::new(0, 0)),
             Kind::Dump(_) => Until::End,
         }
     }
@@ -193,7 +292,8 @@ impl Origin {
             Kind::Live { oplog, .. } => {
                 Parts::Live(OplogHistory::new(oplog.clone(), Handle::current()))
             }
-            Kind::Dump(_) => Parts::Spooled(SpooledParts::default()),
+            // The events of a transaction arrive one by one, after its commit.
+            Kind::Events { .. } | Kind::Dump(_) => Parts::Spooled(SpooledParts::default()),
         };
         Transactions::new(parts, history, start == StartAt::Oldest, shutdown)
     }
@@ -202,13 +302,9 @@ impl Origin {
     /// source of them. It must be called within a tokio runtime.
     #[must_use]
     pub fn collections(&self) -> Option<Box<dyn Collections>> {
-        match &self.kind {
-            Kind::Live { client, .. } => {
-                let live = LiveCollections::new(client.clone(), Handle::current());
-                Some(Box::new(live))
-            }
-            Kind::Dump(_) => None,
-        }
+        let client = self.client()?;
+        let live = LiveCollections::new(client.clone(), Handle::current());
+        Some(Box::new(live))
     }
 
     /// Returns the lookup for the documents of updates. It must be called within a tokio runtime.
@@ -222,8 +318,12 @@ impl Origin {
     /// Returns a lookup of the documents before changes.
     ///
     /// # Errors
-    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`ProducerError::Source`].
+    /// [`SourceError::DumpWithoutDocuments`] for a dump; [`SourceError::BeforeLookupOfEvents`] for a
+    /// change stream; [`ProducerError::Source`].
     pub async fn before_lookup(&self, shutdown: Shutdown) -> Result<BeforeLookup, ProducerError> {
+        if self.is_change_stream() {
+            return Err(SourceError::BeforeLookupOfEvents.into());
+        }
         Ok(BeforeLookup::new(self.stored_documents(shutdown).await?))
     }
 
@@ -239,14 +339,14 @@ impl Origin {
     /// Sends entries from `start` on until the dump ends, the queue is closed or a shutdown is
     /// requested. The result is available before this function drops its end of the queue.
     /// `failing` is called with the reason when the source fails, and with `None` when the source
-    /// responds again. `open` is the time of the first entry of a dump's oldest open transaction.
+    /// responds again.
     ///
     /// # Errors
-    /// The errors of [`Tail::run`] and [`Dump::run`].
+    /// The errors of [`Tail::run`], [`EventTail::run`] and [`Dump::run`].
     pub async fn feed(
         &self,
         start: StartAt,
-        open: Option<Timestamp>,
+        resume: Resume,
         events: Sender<SourceEvent>,
         shutdown: Shutdown,
         failing: impl Fn(Option<&str>),
@@ -257,12 +357,17 @@ impl Origin {
                 let tail = tail.reporting_stalls_after(self.stalled_after);
                 tail.run(&events, &shutdown, failing).await
             }
+            Kind::Events { stream, .. } => {
+                let tail = EventTail::begin(stream.clone(), start, resume.point.as_ref())?;
+                tail.run(&events, &shutdown, failing).await
+            }
             Kind::Dump(dump) => {
                 let dump = Arc::clone(dump);
                 let (queue, mut read) = channel(1);
                 let stop = shutdown.clone();
-                let reading =
-                    tokio::task::spawn_blocking(move || dump.run(start, open, &queue, &stop));
+                let reading = tokio::task::spawn_blocking(move || {
+                    dump.run(start, resume.open, &queue, &stop)
+                });
                 // Events are forwarded by this task, because the thread may block on a pipe without
                 // data. A receiver that finds the queue closed aborts this task, so the result must be
                 // available before the queue is closed.
@@ -309,11 +414,26 @@ pub async fn feed_full_sync(
     tokio::try_join!(tailing, interleaving.run()).map(drop)
 }
 
-/// Refuses a mongos, which has no oplog, and a shard, whose oplog is only a part of the history.
-async fn check_kind(client: &Client, hello: &Hello) -> Result<(), ProducerError> {
+/// Returns the reason why a source is read through a change stream; `None` if its oplog can be read.
+async fn reason_for_change_stream(
+    client: &Client,
+    hello: &Hello,
+) -> Result<Option<String>, ProducerError> {
     if hello.is_mongos {
-        return Err(SourceError::Mongos.into());
+        return Ok(Some("the source is a mongos".to_owned()));
     }
+    match Oplog::new(client).oldest().await {
+        Ok(_) => Ok(None),
+        Err(ProducerError::Source(error)) if !mongo::is_interrupted(&error) => Ok(Some(format!(
+            "the oplog cannot be read: {}",
+            mongo::error_text(&error)
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a shard, whose oplog and change streams are only a part of the history.
+async fn refuse_shard(client: &Client) -> Result<(), ProducerError> {
     let version = client
         .database("admin")
         .collection::<bson::Document>("system.version");
@@ -378,7 +498,7 @@ mod tests {
         let feeding = parts.spawn(async move {
             let start = StartAt::After(saved);
             origin
-                .feed(start, None, events, Shutdown::manual(), |_| ())
+                .feed(start, Resume::default(), events, Shutdown::manual(), |_| ())
                 .await
         });
         while queue.recv().await.is_some() {}

@@ -65,6 +65,11 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+/// Returns the counter of each operation.
+fn by_operation(entries: &IntCounterVec) -> [IntCounter; 5] {
+    Operation::ALL.map(|operation| entries.with_label_values(&[operation.name()]))
+}
+
 fn commit_histogram() -> Result<Histogram, prometheus::Error> {
     let options = HistogramOpts::new(
         "oplog_producer_commit_seconds",
@@ -91,11 +96,9 @@ impl Metrics {
         let by = |label: &str, name: &str, help: &str| {
             registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
         };
-        let by_operation = by("op", "entries_total", "Entries read from the source.")?;
         let errors = by("kind", "errors_total", "Failures, by kind.")?;
         let metrics = Self {
-            entries: Operation::ALL
-                .map(|operation| by_operation.with_label_values(&[operation.name()])),
+            entries: by_operation(&by("op", "entries_total", "Entries read from the source.")?),
             filtered: counter(
                 "filtered_total",
                 "Entries for which no record was written: excluded by the filter, omitted from \

@@ -38,6 +38,8 @@ pub struct Hello {
     pub last_write: Option<OpTime>,
     /// The newest cluster time that the server knows (`$clusterTime`).
     pub cluster_time: Option<Timestamp>,
+    /// The logical time of the server at its reply (`operationTime`).
+    pub operation_time: Option<Timestamp>,
     /// The size limit of a document.
     pub max_bson_object_size: Option<i64>,
     /// The size limit of a message.
@@ -99,6 +101,7 @@ impl Hello {
             .get_array("hosts")
             .map(Vec::as_slice)
             .unwrap_or_default();
+        let logical = |time: mongodb::bson::Timestamp| Timestamp::new(time.time, time.increment);
         Self {
             set_name: text("setName"),
             is_mongos: reply.get_str("msg").is_ok_and(|text| text == "isdbgrid"),
@@ -119,7 +122,8 @@ impl Hello {
                 .get_document("$clusterTime")
                 .and_then(|time| time.get_timestamp("clusterTime"))
                 .ok()
-                .map(|time| Timestamp::new(time.time, time.increment)),
+                .map(logical),
+            operation_time: reply.get_timestamp("operationTime").ok().map(logical),
             max_bson_object_size: number("maxBsonObjectSize"),
             max_message_size_bytes: number("maxMessageSizeBytes"),
             max_write_batch_size: number("maxWriteBatchSize"),

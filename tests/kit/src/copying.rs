@@ -194,7 +194,10 @@ fn encode(
         match event {
             SourceEvent::Batch(batch) => encoder.encode(&batch, &mut chunk, &mut take)?,
             SourceEvent::Copied(copied) => encoder.copy(&copied, &mut chunk, &mut take)?,
-            SourceEvent::Earlier(_) | SourceEvent::Idle | SourceEvent::CaughtUp => {}
+            SourceEvent::Events(_)
+            | SourceEvent::Earlier(_)
+            | SourceEvent::Idle
+            | SourceEvent::CaughtUp => {}
             SourceEvent::End => break,
         }
         encoder.complete(&mut chunk);

@@ -6,6 +6,7 @@
 //! - [`stub`]: a fake mongod that serves an oplog and fails on request; [`model`]: one that stores
 //!   data, as the source or the target of a test; both speak the wire protocol on a port;
 //!   [`fake_registry`]: a stand-in for a schema registry
+//! - [`event_server`]: a mongos or a replica set whose change stream was recorded
 //! - [`generated`]: a server of generated documents; [`load`] and [`ddl`]: the writes of a source
 //! - [`stream`]: the entries of a source, read with the producer's parts and without Kafka;
 //!   [`copying`]: a full sync, likewise
@@ -24,6 +25,7 @@
 
 pub mod copying;
 pub mod ddl;
+pub mod event_server;
 pub mod fake_registry;
 pub mod generated;
 pub mod http_status;

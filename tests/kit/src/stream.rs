@@ -9,7 +9,7 @@ use oplog_producer::encode::chunk::{Chunk, RecordHeader, TransactionCounts};
 use oplog_producer::error::ProducerError;
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
-use oplog_producer::source::origin::Origin;
+use oplog_producer::source::origin::{Origin, Resume};
 use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
@@ -138,7 +138,11 @@ impl Stream {
             shutdown.trigger();
             stream
         };
-        let feeding = origin.feed(start, history.open, events_in, shutdown.clone(), |_| ());
+        let resume = Resume {
+            open: history.open,
+            point: None,
+        };
+        let feeding = origin.feed(start, resume, events_in, shutdown.clone(), |_| ());
         let (stream, fed) = Box::pin(async { tokio::join!(encoded, feeding) }).await;
         fed?;
         Ok(stream??)
@@ -193,6 +197,13 @@ fn encode(
         match event {
             SourceEvent::Batch(batch) => {
                 encoder.encode(&batch, &mut chunk, &mut |chunk| {
+                    stream.take(chunk);
+                    Ok(())
+                })?;
+                stream.take(&mut chunk);
+            }
+            SourceEvent::Events(batch) => {
+                encoder.encode_events(&batch, &mut chunk, &mut |chunk| {
                     stream.take(chunk);
                     Ok(())
                 })?;

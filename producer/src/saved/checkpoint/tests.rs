@@ -1,6 +1,8 @@
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::NamespacesRecord;
 
+use oplog_relay_core::state::SourceMode;
+
 use super::*;
 
 fn source(set: &str, id: Option<&str>) -> SourceRecord {
@@ -10,6 +12,7 @@ fn source(set: &str, id: Option<&str>) -> SourceRecord {
         set_name: Some(set.to_owned()),
         replica_set_id: id.map(str::to_owned),
         namespaces: None,
+        mode: SourceMode::Oplog,
     }
 }
 

@@ -75,6 +75,9 @@ pub fn encode(
         let outcome = match event {
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
+            Some(SourceEvent::Events(batch)) => {
+                encoder.encode_events(&batch, &mut chunk, &mut hand_on)
+            }
             Some(SourceEvent::Earlier(batch)) => encoder.recall(&batch),
             Some(SourceEvent::Copied(copied)) => encoder.copy(&copied, &mut chunk, &mut hand_on),
             Some(SourceEvent::Idle) => {

@@ -62,6 +62,7 @@ impl Progress {
         // A full sync and a change of the routing send records without advancing the position.
         let moved = reached.position != self.unsaved.or(self.saved)
             || reached.routing != self.reached.routing
+            || (reached.resume != self.reached.resume && reached.resume.is_some())
             || !chunk.is_without_records();
         if reached.position.is_none() || !moved {
             return;
@@ -72,7 +73,10 @@ impl Progress {
         } else {
             self.reached.wall
         };
-        self.reached = Reached { wall, ..*reached };
+        self.reached = Reached {
+            wall,
+            ..reached.clone()
+        };
     }
 
     /// Returns the position that the next commit saves.
@@ -106,6 +110,7 @@ impl Progress {
         PositionRecord {
             reads: self.reached.reads,
             state: self.has_state,
+            resume: self.reached.resume.as_deref().cloned(),
             ..PositionRecord::new(position, self.reached.routing).with_history(self.reached.history)
         }
     }

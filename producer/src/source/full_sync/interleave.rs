@@ -228,7 +228,11 @@ impl Interleaving {
                 }
             }
             SourceEvent::Idle | SourceEvent::CaughtUp => self.is_idle = true,
-            SourceEvent::Earlier(_) | SourceEvent::Copied(_) | SourceEvent::End => {}
+            // No full sync runs beside a change stream.
+            SourceEvent::Events(_)
+            | SourceEvent::Earlier(_)
+            | SourceEvent::Copied(_)
+            | SourceEvent::End => {}
         }
         self.send(event).await
     }

@@ -53,6 +53,37 @@ impl Scenario {
         }
     }
 
+    /// Returns the recorded history of a sharded cluster of MongoDB 5.0. It has a change stream and no
+    /// oplog.
+    #[must_use]
+    pub fn sharded() -> Scenario {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        Scenario {
+            version: Version::V5_0,
+            directory: fixtures.join("change-stream-5.0-sharded"),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Returns a scenario of MongoDB 4.2 of which only the change stream was recorded.
+    #[must_use]
+    pub fn events_of_4_2(name: &str) -> Scenario {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        Scenario {
+            version: Version::V4_2,
+            directory: fixtures.join("change-stream-4.2").join(name),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Returns the recorded events of the change stream of the whole deployment, as BSON.
+    ///
+    /// # Errors
+    /// The scenario has none, or the file cannot be read.
+    pub fn events(&self) -> Result<Vec<Vec<u8>>> {
+        split(&read(&self.directory.join("change-stream.bson"))?)
+    }
+
     /// Excludes from the comparison the collections on which, according to the scenario, the
     /// server's own oplog application ends in a different state than the primary.
     ///
@@ -98,6 +129,16 @@ impl Scenario {
     /// A file cannot be read.
     pub fn expected(&self) -> Result<State> {
         self.documents("expected")
+    }
+
+    /// Returns the expected documents, including those of excluded collections.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn all_expected(&self) -> Result<State> {
+        let mut all = self.clone();
+        all.left_out.clear();
+        all.expected()
     }
 
     fn documents(&self, directory: &str) -> Result<State> {

@@ -1,0 +1,365 @@
+//! The tail of a change stream: a cursor that is opened again after network faults and elections.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::resume::ResumePoint;
+use oplog_relay_runtime::mongo;
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::batch::EventBatch;
+use super::event::Event;
+use super::reader::{Reader, Taken};
+use super::token::time_of;
+use super::{BATCH_EVENTS, ChangeStream, OpenAt, documents, fault};
+use crate::error::ProducerError;
+use crate::saved::error::SavedError;
+use crate::source::error::SourceError;
+use crate::source::{Batch, SourceEvent, StartAt};
+
+/// Time without a reply after which a cursor counts as idle.
+const IDLE_AFTER: Duration = Duration::from_millis(5);
+/// Size at which a reply counts as full: another reply follows, however slowly.
+const FULL_REPLY: usize = 4 << 20;
+/// Time without a reply, not even an empty one, after which a server counts as unreachable.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+
+/// The result of waiting for a cursor.
+enum Waited {
+    /// A reply, which may be empty.
+    Reply(RawBatch),
+    /// No reply for too long, or the receiver is gone: the cursor is closed.
+    Nothing,
+    /// The cursor has ended.
+    End,
+}
+
+/// The reason why a cursor is no longer followed.
+enum Broken {
+    /// The driver's error, after which the stream may be opened again.
+    Cursor(mongodb::error::Error),
+    /// An error that ends the session.
+    Session(ProducerError),
+}
+
+impl From<ProducerError> for Broken {
+    fn from(error: ProducerError) -> Self {
+        Self::Session(error)
+    }
+}
+
+/// A tail that continues after the last event that it has read.
+#[derive(Debug)]
+pub struct EventTail {
+    stream: ChangeStream,
+    reader: Reader,
+    open_at: OpenAt,
+    /// The logical time of the source at the previous reply.
+    newest: Option<Timestamp>,
+    /// True if the source has not replied since it failed.
+    failed: bool,
+}
+
+impl EventTail {
+    /// Creates a tail at a starting point; `point` is saved with a position.
+    ///
+    /// # Errors
+    /// [`SourceError::NoOldestEvent`] for a start at the oldest entry, which a change stream does not
+    /// know; [`SavedError`] if the saved point cannot be read.
+    pub fn begin(
+        stream: ChangeStream,
+        start: StartAt,
+        point: Option<&ResumePoint>,
+    ) -> Result<Self, ProducerError> {
+        let before = |ts: Timestamp| Position {
+            ts: ts.before(),
+            term: -1,
+            ord: 0,
+        };
+        let (position, time) = match start {
+            StartAt::After(position) => (position, position.ts.after()),
+            StartAt::At(ts) => (before(ts), ts),
+            StartAt::Oldest | StartAt::Now => {
+                return Err(SourceError::NoOldestEvent.into());
+            }
+        };
+        let reader = Reader::new(position, point, stream.is_sharded)?;
+        let token = point.map(token_of).transpose()?;
+        if token.is_none() && position.ord > 0 {
+            return Err(SavedError::NoToken { position }.into());
+        }
+        let open_at = token.map_or(OpenAt::Time(time), OpenAt::Token);
+        Ok(Self {
+            stream,
+            reader,
+            open_at,
+            newest: None,
+            failed: false,
+        })
+    }
+
+    /// Sends the events of the stream until the queue is closed or a shutdown is requested. `failing`
+    /// is called with the reason when the source fails, and with `None` when it replies again.
+    ///
+    /// # Errors
+    /// Errors that opening the stream again cannot fix: a lost position, missing permissions, damaged
+    /// events.
+    pub async fn run(
+        mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+        failing: impl Fn(Option<&str>),
+    ) -> Result<(), ProducerError> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !shutdown.triggered() && !events.is_closed() {
+            match self.follow(events, shutdown, &mut backoff, &failing).await {
+                Ok(()) => {}
+                Err(Broken::Session(error)) => return Err(error),
+                Err(Broken::Cursor(error)) => {
+                    let position = self.reader.position();
+                    let error = fault::judge(error, position)?;
+                    let reason = mongo::error_text(&error);
+                    tracing::warn!(
+                        reason,
+                        %position,
+                        "the source failed; the change stream is opened again"
+                    );
+                    self.failed = true;
+                    failing(Some(&reason));
+                    if !backoff.sleep(shutdown).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows one cursor, from opening to its end.
+    async fn follow(
+        &mut self,
+        events: &Sender<SourceEvent>,
+        shutdown: &Shutdown,
+        backoff: &mut Backoff,
+        failing: &impl Fn(Option<&str>),
+    ) -> Result<(), Broken> {
+        self.reader.reopened();
+        let opening = self.stream.open(&self.open_at);
+        let Some(cursor) = shutdown.unless(opening).await else {
+            return Ok(());
+        };
+        let mut cursor = cursor.map_err(Broken::Cursor)?;
+        let mut is_idle_sent = false;
+        loop {
+            let waited = self.wait(&mut cursor, &mut is_idle_sent, events, failing);
+            let Some(waited) = shutdown.unless(waited).await else {
+                return Ok(());
+            };
+            let reply = match waited? {
+                Waited::Reply(reply) => reply,
+                Waited::Nothing => return Ok(()),
+                // An `invalidate` ends the cursor. The stream continues after its token.
+                Waited::End => {
+                    backoff.sleep(shutdown).await;
+                    return Ok(());
+                }
+            };
+            if std::mem::replace(&mut self.failed, false) {
+                failing(None);
+            }
+            let reply = self.read(reply).await?;
+            backoff.reset();
+            is_idle_sent = !reply.is_full;
+            if !self.pass_on(reply, events).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends what a reply contained. Returns false if the queue is closed.
+    async fn pass_on(&self, reply: ReadReply, events: &Sender<SourceEvent>) -> bool {
+        let has_news = !reply.batch.is_empty();
+        if has_news && events.send(SourceEvent::Events(reply.batch)).await.is_err() {
+            return false;
+        }
+        if reply.is_full {
+            return true;
+        }
+        let event = match reply.is_caught_up {
+            true => SourceEvent::CaughtUp,
+            false => SourceEvent::Idle,
+        };
+        if has_news {
+            return events.send(event).await.is_ok();
+        }
+        // Each empty reply is passed on, so that later stages know that the source responds. A full
+        // queue shows that as well, and the tail must not wait for it.
+        !matches!(events.try_send(event), Err(TrySendError::Closed(_)))
+    }
+
+    /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
+    /// gives up after [`SILENT_AFTER`].
+    async fn wait(
+        &mut self,
+        cursor: &mut RawBatchCursor,
+        is_idle_sent: &mut bool,
+        events: &Sender<SourceEvent>,
+        failing: &impl Fn(Option<&str>),
+    ) -> Result<Waited, Broken> {
+        let next = cursor.next();
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut next => {
+                    return match reply {
+                        None => Ok(Waited::End),
+                        Some(Ok(reply)) => Ok(Waited::Reply(reply)),
+                        Some(Err(error)) => Err(Broken::Cursor(error)),
+                    };
+                }
+                () = tokio::time::sleep(SILENT_AFTER), if *is_idle_sent => {
+                    let reason = "the source does not respond; the change stream is opened again";
+                    tracing::warn!(reason);
+                    self.failed = true;
+                    failing(Some(reason));
+                    return Ok(Waited::Nothing);
+                }
+                () = tokio::time::sleep(IDLE_AFTER), if !*is_idle_sent => {
+                    *is_idle_sent = true;
+                    if events.send(SourceEvent::Idle).await.is_err() {
+                        return Ok(Waited::Nothing);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Converts the events of a reply.
+    async fn read(&mut self, reply: RawBatch) -> Result<ReadReply, ProducerError> {
+        let reply = Batch::Reply(reply);
+        let mut batch = self.reader.batch();
+        let mut joined = Vec::new();
+        let mut count = 0;
+        for document in reply.documents()? {
+            let document = document.map_err(ProducerError::undecodable)?;
+            count += 1;
+            let taken = self.reader.take(document, &mut joined, &mut batch)?;
+            if !matches!(taken, Taken::Entry | Taken::Nothing) {
+                let document = match joined.is_empty() {
+                    true => document,
+                    false => Document::new(&joined).map_err(ProducerError::undecodable)?,
+                };
+                let event = Event::read(document)?;
+                match taken {
+                    Taken::Locate => self.locate(&event, &mut batch).await?,
+                    _ => self.look_up(&event, &mut batch).await?,
+                }
+            }
+            joined.clear();
+        }
+        let end = ReplyEnd::of(&reply).map_err(ProducerError::undecodable)?;
+        if let Some(token) = end.token {
+            self.reader.reach(token, &mut batch);
+        }
+        let marked = end.token.and_then(time_of);
+        let is_caught_up = count == 0 && self.newest.is_some() && marked >= self.newest;
+        self.newest = end.operation_time;
+        self.note_open_at(&batch)?;
+        Ok(ReadReply {
+            batch,
+            is_full: count >= BATCH_EVENTS || reply.size() >= FULL_REPLY,
+            is_caught_up,
+        })
+    }
+
+    /// Notes the token after which the stream is opened again.
+    fn note_open_at(&mut self, batch: &EventBatch) -> Result<(), ProducerError> {
+        if let Some(reading) = batch.high_water()? {
+            self.open_at = OpenAt::Token(reading.point.token.as_bytes().to_vec());
+        } else if let Some(last) = batch.iter().last() {
+            self.open_at = OpenAt::Token(last?.point.token.as_bytes().to_vec());
+        }
+        Ok(())
+    }
+
+    /// Asks the source whether the document of a delete is at another place.
+    async fn locate(
+        &mut self,
+        event: &Event<'_>,
+        batch: &mut EventBatch,
+    ) -> Result<(), ProducerError> {
+        let elsewhere = documents::find_elsewhere(&self.stream.client, event).await?;
+        let has_moved = elsewhere.document.is_some();
+        self.reader.carry_delete(event, has_moved, batch)?;
+        Ok(())
+    }
+
+    async fn look_up(
+        &mut self,
+        event: &Event<'_>,
+        batch: &mut EventBatch,
+    ) -> Result<(), ProducerError> {
+        let found = documents::find(&self.stream.client, event).await?;
+        let document = found.document.as_deref().map(Document::new).transpose();
+        let document = document.map_err(ProducerError::undecodable)?;
+        if document.is_none() {
+            tracing::warn!(
+                ns = event.ns(),
+                at = %event.time,
+                "an update is skipped: its description is ambiguous, and its document no longer exists, so \
+                 a later event removes it"
+            );
+        }
+        self.reader.carry(event, document, found.at, batch)?;
+        Ok(())
+    }
+}
+
+/// A reply that was read.
+struct ReadReply {
+    batch: EventBatch,
+    /// True if another reply follows.
+    is_full: bool,
+    /// True if everything that the source had at the previous reply was read.
+    is_caught_up: bool,
+}
+
+/// The fields of a reply besides its events.
+struct ReplyEnd<'r> {
+    token: Option<Document<'r>>,
+    operation_time: Option<Timestamp>,
+}
+
+impl<'r> ReplyEnd<'r> {
+    fn of(reply: &'r Batch) -> Result<Self, Malformed> {
+        let Batch::Reply(reply) = reply else {
+            return Ok(Self {
+                token: None,
+                operation_time: None,
+            });
+        };
+        let reply = Document::new(reply.as_raw_document().as_bytes())?;
+        let cursor = reply.get("cursor")?.ok_or(Malformed::Missing("cursor"))?;
+        let token = cursor.document()?.get("postBatchResumeToken")?;
+        let operation_time = reply.get("operationTime")?;
+        Ok(Self {
+            token: token.map(Element::document).transpose()?,
+            operation_time: operation_time.map(Element::timestamp).transpose()?,
+        })
+    }
+}
+
+fn token_of(point: &ResumePoint) -> Result<Vec<u8>, ProducerError> {
+    let token = point.token();
+    token.map_err(|error| {
+        let reason = error.to_string();
+        SavedError::ResumePoint { reason }.into()
+    })
+}
