@@ -499,7 +499,6 @@ mod tests {
     use oplog_relay_runtime::kafka::KafkaFailure;
 
     use super::*;
-    use crate::entry_fault::EntryFault;
     use crate::session::error::SessionError;
 
     #[test]
