@@ -80,7 +80,8 @@ impl Claims {
     /// Returns the current claims.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], or a [`SavedError`] for a state that cannot be read.
+    /// [`ProducerError::Kafka`], or a [`SavedError`](crate::saved::error::SavedError) for a state
+    /// that cannot be read.
     pub async fn read(&self) -> Result<OtherSources, ProducerError> {
         let names = self.admin.topics().await?;
         let mut followed = self.followed.lock().await;

@@ -7,13 +7,13 @@
 //! committed offset does not advance beyond the first held entry.
 //!
 //! An index that is newer than the document it refuses is suspended
-//! ([`crate::replay::held_documents::suspended_indexes`]). When the partition reaches a command that has
+//! (`suspended_indexes`). When the partition reaches a command that has
 //! already run, unique indexes that the replay created are suspended too, because the command
 //! proves that the target is ahead. A document that is still held at a command, or at the end of
 //! the replay, stops the replay or becomes a dead letter.
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
-//! the stored forms, which are both out of date, is parked ([`crate::replay::held_documents::parked`]).
+//! the stored forms, which are both out of date, is parked (`parked`).
 //!
 //! # Modules
 //!

@@ -35,7 +35,7 @@ pub fn warn_of_retention(state: &State, existing: &BTreeMap<String, TopicSetting
 /// topic records whose offsets have changed and have to be saved.
 ///
 /// # Errors
-/// [`ProducerError::Usage`] for a topic that cannot be the one that this source wrote to.
+/// [`TopicError`] for a topic that cannot be the one that this source wrote to.
 pub fn note_ends(
     state: &State,
     ends: &BTreeMap<String, Vec<i64>>,

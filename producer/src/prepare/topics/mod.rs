@@ -138,7 +138,7 @@ impl Topics {
     /// state topic.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] if the topic would lose or disorder data, belongs to another source, or
+    /// [`TopicError`] if the topic would lose or disorder data, belongs to another source, or
     /// has another format; [`ProducerError::Kafka`].
     pub fn ensure(
         &self,
@@ -162,7 +162,7 @@ impl Topics {
 /// changes and latest states.
 ///
 /// # Errors
-/// [`ProducerError::Usage`].
+/// [`TopicError::OtherAudience`].
 pub fn check_audience(state: &State, format: Format) -> Result<(), TopicError> {
     let other = |saved: &TopicRecord| !saved.format.may_become(format);
     match state.topics.iter().find(|(_, saved)| other(saved)) {
@@ -403,7 +403,7 @@ fn deleted(name: &str) -> TopicError {
 /// Creates a topic and waits until every partition has a leader.
 ///
 /// # Errors
-/// [`ProducerError::Kafka`] and [`ProducerError::Refused`].
+/// [`ProducerError::KafkaFailure`].
 pub async fn create(
     admin: &Admin,
     name: &str,

@@ -98,7 +98,7 @@ impl<'d> Merge<'d> {
     /// Appends the next entry; `None` at the end of all segments.
     ///
     /// # Errors
-    /// [`ProducerError::Usage`] for segments that cannot be one history; the errors of
+    /// A [`DumpError`] for segments that cannot be one history; the errors of
     /// [`SegmentReader::read_document`].
     pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Result<Option<Taken>, ProducerError> {
         loop {

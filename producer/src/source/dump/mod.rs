@@ -119,7 +119,7 @@ impl Dump {
     ///
     /// # Errors
     /// [`ProducerError::PositionLost`] if the dump does not contain the saved position,
-    /// [`ProducerError::Usage`] if it is not an oplog or its segments cannot be merged,
+    /// [`DumpError`] if it is not an oplog or its segments cannot be merged,
     /// [`ProducerError::File`] and [`ProducerError::Undecodable`].
     pub fn run(
         &self,

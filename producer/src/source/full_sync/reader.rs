@@ -112,7 +112,8 @@ impl SourceReader {
     /// Returns the collections and views that a filter selects.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Usage`] for a collection that cannot be copied.
+    /// [`ProducerError::Source`]; [`SourceError::BucketsUnlisted`] for a collection that cannot be
+    /// copied.
     pub async fn list(&self, filter: &NamespaceFilter) -> Result<Vec<Listed>, ProducerError> {
         let databases = self.client.list_database_names();
         let databases = in_time(REPLY_LIMIT, databases).await;
