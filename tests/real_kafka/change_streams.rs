@@ -152,6 +152,8 @@ fn a_filter_that_passes_nothing_does_not_hold_the_position_back() -> Result<()> 
     server.tick();
     let topics = Topics::none("cs-idle")?;
     let flags = ["--start=now", "--include-namespaces=none.none"];
+    // The first start ends at its starting point, before the server has returned a token.
+    finish(&server, &topics, &flags)?;
     finish(&server, &topics, &flags)?;
     let first = position(&topics)?.context("no position")?;
     finish(&server, &topics, &flags)?;

@@ -53,6 +53,11 @@ async fn a_stream_continues_at_every_position_with_the_same_entries() -> Result<
             continue;
         }
         within += usize::from(is_within);
+        // Two shards may report a command with the same token, and a server continues after both.
+        let repeated = rest
+            .iter()
+            .take_while(|next| next.point.token == last.point.token);
+        let rest = &rest[repeated.count()..];
         let expected = &rest[..rest.len().min(10)];
         let mut found = read(&stream, last.after(), expected.len()).await?.entries;
         found.truncate(expected.len());

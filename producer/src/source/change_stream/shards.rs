@@ -165,8 +165,10 @@ impl Shards {
             self.older = std::mem::take(&mut self.recent);
             self.recent.since = time;
         }
+        // All places of a document are kept together.
+        let before = self.older.places.remove(&document);
         let places = self.recent.places.entry(document);
-        let places = places.or_insert_with(|| Vec::with_capacity(1));
+        let places = places.or_insert_with(|| before.unwrap_or_else(|| Vec::with_capacity(1)));
         if !places.contains(&place) {
             places.push(place);
         }
