@@ -9,8 +9,9 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Timestamp as At;
 use oplog_relay_kit::event_server::{EventServer, Events, Role};
 use oplog_relay_kit::model::State;
+use oplog_relay_kit::services::wait_until_async;
 
-use super::{Begin, MODE, Reading, config, read};
+use super::{Begin, LIMIT, MODE, Reading, Until, config, read};
 
 const PRIMARY: Role = Role::Primary([7, 0, 0]);
 
@@ -35,7 +36,7 @@ fn event(increment: u32, operation: &str, fields: Bson) -> Bson {
 
 async fn read_all(server: &EventServer, more: &[&str]) -> Result<Reading> {
     let stream = config(&server.uri(), &[&[MODE], more].concat())?;
-    Ok(read(&stream, Begin::first(), usize::MAX).await?)
+    Ok(read(&stream, Begin::first(), Until::CaughtUp).await?)
 }
 
 /// Returns the fields of the entries, as a document each.
@@ -198,18 +199,14 @@ async fn fragments_of_a_large_event_are_put_together() -> Result<()> {
     server.release(1);
     let stream = config(&server.uri(), &[MODE])?;
     let reading = async {
-        let reading = read(&stream, Begin::first(), 2);
+        let reading = read(&stream, Begin::first(), Until::Entries(2));
         Ok::<_, anyhow::Error>(reading.await?)
     };
     let control = async {
-        while server.replies() == 0 {
-            tokio::task::yield_now().await;
-        }
+        wait_until_async("the first fragment", LIMIT, async || server.replies() > 0).await?;
         // The second fragment exists only after the stream was opened again.
         server.fail("getMore", 43);
-        while !server.has_failed() {
-            tokio::task::yield_now().await;
-        }
+        wait_until_async("the failure", LIMIT, async || server.has_failed()).await?;
         server.release(3);
         Ok(())
     };
@@ -296,7 +293,7 @@ async fn a_stream_without_events_advances() -> Result<()> {
     let mut last = At::default();
     for increment in [100, 200] {
         server.set_clock(time(increment));
-        let reading = read(&stream, Begin::first(), usize::MAX).await?;
+        let reading = read(&stream, Begin::first(), Until::CaughtUp).await?;
         let (position, point) = reading.high_water.context("no position")?;
         ensure!(position.ord == 0 && position.ts > last, "{position}");
         ensure!(
@@ -310,7 +307,7 @@ async fn a_stream_without_events_advances() -> Result<()> {
             start: oplog_producer::source::StartAt::After(position),
             point: Some(point),
         };
-        let reading = read(&stream, begin, usize::MAX).await?;
+        let reading = read(&stream, begin, Until::CaughtUp).await?;
         let (position, _) = reading.high_water.context("no position")?;
         ensure!(
             position.ts == At::new(1_700_000_000, increment + 49),

@@ -8,7 +8,7 @@ use oplog_relay_kit::event_server::{EventServer, Events, Role};
 use oplog_relay_kit::model::{Scenario, State};
 use oplog_relay_runtime::exit::ExitCode;
 
-use super::{Begin, MODE, config, read, serve};
+use super::{Begin, MODE, Until, config, read, serve};
 
 const MONGOS: Role = Role::Mongos([5, 0, 7]);
 const PRIMARY: Role = Role::Primary([7, 0, 0]);
@@ -21,7 +21,9 @@ fn empty(role: Role) -> Result<EventServer> {
 async fn a_truncated_oplog_and_an_unknown_token_are_a_lost_position() -> Result<()> {
     let server = serve(&Scenario::sharded(), MONGOS)?;
     let stream = config(&server.uri(), &[])?;
-    let all = read(&stream, Begin::first(), usize::MAX).await?.entries;
+    let all = read(&stream, Begin::first(), Until::CaughtUp)
+        .await?
+        .entries;
     let last = &all[100];
     let expect_lost = |error: ProducerError, part: &str| {
         let text = error.to_string();
@@ -40,18 +42,22 @@ async fn a_truncated_oplog_and_an_unknown_token_are_a_lost_position() -> Result<
         Ok(())
     };
     server.truncate(200);
-    let lost = read(&stream, last.after(), 1).await.unwrap_err();
+    let lost = read(&stream, last.after(), Until::CaughtUp)
+        .await
+        .unwrap_err();
     expect_lost(lost, "286")?;
     // The oplog may also be truncated while the stream is read.
     server.truncate(0);
     server.fail("getMore", 286);
-    let lost = read(&stream, last.after(), 1).await.unwrap_err();
+    let lost = read(&stream, last.after(), Until::CaughtUp)
+        .await
+        .unwrap_err();
     expect_lost(lost, "286")?;
     let mut foreign = last.after();
     if let Some(point) = &mut foreign.point {
         point.token = r#"{"_data":"82AA"}"#.to_owned();
     }
-    let lost = read(&stream, foreign, 1).await.unwrap_err();
+    let lost = read(&stream, foreign, Until::CaughtUp).await.unwrap_err();
     expect_lost(lost, "280")
 }
 
@@ -65,7 +71,9 @@ async fn a_server_without_change_streams_is_refused_with_advice() -> Result<()> 
         let server = empty(PRIMARY)?;
         server.fail("aggregate", code);
         let stream = config(&server.uri(), &[MODE])?;
-        let refused = read(&stream, Begin::first(), 1).await.unwrap_err();
+        let refused = read(&stream, Begin::first(), Until::CaughtUp)
+            .await
+            .unwrap_err();
         let text = refused.to_string();
         ensure!(
             refused.directive() == Directive::Stop(ExitCode::Usage),

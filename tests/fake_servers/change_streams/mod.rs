@@ -13,7 +13,7 @@ use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_kit::event_server::{EventServer, Events, Role};
 use oplog_relay_kit::model::{Model, Scenario, Version};
 
-use reading::{Begin, Read, Reading, config, read};
+use reading::{Begin, LIMIT, Read, Reading, Until, config, read};
 
 const MODE: &str = "--source-mode=change-stream";
 

@@ -1,5 +1,7 @@
 //! The entries that the producer makes from the events of a server.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use oplog_producer::config::arguments::{Arguments, Command};
@@ -12,6 +14,9 @@ use oplog_relay_core::position::{EntryId, Position, Timestamp};
 use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
+
+/// The longest time that a stream may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// The start of a stream.
 #[derive(Debug, Clone)]
@@ -98,11 +103,22 @@ pub(super) fn config(uri: &str, more: &[&str]) -> Result<StreamConfig> {
     Ok(InspectConfig::check(&arguments)?.stream)
 }
 
-/// Reads a stream until it has caught up, or until `enough` entries.
+/// The end of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// The stream has caught up.
+    CaughtUp,
+    /// At least that many entries were read, whether or not the stream has caught up in between.
+    Entries(usize),
+    /// At least that many entries were read, or the stream has caught up.
+    EntriesOrCaughtUp(usize),
+}
+
+/// Reads a stream until an end.
 pub(super) async fn read(
     config: &StreamConfig,
     begin: Begin,
-    enough: usize,
+    until: Until,
 ) -> Result<Reading, ProducerError> {
     let origin = Box::pin(Origin::of(config)).await?;
     let shutdown = Shutdown::manual();
@@ -117,10 +133,12 @@ pub(super) async fn read(
         while let Some(event) = events.recv().await {
             match event {
                 SourceEvent::Events(batch) => reading.take(&batch).context("a batch")?,
-                SourceEvent::CaughtUp => break,
+                SourceEvent::CaughtUp if !matches!(until, Until::Entries(_)) => break,
                 _ => {}
             }
-            if reading.entries.len() >= enough {
+            if let Until::Entries(enough) | Until::EntriesOrCaughtUp(enough) = until
+                && reading.entries.len() >= enough
+            {
                 break;
             }
         }
@@ -128,7 +146,9 @@ pub(super) async fn read(
         drop(events);
         anyhow::Ok(reading)
     };
-    let (reading, fed) = Box::pin(async { tokio::join!(reading, feeding) }).await;
+    let both = Box::pin(async { tokio::join!(reading, feeding) });
+    let both = tokio::time::timeout(LIMIT, both).await;
+    let (reading, fed) = both.expect("the stream delivers the entries in time");
     fed?;
     Ok(reading.expect("every batch can be read"))
 }

@@ -8,7 +8,7 @@ use oplog_relay_core::document::{Document, Element, kind};
 use oplog_relay_kit::event_server::{EventServer, Events, Role};
 use oplog_relay_kit::model::{Agreement, Model, Scenario, State, Version};
 
-use super::{Begin, MODE, config, read, replayed, serve};
+use super::{Begin, MODE, Until, config, read, replayed, serve};
 
 /// Collections that a user's own `applyOps` writes, which a change stream does not show.
 const BY_A_USER: [&str; 2] = ["transactions_a.plain", "transactions_a.byapplyops"];
@@ -43,7 +43,7 @@ async fn a_replica_sets_events_lead_to_its_state() -> Result<()> {
 async fn carry(scenario: &Scenario) -> Result<()> {
     let server = serve(scenario, Role::Primary([5, 0, 7]))?;
     let stream = config(&server.uri(), &[MODE])?;
-    let reading = read(&stream, Begin::first(), usize::MAX).await?;
+    let reading = read(&stream, Begin::first(), Until::CaughtUp).await?;
     let events = scenario.events()?;
     ensure!(
         reading.entries.len() == events.len(),
@@ -118,7 +118,7 @@ async fn a_sharded_clusters_events_lead_to_its_state() -> Result<()> {
     let scenario = Scenario::sharded();
     let server = serve(&scenario, Role::Mongos([5, 0, 7]))?;
     let stream = config(&server.uri(), &[])?;
-    let reading = read(&stream, Begin::first(), usize::MAX).await?;
+    let reading = read(&stream, Begin::first(), Until::CaughtUp).await?;
     ensure!(reading.entries.len() == 1789, "{}", reading.entries.len());
     let model = replayed(&reading.entries)?;
     let scenario = scenario.without("sharded.system.views");
@@ -135,7 +135,7 @@ async fn every_event_of_4_2_becomes_an_entry() -> Result<()> {
         let role = Role::Primary([4, 4, 0]);
         let server = EventServer::start(Events::new(events)?, State::new(), role)?;
         let stream = config(&server.uri(), &[MODE])?;
-        let reading = read(&stream, Begin::first(), usize::MAX).await?;
+        let reading = read(&stream, Begin::first(), Until::CaughtUp).await?;
         ensure!(
             reading.entries.len() == count && count > 1000,
             "{name}: {count}"

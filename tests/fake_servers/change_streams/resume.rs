@@ -9,14 +9,16 @@ use oplog_relay_core::entry::{Entry, Operation};
 use oplog_relay_kit::event_server::{EventServer, Role};
 use oplog_relay_kit::model::{Agreement, Scenario};
 
-use super::{Begin, Read, config, read, replayed, serve};
+use super::{Begin, Read, Until, config, read, replayed, serve};
 
 const MONGOS: Role = Role::Mongos([5, 0, 7]);
 
 /// Reads the recorded stream of the sharded cluster from its start.
 async fn whole(server: &EventServer) -> Result<Vec<Read>> {
     let stream = config(&server.uri(), &[])?;
-    Ok(read(&stream, Begin::first(), usize::MAX).await?.entries)
+    Ok(read(&stream, Begin::first(), Until::CaughtUp)
+        .await?
+        .entries)
 }
 
 /// Checks that two readings have the same entries with the same identities.
@@ -59,7 +61,9 @@ async fn a_stream_continues_at_every_position_with_the_same_entries() -> Result<
             .take_while(|next| next.point.token == last.point.token);
         let rest = &rest[repeated.count()..];
         let expected = &rest[..rest.len().min(10)];
-        let mut found = read(&stream, last.after(), expected.len()).await?.entries;
+        let mut found = read(&stream, last.after(), Until::Entries(expected.len()))
+            .await?
+            .entries;
         found.truncate(expected.len());
         expect_equal(&found, expected)?;
     }
@@ -94,7 +98,7 @@ async fn a_restart_between_the_events_of_a_document_that_moves_keeps_the_documen
             "delete" if inserted.contains_key(&identity) => {
                 let before = inserted[&identity]..place;
                 for (from, last) in (before.start..).zip(&all[before]) {
-                    let rest = read(&stream, last.after(), place - from).await?;
+                    let rest = read(&stream, last.after(), Until::Entries(place - from)).await?;
                     let found = &rest.entries[place - from - 1];
                     let entry = Entry::parse(Document::new(&found.entry)?)?;
                     ensure!(entry.operation == Operation::Noop, "{}", found.id);
@@ -118,7 +122,9 @@ async fn a_command_that_every_shard_reports_is_carried_once_across_restarts() ->
     let mut begin = Begin::first();
     // Each part ends after a few events, so every command is between two restarts.
     for part in 0.. {
-        let mut entries = read(&stream, begin, 3 + part % 2).await?.entries;
+        let mut entries = read(&stream, begin, Until::EntriesOrCaughtUp(3 + part % 2))
+            .await?
+            .entries;
         entries.truncate(3 + part % 2);
         let Some(last) = entries.last() else { break };
         begin = last.after();
