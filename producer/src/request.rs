@@ -3,7 +3,7 @@
 use oplog_relay_core::state::SourceMode;
 use oplog_relay_core::topic::state_topic;
 use oplog_relay_runtime::clock::now_ms;
-use oplog_relay_runtime::kafka::{Admin, Reader};
+use oplog_relay_runtime::kafka::{Admin, KafkaFailure, Reader, is_unauthorized};
 
 use crate::config::RequestConfig;
 use crate::error::ProducerError;
@@ -28,8 +28,16 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
         }
         .into());
     }
-    let state = read_state(&Reader::new(&config.kafka), &topic).await?;
-    let mode = state.source.map(|source| source.mode);
+    let mode = match read_state(&Reader::new(&config.kafka), &topic).await {
+        Ok(state) => state.source.map(|source| source.mode),
+        // A user that may only write requests is not told; a producer of a change stream ignores them.
+        Err(ProducerError::KafkaFailure(KafkaFailure::Refused { source, .. }))
+            if is_unauthorized(&source) =>
+        {
+            None
+        }
+        Err(error) => return Err(error),
+    };
     if mode == Some(SourceMode::ChangeStream) {
         let source_name = config.source_name.clone();
         return Err(SavedError::ReadThroughEvents { source_name }.into());

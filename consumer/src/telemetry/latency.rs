@@ -63,7 +63,7 @@ impl Latency {
     /// milliseconds; `begun` is the time at which the worker began to apply it.
     pub fn observe(&self, taken: Taken, wall: Option<i64>, begun: Instant) {
         if let Some(wall) = wall {
-            let millis = u64::try_from(taken.at_ms - wall).unwrap_or_default();
+            let millis = u64::try_from(taken.at_ms.saturating_sub(wall)).unwrap_or_default();
             self.read
                 .observe(Duration::from_millis(millis).as_secs_f64());
         }

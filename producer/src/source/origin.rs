@@ -82,7 +82,10 @@ impl Origin {
         let Some(reason) = reason else {
             return Self::open_oplog(client, hello, name).await;
         };
-        refuse_shard(&client).await?;
+        // A mongos shows the document by which a shard is recognized if its config servers have one.
+        if !hello.is_mongos {
+            refuse_shard(&client).await?;
+        }
         let name = source_name(name, &hello)?;
         let is_sharded = hello.is_mongos;
         let stream = ChangeStream::new(&client, &config.filter, is_sharded).await?;

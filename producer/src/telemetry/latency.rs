@@ -85,7 +85,8 @@ impl Latency {
     /// Records the parts of one chunk of a committed transaction.
     pub(super) fn observe(&self, chunk: &ChunkTimes, commit: &CommitTimes) {
         if chunk.wall > 0 {
-            let millis = u64::try_from(chunk.received_ms - chunk.wall).unwrap_or_default();
+            let millis =
+                u64::try_from(chunk.received_ms.saturating_sub(chunk.wall)).unwrap_or_default();
             self.read
                 .observe(Duration::from_millis(millis).as_secs_f64());
         }

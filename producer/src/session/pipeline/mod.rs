@@ -112,7 +112,7 @@ pub fn encode(
 /// Returns the time at which a batch is received; `None` for other events.
 fn receipt(event: &SourceEvent) -> Option<HandedOver> {
     let now = Instant::now();
-    matches!(event, SourceEvent::Batch(_)).then(|| HandedOver {
+    matches!(event, SourceEvent::Batch(_) | SourceEvent::Events(_)).then(|| HandedOver {
         received: now,
         received_ms: now_ms(),
         encoded: now,

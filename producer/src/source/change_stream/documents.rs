@@ -32,27 +32,7 @@ pub struct FoundDocument {
 /// # Errors
 /// [`ProducerError::Source`]; [`ProducerError::Undecodable`] if the reply is damaged.
 pub async fn find(client: &Client, event: &Event<'_>) -> Result<FoundDocument, ProducerError> {
-    run(client, event, None).await
-}
-
-/// Looks for the document of a delete under another document key: it has moved there, or was inserted
-/// again.
-///
-/// # Errors
-/// The errors of [`find`].
-pub async fn find_elsewhere(
-    client: &Client,
-    event: &Event<'_>,
-) -> Result<FoundDocument, ProducerError> {
-    run(client, event, event.key).await
-}
-
-async fn run(
-    client: &Client,
-    event: &Event<'_>,
-    excluded: Option<Document<'_>>,
-) -> Result<FoundDocument, ProducerError> {
-    let find = write_find(event, excluded);
+    let find = write_find(event);
     let find = find.map_err(|error| event.refused(&error.to_string()))?;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
@@ -85,8 +65,8 @@ async fn run(
     }
 }
 
-/// Writes a query by `_id`, for a document that does not have the excluded document key.
-fn write_find(event: &Event<'_>, excluded: Option<Document<'_>>) -> Result<Vec<u8>, Malformed> {
+/// Writes a query by `_id`.
+fn write_find(event: &Event<'_>) -> Result<Vec<u8>, Malformed> {
     let key = event.key.unwrap_or(Document::EMPTY);
     // The shard key may have changed since the event, the `_id` cannot.
     let id = key.get("_id")?.ok_or(Malformed::Missing("_id"))?;
@@ -97,11 +77,6 @@ fn write_find(event: &Event<'_>, excluded: Option<Document<'_>>) -> Result<Vec<u
         filter.nested("_id", kind::DOCUMENT, |equal| {
             equal.raw("$eq", id.kind, id.value);
         });
-        if let Some(excluded) = excluded {
-            filter.nested("$nor", kind::ARRAY, |list| {
-                list.document("0", excluded);
-            });
-        }
     });
     find.int64("limit", 1).boolean("singleBatch", true);
     find.nested("readConcern", kind::DOCUMENT, |concern| {

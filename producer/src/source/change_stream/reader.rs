@@ -28,8 +28,8 @@ pub enum Taken {
     Nothing,
     /// Its meaning is ambiguous: the caller looks up the document, and calls [`Reader::carry`].
     Lookup,
-    /// It deletes a document that may have moved to another shard: the caller looks for the document
-    /// there, and calls [`Reader::carry_delete`].
+    /// It deletes a document that may have moved to another shard: the caller looks whether the document
+    /// still exists, and calls [`Reader::carry_delete`].
     Locate,
 }
 
@@ -100,6 +100,9 @@ impl Reader {
     ) -> Result<Taken, ProducerError> {
         let event = Event::read(document)?;
         match event.fragment {
+            None if self.fragments.are_incomplete() => Err(event.refused(
+                "it follows a fragment of a large event whose other fragments are missing",
+            )),
             None => self.take_whole(&event, batch),
             Some(fragment) => match self.fragments.add(document, fragment)? {
                 None => Ok(Taken::Nothing),
@@ -160,18 +163,18 @@ impl Reader {
         self.push(event, lookup, batch)
     }
 
-    /// Adds a delete. If the document has moved away, the delete is carried without an effect.
+    /// Adds a delete. If the document still exists, the delete is carried without an effect.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] if the event is damaged.
     pub fn carry_delete(
         &mut self,
         event: &Event<'_>,
-        has_moved: bool,
+        still_exists: bool,
         batch: &mut EventBatch,
     ) -> Result<Taken, ProducerError> {
         let entries = batch.entries();
-        match has_moved {
+        match still_exists {
             true => self.converter.noop(event, entries)?,
             false => drop(self.converter.convert(event, entries)?),
         }

@@ -3,7 +3,7 @@
 //! **Commands.** Each shard on which a `drop`, `rename` or `dropDatabase` runs reports it, within
 //! moments of the others. The first report is carried, and a later one is not if the collection had
 //! no event in between. A second `rename` would otherwise replace the renamed collection by nothing.
-//! The commands of the last minute are saved with the position, so a restart between two reports
+//! The last commands of the last minute are saved with the position, so a restart between two reports
 //! recognizes the second one.
 //!
 //! **Documents that move.** A document whose shard key changes is deleted on one shard and inserted
@@ -16,7 +16,7 @@
 //!
 //! The documents that recent transactions inserted are kept in memory only. If the insert of a
 //! deleted document is not among them, because it is long ago or before a restart, the caller asks
-//! the source whether the document is at another place ([`Verdict::Locate`]).
+//! the source whether the document still exists ([`Verdict::Locate`]).
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -29,6 +29,9 @@ use super::event::Event;
 
 /// Number of seconds of the source's time for which a command is remembered.
 const REMEMBERED_SECONDS: u32 = 60;
+
+/// Number of commands that are remembered. They are saved with each position.
+const MOST_REMEMBERED: usize = 100;
 
 /// Number of seconds of the source's time for which the inserts of transactions are kept at least.
 const KEPT_SECONDS: u32 = 10;
@@ -112,13 +115,10 @@ impl Shards {
     }
 
     fn judge_change(&mut self, event: &Event<'_>) -> Result<Verdict, Malformed> {
-        // A document moves only in a transaction, and only if it has a shard key besides its `_id`.
+        // A document moves only in a transaction.
         let (Some(key), Some(lsid)) = (event.key, event.lsid) else {
             return Ok(Verdict::Carry);
         };
-        if key.elements().nth(1).is_none() {
-            return Ok(Verdict::Carry);
-        }
         let id = key.get("_id")?.ok_or(Malformed::Missing("_id"))?;
         let document = digest(&[
             lsid.as_bytes(),
@@ -139,7 +139,10 @@ impl Shards {
             .find_map(|kept| kept.places.get_mut(&document));
         let is_delete = event.operation == "delete";
         let Some(places) = found.filter(|places| !places.is_empty()) else {
-            return Ok(match is_delete {
+            // A key without other fields is usually that of a collection without a shard key, whose
+            // documents do not move. A document that lacks the fields of the shard key has it too.
+            let may_have_moved = is_delete && key.elements().nth(1).is_some();
+            return Ok(match may_have_moved {
                 true => Verdict::Locate,
                 false => Verdict::Carry,
             });
@@ -194,6 +197,9 @@ impl Shards {
         // Under the new name of a rename there is a collection again.
         if let Some(to) = event.to {
             self.forget(to.db, to.collection);
+        }
+        if self.commands.len() >= MOST_REMEMBERED {
+            self.commands.remove(0);
         }
         self.commands.push(reported);
         Verdict::Carry
@@ -306,6 +312,23 @@ mod tests {
             let mut event = change(op, k);
             event.insert("documentKey", doc! { "_id": k });
             assert_eq!(judge(&mut shards, 9, &event), Verdict::Carry);
+        }
+    }
+
+    /// The document key of a document that lacks the fields of the shard key is its `_id` alone.
+    #[test]
+    fn a_document_that_gets_its_shard_key_only_when_it_moves_is_kept() {
+        use Verdict::{Carry, MovedAway};
+        for (to, from) in [
+            (doc! { "k": 2, "_id": 7 }, doc! { "_id": 7 }),
+            (doc! { "_id": 7 }, doc! { "k": 2, "_id": 7 }),
+        ] {
+            let mut shards = shards();
+            for (op, key, verdict) in [("insert", &to, Carry), ("delete", &from, MovedAway)] {
+                let mut event = change(op, 0);
+                event.insert("documentKey", key.clone());
+                assert_eq!(judge(&mut shards, 9, &event), verdict, "{op} {key}");
+            }
         }
     }
 

@@ -29,6 +29,8 @@ const IDLE_AFTER: Duration = Duration::from_millis(5);
 const FULL_REPLY: usize = 4 << 20;
 /// Time without a reply, not even an empty one, after which a server counts as unreachable.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
+/// Upper bound of that time after several attempts.
+const MOST_SILENT: Duration = Duration::from_secs(3600);
 
 /// The result of waiting for a cursor.
 enum Waited {
@@ -64,6 +66,8 @@ pub struct EventTail {
     newest: Option<Timestamp>,
     /// True if the source has not replied since it failed.
     failed: bool,
+    /// Time without a reply after which the stream is opened again.
+    silent_after: Duration,
 }
 
 impl EventTail {
@@ -101,6 +105,7 @@ impl EventTail {
             open_at,
             newest: None,
             failed: false,
+            silent_after: SILENT_AFTER,
         })
     }
 
@@ -155,7 +160,7 @@ impl EventTail {
             return Ok(());
         };
         let mut cursor = cursor.map_err(Broken::Cursor)?;
-        let mut is_idle_sent = false;
+        let (mut is_idle_sent, mut is_first) = (false, true);
         loop {
             let waited = self.wait(&mut cursor, &mut is_idle_sent, events, failing);
             let Some(waited) = shutdown.unless(waited).await else {
@@ -173,8 +178,14 @@ impl EventTail {
             if std::mem::replace(&mut self.failed, false) {
                 failing(None);
             }
-            let reply = self.read(reply).await?;
-            backoff.reset();
+            let Some(reply) = self.read(reply, events).await? else {
+                return Ok(());
+            };
+            // The first reply is that of opening the stream, which may work although no `getMore` does.
+            if !std::mem::replace(&mut is_first, false) {
+                backoff.reset();
+                self.silent_after = SILENT_AFTER;
+            }
             is_idle_sent = !reply.is_full;
             if !self.pass_on(reply, events).await {
                 return Ok(());
@@ -204,7 +215,8 @@ impl EventTail {
     }
 
     /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
-    /// gives up after [`SILENT_AFTER`].
+    /// gives up after a while, which doubles each time: a server does not reply while it scans its oplog
+    /// for the first event that the stream may contain.
     async fn wait(
         &mut self,
         cursor: &mut RawBatchCursor,
@@ -224,7 +236,8 @@ impl EventTail {
                         Some(Err(error)) => Err(Broken::Cursor(error)),
                     };
                 }
-                () = tokio::time::sleep(SILENT_AFTER), if *is_idle_sent => {
+                () = tokio::time::sleep(self.silent_after), if *is_idle_sent => {
+                    self.silent_after = self.silent_after.saturating_mul(2).min(MOST_SILENT);
                     let reason = "the source does not respond; the change stream is opened again";
                     tracing::warn!(reason);
                     self.failed = true;
@@ -241,8 +254,13 @@ impl EventTail {
         }
     }
 
-    /// Converts the events of a reply.
-    async fn read(&mut self, reply: RawBatch) -> Result<ReadReply, ProducerError> {
+    /// Converts the events of a reply. Sends what exceeds [`FULL_REPLY`], because lookups may make the
+    /// entries much larger than the events. Returns `None` if the queue is closed.
+    async fn read(
+        &mut self,
+        reply: RawBatch,
+        events: &Sender<SourceEvent>,
+    ) -> Result<Option<ReadReply>, ProducerError> {
         let reply = Batch::Reply(reply);
         let mut batch = self.reader.batch();
         let mut joined = Vec::new();
@@ -263,6 +281,13 @@ impl EventTail {
                 }
             }
             joined.clear();
+            if batch.size() >= FULL_REPLY {
+                self.note_open_at(&batch)?;
+                let full = std::mem::replace(&mut batch, self.reader.batch());
+                if events.send(SourceEvent::Events(full)).await.is_err() {
+                    return Ok(None);
+                }
+            }
         }
         let end = ReplyEnd::of(&reply).map_err(ProducerError::undecodable)?;
         if let Some(token) = end.token {
@@ -272,11 +297,11 @@ impl EventTail {
         let is_caught_up = count == 0 && self.newest.is_some() && marked >= self.newest;
         self.newest = end.operation_time;
         self.note_open_at(&batch)?;
-        Ok(ReadReply {
+        Ok(Some(ReadReply {
             batch,
             is_full: count >= BATCH_EVENTS || reply.size() >= FULL_REPLY,
             is_caught_up,
-        })
+        }))
     }
 
     /// Notes the token after which the stream is opened again.
@@ -289,15 +314,17 @@ impl EventTail {
         Ok(())
     }
 
-    /// Asks the source whether the document of a delete is at another place.
+    /// Asks the source whether the document of a delete still exists. Then it is at another place, or was
+    /// inserted again, and the event of that insert replaces it on the target. Its document key is not
+    /// compared: the key before the move may be a part of the key after it.
     async fn locate(
         &mut self,
         event: &Event<'_>,
         batch: &mut EventBatch,
     ) -> Result<(), ProducerError> {
-        let elsewhere = documents::find_elsewhere(&self.stream.client, event).await?;
-        let has_moved = elsewhere.document.is_some();
-        self.reader.carry_delete(event, has_moved, batch)?;
+        let found = documents::find(&self.stream.client, event).await?;
+        let still_exists = found.document.is_some();
+        self.reader.carry_delete(event, still_exists, batch)?;
         Ok(())
     }
 
@@ -313,8 +340,9 @@ impl EventTail {
             tracing::warn!(
                 ns = event.ns(),
                 at = %event.time,
-                "an update is skipped: its description is ambiguous, and its document no longer exists, so \
-                 a later event removes it"
+                "an update is skipped: its description is ambiguous, and its collection no longer has the \
+                 document. If the document was deleted, a later event removes it; if the collection was \
+                 renamed since, verify the renamed collection"
             );
         }
         self.reader.carry(event, document, found.at, batch)?;
