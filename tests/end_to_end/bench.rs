@@ -38,7 +38,8 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         "copy against ranges",
         "replay-mixed",
         "replay-ferretdb",
-        "p99",
+        "reader, p99",
+        "target, p99",
         "consumer, peak",
         "bson, peak",
     ];

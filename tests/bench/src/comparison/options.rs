@@ -58,6 +58,8 @@ pub(super) struct Options {
     pub(super) growth_collections: Vec<u64>,
     /// Time over which latencies are measured.
     pub(super) latency: Duration,
+    /// Rates at which latency is measured, in entries a second.
+    pub(super) latency_rates: &'static [u64],
     pub(super) idle: Duration,
     /// Number of collections that are created and dropped.
     pub(super) ddl_rounds: u32,
@@ -80,6 +82,7 @@ impl Options {
             growth_partitions: vec![1, 4, 16, 64],
             growth_collections: vec![1, 10, 50, 200],
             latency: Duration::from_secs(30),
+            latency_rates: &[100, 1000, 10_000],
             idle: Duration::from_secs(30),
             ddl_rounds: 300,
             svg: None,
@@ -98,6 +101,7 @@ impl Options {
             growth_partitions: vec![2, 4],
             growth_collections: vec![1, 5],
             latency: Duration::from_secs(1),
+            latency_rates: &[1000],
             idle: Duration::from_secs(1),
             ddl_rounds: 20,
             ..Options::usual()

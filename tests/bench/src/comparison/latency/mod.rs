@@ -37,8 +37,6 @@ use times::now_millis;
 pub(super) use times::{Span, Times};
 
 const PREFIX: &str = "latency";
-/// Rates at which the stub commits, in entries a second.
-const RATES: [u64; 3] = [100, 1000, 10_000];
 /// Time until the topic exists, the first transactions are committed and all code has run once.
 const SETTLING: Duration = Duration::from_secs(3);
 /// The longest time that starting takes.
@@ -66,9 +64,10 @@ const TO_TARGET: Goals = Goals {
 /// Measures the latency with the first number of partitions at each rate, and returns the report.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     let partitions = *options.partitions.first().context("partitions")?;
-    let rates: Result<Vec<String>> = RATES
-        .into_iter()
-        .map(|rate| {
+    let rates: Result<Vec<String>> = options
+        .latency_rates
+        .iter()
+        .map(|&rate| {
             let run = Run {
                 scene,
                 partitions,
