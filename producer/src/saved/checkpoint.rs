@@ -167,17 +167,23 @@ impl Requests {
         }
     }
 
-    /// Returns the current state, including requests. Only new records are read.
+    /// Returns the state that was last read, including requests.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Reads the new records.
     ///
     /// # Errors
     /// The errors of [`Checkpoint::read`].
-    pub async fn read(&mut self) -> Result<&State, ProducerError> {
+    pub async fn read(&mut self) -> Result<(), ProducerError> {
         let newer = self.follower.read().await?;
         if newer.is_whole {
             self.state = State::default();
         }
         apply(&mut self.state, self.follower.topic(), &newer.records)?;
-        Ok(&self.state)
+        Ok(())
     }
 }
 

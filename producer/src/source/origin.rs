@@ -65,7 +65,7 @@ impl Origin {
     /// files of a dump.
     ///
     /// # Errors
-    /// The errors of [`Origin::open`]; [`ProducerError::Usage`] if the source cannot be read in the
+    /// The errors of [`Origin::open`]; [`SourceError`] if the source cannot be read in the
     /// wanted mode.
     pub async fn of(config: &StreamConfig) -> Result<Self, ProducerError> {
         let config::Origin::Live(uri) = &config.origin else {
@@ -414,7 +414,7 @@ pub async fn feed_full_sync(
         drop(entries_in);
         outcome
     };
-    tokio::try_join!(tailing, interleaving.run()).map(drop)
+    tokio::try_join!(tailing, Box::pin(interleaving.run())).map(drop)
 }
 
 /// Returns the reason why a source is read through a change stream; `None` if its oplog can be read.

@@ -17,6 +17,7 @@ use super::FullSync;
 use super::copies::Copy;
 use super::range::{Id, split};
 use super::reader::SourceReader;
+use super::requests::ReadRequests;
 use crate::error::ProducerError;
 use crate::source::oplog::position_of;
 use crate::source::{Batch, Copied, Save, SourceEvent, Work};
@@ -27,6 +28,8 @@ const TAIL_TURN: Duration = Duration::from_secs(3);
 const READ_TURN: Duration = Duration::from_secs(1);
 /// Interval between two checks for requests and of the oplog window.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which a task that reads requests is checked while no entries arrive.
+const READING_CHECK: Duration = Duration::from_millis(50);
 /// Approximate number of bytes of a range.
 const RANGE_BYTES: u64 = 64 << 20;
 /// Maximum number of ranges of a collection.
@@ -50,6 +53,8 @@ pub struct Interleaving {
     /// The earliest time of the next read that the rate limit allows.
     next_read: Instant,
     pub(crate) last_check: Instant,
+    /// The task that reads the requests, while it runs.
+    pub(crate) reading: JoinSet<ReadRequests>,
     /// Requests whose copies are planned.
     pub(crate) planned: BTreeSet<String>,
 }
@@ -92,6 +97,7 @@ impl Interleaving {
             is_idle: false,
             next_read: Instant::now(),
             last_check: Instant::now(),
+            reading: JoinSet::new(),
             planned: BTreeSet::new(),
         }
     }
@@ -175,11 +181,16 @@ impl Interleaving {
     /// Passes on the events of the tail until a copy is requested.
     async fn follow(&mut self) -> Result<(), ProducerError> {
         while self.sync.copies.is_empty() {
+            // Requests that a task has read are planned soon, even if no entry follows.
+            let wait = match self.reading.is_empty() {
+                true => CHECK_INTERVAL,
+                false => READING_CHECK,
+            };
             tokio::select! {
                 event = next_event(&mut self.next, &mut self.tail) => {
                     self.pass_on(event.ok_or(ProducerError::Interrupted)?).await?;
                 }
-                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = self.shutdown.wait() => return Err(ProducerError::Interrupted),
             }
             self.check_requests().await?;

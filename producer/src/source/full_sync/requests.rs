@@ -12,6 +12,7 @@ use super::estimate::Estimate;
 use super::reader::Listed;
 use super::window;
 use crate::error::ProducerError;
+use crate::saved::checkpoint::Requests;
 use crate::source::Save;
 use crate::source::full_sync::interleave::{CHECK_INTERVAL, Interleaving};
 use crate::source::full_sync::rejected::RequestRejected;
@@ -19,22 +20,46 @@ use crate::source::full_sync::rejected::RequestRejected;
 /// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
 
+/// The requests that a task has read.
+#[derive(Debug)]
+pub(crate) struct ReadRequests {
+    requests: Requests,
+    result: Result<(), ProducerError>,
+}
+
 impl Interleaving {
     /// Plans the copies that were requested, and checks the oplog window while copies are incomplete.
-    /// Does nothing if the last check was less than [`CHECK_INTERVAL`] ago.
+    /// Every [`CHECK_INTERVAL`] a task begins to read the requests, which takes a tenth of a second. The
+    /// entries of the tail do not wait for it: a later call plans what it has read.
     pub(super) async fn check_requests(&mut self) -> Result<(), ProducerError> {
-        if self.last_check.elapsed() < CHECK_INTERVAL {
+        if let Some(read) = self.reading.try_join_next() {
+            let read =
+                read.map_err(|_| ProducerError::Ended("the task that reads requests ended"))?;
+            return self.plan_read(read).await;
+        }
+        if !self.reading.is_empty() || self.last_check.elapsed() < CHECK_INTERVAL {
             return Ok(());
         }
         self.last_check = Instant::now();
         if !self.sync.copies.is_empty() {
             self.check_window().await?;
         }
-        let Some(mut requests) = self.sync.requests.take() else {
-            return Ok(());
-        };
-        let planned = match requests.read().await {
-            Ok(state) => self.plan_all(state).await,
+        if let Some(mut requests) = self.sync.requests.take() {
+            self.reading.spawn(async move {
+                let result = requests.read().await;
+                ReadRequests { requests, result }
+            });
+        }
+        Ok(())
+    }
+
+    /// Plans the copies that a task has read.
+    async fn plan_read(
+        &mut self,
+        ReadRequests { requests, result }: ReadRequests,
+    ) -> Result<(), ProducerError> {
+        let planned = match result {
+            Ok(()) => self.plan_all(requests.state()).await,
             Err(error) => Err(error),
         };
         self.sync.requests = Some(requests);
