@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_kit::services::{Program, python_with, run_java};
+use oplog_relay_kit::topic_reader::wait_until_settled;
 
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
@@ -18,15 +19,19 @@ fn example(name: &str) -> Result<PathBuf> {
 }
 
 /// Returns topics with 200 inserts and 200 updates as change events.
-fn topics() -> Result<Topics> {
+fn topics(prefix: &str) -> Result<Topics> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
     for id in 0..200 {
         made.insert("s.a", 1, id)?;
         made.set("s.a", 1, id, doc! { "n": id })?;
     }
-    let topics = Topics::none("example")?;
+    let topics = Topics::none(prefix)?;
     topics.produce(&made.oplog()?, &["--format=json"])?;
+    // The readers end at what is readable at their start, and the markers may be written later.
+    let topic = format!("{}.s.a", topics.prefix());
+    let partitions = (0..8).map(|partition| (topic.as_str(), partition));
+    wait_until_settled(&topics.brokers(), partitions)?;
     Ok(topics)
 }
 
@@ -55,7 +60,7 @@ fn check_printed(topics: &Topics, group: &str, printed: &str) -> Result<()> {
 
 #[test]
 fn the_java_reader_prints_every_change_event_once() -> Result<()> {
-    let topics = topics()?;
+    let topics = topics("example-java")?;
     let brokers = topics.brokers();
     let arguments = [brokers.as_str(), topics.prefix(), "example-java", "once"];
     let printed = run_java(&example("JsonTopicReader.java")?, &arguments)?;
@@ -70,7 +75,7 @@ fn the_python_reader_prints_every_change_event_once() -> Result<()> {
         eprintln!("not checked: no Python that can install confluent-kafka");
         return Ok(());
     };
-    let topics = topics()?;
+    let topics = topics("example-python")?;
     let brokers = topics.brokers();
     let ran = Command::new(python)
         .arg(example("json_topic_reader.py")?)
