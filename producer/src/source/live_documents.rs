@@ -161,8 +161,10 @@ impl LiveDocuments {
                 at: None,
             });
         };
-        let at = operation_time(&listed).map_err(ProducerError::undecodable)?;
         let listed = Batch::Reply(listed);
+        let at = listed
+            .operation_time()
+            .map_err(ProducerError::undecodable)?;
         let mut is_its = false;
         for described in listed.documents()? {
             let described = described.and_then(|described| is_described(described, name, ui));
@@ -226,8 +228,8 @@ fn is_described(
 }
 
 fn reply(batch: RawBatch) -> Result<Reply, ProducerError> {
-    let at = operation_time(&batch).map_err(ProducerError::undecodable)?;
     let batch = Batch::Reply(batch);
+    let at = batch.operation_time().map_err(ProducerError::undecodable)?;
     let mut documents = Vec::with_capacity(batch.size());
     for document in batch.documents()? {
         let document = document.map_err(ProducerError::undecodable)?;
@@ -238,13 +240,6 @@ fn reply(batch: RawBatch) -> Result<Reply, ProducerError> {
         is_cut: batch.is_cut()?,
         at,
     })
-}
-
-/// Returns the logical time of the server at its reply.
-fn operation_time(reply: &RawBatch) -> Result<Option<Timestamp>, Malformed> {
-    let reply = Document::new(reply.as_raw_document().as_bytes())?;
-    let at = reply.get("operationTime")?;
-    at.map(Element::timestamp).transpose()
 }
 
 /// Returns an error that names the missing privilege, if that is the cause.

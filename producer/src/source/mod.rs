@@ -5,8 +5,10 @@
 //!
 //! # Modules
 //!
-//! - `origin` is the source of a session: a live replica set or a dump
+//! - `origin` is the source of a session: a live deployment or a dump
 //! - `oplog` reads `local.oplog.rs`
+//! - `change_stream` reads a change stream
+//! - `next_reply` waits for the next reply of either
 //! - `dump` reads the files of a dump
 //! - `full_sync` copies the existing documents while the tail runs
 //! - `live_documents` reads documents by `_id` for lookups
@@ -19,6 +21,7 @@ pub mod dump;
 pub mod error;
 pub mod full_sync;
 pub mod live_documents;
+mod next_reply;
 pub mod oplog;
 pub mod origin;
 
@@ -133,16 +136,52 @@ impl Batch {
     /// # Errors
     /// A reply without its cursor violates the protocol.
     pub fn is_cut(&self) -> Result<bool, ProducerError> {
-        let Self::Reply(reply) = self else {
+        if let Self::Bytes(_) = self {
             return Ok(false);
-        };
+        }
         let id = || -> Result<i64, Malformed> {
-            let reply = Document::new(reply.as_raw_document().as_bytes())?;
-            let cursor = reply.get("cursor")?.ok_or(Malformed::Missing("cursor"))?;
-            let id = cursor.document()?.get("id")?;
+            let id = self.cursor_field("id")?;
             id.ok_or(Malformed::Missing("id"))?.integer()
         };
         Ok(id().map_err(ProducerError::undecodable)? != 0)
+    }
+
+    /// Returns the logical time of the server at its reply, if it reports that.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the reply is damaged.
+    pub fn operation_time(&self) -> Result<Option<Timestamp>, Malformed> {
+        let Some(reply) = self.reply()? else {
+            return Ok(None);
+        };
+        let at = reply.get("operationTime")?;
+        at.map(Element::timestamp).transpose()
+    }
+
+    /// Returns the token after which a change stream continues (`postBatchResumeToken`), if the reply
+    /// has one.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the reply is damaged.
+    pub fn resume_token(&self) -> Result<Option<Document<'_>>, Malformed> {
+        let token = self.cursor_field("postBatchResumeToken")?;
+        token.map(Element::document).transpose()
+    }
+
+    fn reply(&self) -> Result<Option<Document<'_>>, Malformed> {
+        match self {
+            Self::Reply(reply) => Document::new(reply.as_raw_document().as_bytes()).map(Some),
+            Self::Bytes(_) => Ok(None),
+        }
+    }
+
+    /// Returns a field of the cursor of a reply.
+    fn cursor_field(&self, name: &str) -> Result<Option<Element<'_>>, Malformed> {
+        let Some(reply) = self.reply()? else {
+            return Ok(None);
+        };
+        let cursor = reply.get("cursor")?.ok_or(Malformed::Missing("cursor"))?;
+        cursor.document()?.get(name)
     }
 
     /// Returns the documents in order.

@@ -53,6 +53,7 @@ pub use batch::EventBatch;
 pub use tail::EventTail;
 
 use crate::error::ProducerError;
+use crate::source::full_sync::SourceReader;
 use scope::Scope;
 
 /// Time that a `getMore` waits at the server for the next event.
@@ -65,7 +66,7 @@ const OPENING: Duration = Duration::from_secs(600);
 /// The change stream of one deployment.
 #[derive(Debug, Clone)]
 pub struct ChangeStream {
-    client: Client,
+    source: SourceReader,
     scope: Scope,
     abilities: Abilities,
     is_sharded: bool,
@@ -120,7 +121,7 @@ impl ChangeStream {
             part.and_then(bson::Bson::as_i32).unwrap_or_default()
         };
         Ok(Self {
-            client: client.clone(),
+            source: SourceReader::causal(client.clone()),
             scope: Scope::of(filter),
             abilities: Abilities::of(part(0), part(1), part(2)),
             is_sharded,
@@ -145,7 +146,7 @@ impl ChangeStream {
     /// # Errors
     /// [`ProducerError::Source`].
     pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
-        let hello = mongo::hello(&self.client).await;
+        let hello = mongo::hello(self.source.client()).await;
         let hello = hello.map_err(ProducerError::Source)?;
         let ts = hello.operation_time.or(hello.cluster_time);
         Ok(ts.map(|ts| Position {
@@ -157,13 +158,14 @@ impl ChangeStream {
 
     async fn open(&self, at: &OpenAt) -> mongodb::error::Result<RawBatchCursor> {
         let command = RawDocumentBuf::from_bytes(self.write_aggregate(at))?;
-        let database = self.client.database(self.scope.database());
+        let client = self.source.client();
+        let database = client.database(self.scope.database());
         let mut run = database
             .run_raw_cursor_command(command)
             .cursor_type(CursorType::TailableAwait)
             .batch_size(BATCH_EVENTS)
             .max_time(AWAIT);
-        if let Some(criteria) = self.client.selection_criteria() {
+        if let Some(criteria) = client.selection_criteria() {
             run = run.selection_criteria(criteria.clone());
         }
         in_time(OPENING, run.batch()).await

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use oplog_relay_core::document::{Document, Element, Malformed};
+use mongodb::raw_batch_cursor::RawBatch;
+use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::batch::EventBatch;
 use super::event::Event;
@@ -21,6 +19,7 @@ use super::{BATCH_EVENTS, ChangeStream, OpenAt, documents, fault};
 use crate::error::ProducerError;
 use crate::saved::error::SavedError;
 use crate::source::error::SourceError;
+use crate::source::next_reply::{NextReply, Patience, at_rest, next_reply, pass_on_empty};
 use crate::source::{Batch, SourceEvent, StartAt};
 
 /// Time without a reply after which a cursor counts as idle.
@@ -31,16 +30,6 @@ const FULL_REPLY: usize = 4 << 20;
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// Upper bound of that time after several attempts.
 const MOST_SILENT: Duration = Duration::from_secs(3600);
-
-/// The result of waiting for a cursor.
-enum Waited {
-    /// A reply, which may be empty.
-    Reply(RawBatch),
-    /// No reply for too long, or the receiver is gone: the cursor is closed.
-    Nothing,
-    /// The cursor has ended.
-    End,
-}
 
 /// The reason why a cursor is no longer followed.
 enum Broken {
@@ -162,15 +151,24 @@ impl EventTail {
         let mut cursor = cursor.map_err(Broken::Cursor)?;
         let (mut is_idle_sent, mut is_first) = (false, true);
         loop {
-            let waited = self.wait(&mut cursor, &mut is_idle_sent, events, failing);
-            let Some(waited) = shutdown.unless(waited).await else {
+            let patience = Patience {
+                idle_after: IDLE_AFTER,
+                silent_after: self.silent_after,
+            };
+            let next = next_reply(&mut cursor, patience, &mut is_idle_sent, events);
+            let Some(next) = shutdown.unless(next).await else {
                 return Ok(());
             };
-            let reply = match waited? {
-                Waited::Reply(reply) => reply,
-                Waited::Nothing => return Ok(()),
+            let reply = match next {
+                NextReply::Reply(reply) => reply,
+                NextReply::Failed(error) => return Err(Broken::Cursor(error)),
+                NextReply::Silence => {
+                    self.note_silence(failing);
+                    return Ok(());
+                }
+                NextReply::Closed => return Ok(()),
                 // An `invalidate` ends the cursor. The stream continues after its token.
-                Waited::End => {
+                NextReply::End => {
                     backoff.sleep(shutdown).await;
                     return Ok(());
                 }
@@ -202,56 +200,20 @@ impl EventTail {
         if reply.is_full {
             return true;
         }
-        let event = match reply.is_caught_up {
-            true => SourceEvent::CaughtUp,
-            false => SourceEvent::Idle,
-        };
-        if has_news {
-            return events.send(event).await.is_ok();
+        match has_news {
+            true => events.send(at_rest(reply.is_caught_up)).await.is_ok(),
+            false => pass_on_empty(reply.is_caught_up, events),
         }
-        // Each empty reply is passed on, so that later stages know that the source responds. A full
-        // queue shows that as well, and the tail must not wait for it.
-        !matches!(events.try_send(event), Err(TrySendError::Closed(_)))
     }
 
-    /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
-    /// gives up after a while, which doubles each time: a server does not reply while it scans its oplog
-    /// for the first event that the stream may contain.
-    async fn wait(
-        &mut self,
-        cursor: &mut RawBatchCursor,
-        is_idle_sent: &mut bool,
-        events: &Sender<SourceEvent>,
-        failing: &impl Fn(Option<&str>),
-    ) -> Result<Waited, Broken> {
-        let next = cursor.next();
-        tokio::pin!(next);
-        loop {
-            tokio::select! {
-                biased;
-                reply = &mut next => {
-                    return match reply {
-                        None => Ok(Waited::End),
-                        Some(Ok(reply)) => Ok(Waited::Reply(reply)),
-                        Some(Err(error)) => Err(Broken::Cursor(error)),
-                    };
-                }
-                () = tokio::time::sleep(self.silent_after), if *is_idle_sent => {
-                    self.silent_after = self.silent_after.saturating_mul(2).min(MOST_SILENT);
-                    let reason = "the source does not respond; the change stream is opened again";
-                    tracing::warn!(reason);
-                    self.failed = true;
-                    failing(Some(reason));
-                    return Ok(Waited::Nothing);
-                }
-                () = tokio::time::sleep(IDLE_AFTER), if !*is_idle_sent => {
-                    *is_idle_sent = true;
-                    if events.send(SourceEvent::Idle).await.is_err() {
-                        return Ok(Waited::Nothing);
-                    }
-                }
-            }
-        }
+    /// Notes that the server has not replied for too long. The next wait is twice as long: a server
+    /// does not reply while it scans its oplog for the first event that the stream may contain.
+    fn note_silence(&mut self, failing: &impl Fn(Option<&str>)) {
+        self.silent_after = self.silent_after.saturating_mul(2).min(MOST_SILENT);
+        let reason = "the source does not respond; the change stream is opened again";
+        tracing::warn!(reason);
+        self.failed = true;
+        failing(Some(reason));
     }
 
     /// Converts the events of a reply. Sends what exceeds [`FULL_REPLY`], because lookups may make the
@@ -289,13 +251,13 @@ impl EventTail {
                 }
             }
         }
-        let end = ReplyEnd::of(&reply).map_err(ProducerError::undecodable)?;
-        if let Some(token) = end.token {
+        let token = reply.resume_token().map_err(ProducerError::undecodable)?;
+        if let Some(token) = token {
             self.reader.reach(token, &mut batch);
         }
-        let marked = end.token.and_then(time_of);
+        let marked = token.and_then(time_of);
         let is_caught_up = count == 0 && self.newest.is_some() && marked >= self.newest;
-        self.newest = end.operation_time;
+        self.newest = reply.operation_time().map_err(ProducerError::undecodable)?;
         self.note_open_at(&batch)?;
         Ok(Some(ReadReply {
             batch,
@@ -322,7 +284,7 @@ impl EventTail {
         event: &Event<'_>,
         batch: &mut EventBatch,
     ) -> Result<(), ProducerError> {
-        let found = documents::find(&self.stream.client, event).await?;
+        let found = documents::find(&self.stream.source, event).await?;
         let still_exists = found.document.is_some();
         self.reader.carry_delete(event, still_exists, batch)?;
         Ok(())
@@ -333,7 +295,7 @@ impl EventTail {
         event: &Event<'_>,
         batch: &mut EventBatch,
     ) -> Result<(), ProducerError> {
-        let found = documents::find(&self.stream.client, event).await?;
+        let found = documents::find(&self.stream.source, event).await?;
         let document = found.document.as_deref().map(Document::new).transpose();
         let document = document.map_err(ProducerError::undecodable)?;
         if document.is_none() {
@@ -357,31 +319,6 @@ struct ReadReply {
     is_full: bool,
     /// True if everything that the source had at the previous reply was read.
     is_caught_up: bool,
-}
-
-/// The fields of a reply besides its events.
-struct ReplyEnd<'r> {
-    token: Option<Document<'r>>,
-    operation_time: Option<Timestamp>,
-}
-
-impl<'r> ReplyEnd<'r> {
-    fn of(reply: &'r Batch) -> Result<Self, Malformed> {
-        let Batch::Reply(reply) = reply else {
-            return Ok(Self {
-                token: None,
-                operation_time: None,
-            });
-        };
-        let reply = Document::new(reply.as_raw_document().as_bytes())?;
-        let cursor = reply.get("cursor")?.ok_or(Malformed::Missing("cursor"))?;
-        let token = cursor.document()?.get("postBatchResumeToken")?;
-        let operation_time = reply.get("operationTime")?;
-        Ok(Self {
-            token: token.map(Element::document).transpose()?,
-            operation_time: operation_time.map(Element::timestamp).transpose()?,
-        })
-    }
 }
 
 fn token_of(point: &ResumePoint) -> Result<Vec<u8>, ProducerError> {

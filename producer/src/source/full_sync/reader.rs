@@ -94,6 +94,14 @@ impl SourceReader {
         Ok(Self { client, causal })
     }
 
+    /// Creates a reader of a source that has change streams. Every such server supports causally
+    /// consistent reads.
+    #[must_use]
+    pub const fn causal(client: Client) -> Self {
+        let causal = true;
+        Self { client, causal }
+    }
+
     /// Returns the client of the reader.
     #[must_use]
     pub const fn client(&self) -> &Client {

@@ -2,18 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use mongodb::raw_batch_cursor::RawBatchCursor;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
 use crate::error::ProducerError;
 use crate::position_lost::{Gap, PositionLost};
+use crate::source::next_reply::{NextReply, Patience, next_reply, pass_on_empty};
 use crate::source::{Batch, SourceEvent, StartAt};
 
 /// Time without a reply after which a new cursor counts as idle.
@@ -36,16 +34,6 @@ enum Member {
     Same,
     /// The primary from now on, because its oplog goes back further.
     Primary,
-}
-
-/// The result of waiting for a cursor.
-enum Waited {
-    /// A reply, which may be empty.
-    Reply(Batch),
-    /// No reply for too long, or the receiver is gone: the cursor is closed.
-    Nothing,
-    /// The cursor has ended.
-    End,
 }
 
 /// The contents of a reply of the cursor.
@@ -248,19 +236,27 @@ impl Tail {
         let mut is_idle_sent = false;
         let mut is_caught_up = false;
         loop {
-            let idle_after = if first { IDLE_AFTER } else { AWAIT };
-            let waited = self.wait(&mut cursor, idle_after, &mut is_idle_sent, events, failing);
-            let waited = tokio::select! {
+            let patience = Patience {
+                idle_after: if first { IDLE_AFTER } else { AWAIT },
+                silent_after: longest_silence(self.stalled_after),
+            };
+            let next = next_reply(&mut cursor, patience, &mut is_idle_sent, events);
+            let next = tokio::select! {
                 biased;
-                waited = waited => waited?,
+                next = next => next,
                 () = shutdown.wait() => return Ok(()),
             };
-            let batch = match waited {
-                Waited::Reply(batch) => batch,
-                Waited::Nothing => return Ok(()),
+            let batch = match next {
+                NextReply::Reply(reply) => Batch::Reply(reply),
+                NextReply::Failed(error) => return Err(ProducerError::Source(error)),
+                NextReply::Silence => {
+                    self.note_silence(failing);
+                    return Ok(());
+                }
+                NextReply::Closed => return Ok(()),
                 // The oplog is empty or was dropped, or this server ends a cursor where others
                 // return an empty reply.
-                Waited::End => return self.reopen(backoff, shutdown).await,
+                NextReply::End => return self.reopen(backoff, shutdown).await,
             };
             if std::mem::replace(&mut self.failed, false) {
                 failing(None);
@@ -269,17 +265,10 @@ impl Tail {
                 Reply::OtherMember => return Ok(()),
                 Reply::Nothing => {
                     is_caught_up = self.has_caught_up(is_caught_up, failing).await?;
-                    // Each empty reply is passed on, so that later stages know that the source
-                    // responds. A full queue shows that as well, and the tail must not wait for it.
-                    let event = if is_caught_up {
-                        SourceEvent::CaughtUp
-                    } else {
-                        SourceEvent::Idle
-                    };
-                    if let Err(TrySendError::Closed(_)) = events.try_send(event) {
-                        return Ok(());
+                    if pass_on_empty(is_caught_up, events) {
+                        continue;
                     }
-                    continue;
+                    return Ok(());
                 }
                 Reply::Entries {
                     batch,
@@ -305,43 +294,12 @@ impl Tail {
         }
     }
 
-    /// Waits for the next reply of a cursor. Sends [`SourceEvent::Idle`] once if it takes long, and
-    /// gives up if it takes longer than the server may be silent.
-    async fn wait(
-        &mut self,
-        cursor: &mut RawBatchCursor,
-        idle_after: Duration,
-        is_idle_sent: &mut bool,
-        events: &Sender<SourceEvent>,
-        failing: &impl Fn(Option<&str>),
-    ) -> Result<Waited, ProducerError> {
-        let next = cursor.next();
-        let silent_after = longest_silence(self.stalled_after);
-        tokio::pin!(next);
-        loop {
-            tokio::select! {
-                biased;
-                batch = &mut next => {
-                    let Some(batch) = batch else {
-                        return Ok(Waited::End);
-                    };
-                    return Ok(Waited::Reply(Batch::Reply(batch.map_err(ProducerError::Source)?)));
-                }
-                () = tokio::time::sleep(silent_after), if *is_idle_sent => {
-                    let reason = "the source does not respond; the tail is reopened";
-                    tracing::warn!(reason);
-                    self.failed = true;
-                    failing(Some(reason));
-                    return Ok(Waited::Nothing);
-                }
-                () = tokio::time::sleep(idle_after), if !*is_idle_sent => {
-                    *is_idle_sent = true;
-                    if events.send(SourceEvent::Idle).await.is_err() {
-                        return Ok(Waited::Nothing);
-                    }
-                }
-            }
-        }
+    /// Notes that the server has not replied for too long.
+    fn note_silence(&mut self, failing: &impl Fn(Option<&str>)) {
+        let reason = "the source does not respond; the tail is reopened";
+        tracing::warn!(reason);
+        self.failed = true;
+        failing(Some(reason));
     }
 
     /// Returns true if everything that a majority of the set has was fetched. A positive result
