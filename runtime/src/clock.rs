@@ -1,10 +1,54 @@
-//! The wall clock of this host.
+//! The clocks of this host.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Returns the current time in milliseconds since 1970; 0 if the clock is set to an earlier time.
 #[must_use]
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A point in time by both clocks: the monotonic one for durations on this host, and the wall clock for
+/// those since an event on another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimePoint {
+    /// The time by the monotonic clock.
+    pub at: Instant,
+    /// The time by the wall clock, in milliseconds since 1970.
+    pub wall_ms: i64,
+}
+
+impl TimePoint {
+    /// Returns the current time.
+    #[must_use]
+    pub fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            wall_ms: now_ms(),
+        }
+    }
+
+    /// Returns the time since a wall time, in milliseconds since 1970; zero if that is later.
+    #[must_use]
+    pub fn since_wall(&self, wall_ms: i64) -> Duration {
+        let millis = self.wall_ms.saturating_sub(wall_ms);
+        Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_since_a_wall_time_is_never_negative() {
+        let point = TimePoint {
+            wall_ms: 1_040,
+            ..TimePoint::now()
+        };
+        assert_eq!(point.since_wall(1_000), Duration::from_millis(40));
+        assert_eq!(point.since_wall(1_041), Duration::ZERO);
+        assert!(point.since_wall(i64::MIN) > Duration::ZERO);
+    }
 }

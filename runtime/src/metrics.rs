@@ -1,7 +1,9 @@
 //! Metrics that every program has, and the registration of others.
 
 use prometheus::core::Collector;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, exponential_buckets,
+};
 
 /// Registers a metric and returns it, so that a struct of metrics can be built in one expression.
 ///
@@ -35,6 +37,35 @@ pub fn register_build_info(
     let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
     gauge.with_label_values(&[version, &librdkafka]).set(1);
     Ok(())
+}
+
+/// Upper bound of the first bucket of a part, in seconds. Each other bound is 1.5 times as large as the
+/// one before it.
+const FIRST_BUCKET: f64 = 0.000_2;
+const BUCKET_FACTOR: f64 = 1.5;
+const BUCKETS: usize = 28;
+
+/// One histogram for each part of an entry's way through a program, with the label `part`.
+#[derive(Debug)]
+pub struct PartHistograms(HistogramVec);
+
+impl PartHistograms {
+    /// Registers the histograms.
+    ///
+    /// # Errors
+    /// An error if the metric is registered already, or its name is not valid.
+    pub fn register(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Self> {
+        let options = HistogramOpts::new(name, help);
+        let buckets = exponential_buckets(FIRST_BUCKET, BUCKET_FACTOR, BUCKETS)?;
+        let histograms = HistogramVec::new(options.buckets(buckets), &["part"])?;
+        registered(registry, histograms).map(Self)
+    }
+
+    /// Returns the histogram of a part.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Histogram {
+        self.0.with_label_values(&[name])
+    }
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ const STEP: Duration = Duration::from_millis(200);
 /// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes the dead letters of a group: in columns on a terminal, otherwise as one JSON object per
-/// line.
+/// Writes the dead letters of a group. The output is a table on a terminal, and one JSON object per
+/// line elsewhere.
 ///
 /// # Errors
 /// Returns an error if the topic cannot be read, or if standard output cannot be written or is

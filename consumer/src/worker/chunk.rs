@@ -2,12 +2,9 @@
 //! record: all values are in one buffer, and the buffers are reused.
 
 use std::ops::Range;
-use std::time::Instant;
 
 use oplog_relay_core::format::FormatError;
-use oplog_relay_runtime::clock::now_ms;
-
-use crate::telemetry::latency::Taken;
+use oplog_relay_runtime::clock::TimePoint;
 
 /// The place of one record in its [`Chunk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +34,7 @@ pub struct Chunk {
     /// The records in order.
     pub records: Vec<RecordSlot>,
     /// Time at which the first record was taken from the Kafka client; `None` while there is none.
-    pub taken: Option<Taken>,
+    pub taken: Option<TimePoint>,
     /// The cost of the records in memory, in bytes.
     cost: usize,
 }
@@ -56,10 +53,7 @@ impl Chunk {
         value: Option<&[u8]>,
         oplog_id: Option<&[u8]>,
     ) -> usize {
-        self.taken.get_or_insert_with(|| Taken {
-            at: Instant::now(),
-            at_ms: now_ms(),
-        });
+        self.taken.get_or_insert_with(TimePoint::now);
         let value = append(&mut self.arena, value.unwrap_or_default());
         let oplog_id = oplog_id.map(|id| append(&mut self.headers, id));
         let cost = value.len() + oplog_id.as_ref().map_or(0, Range::len) + RECORD_COST;

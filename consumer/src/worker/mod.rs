@@ -46,6 +46,7 @@ use oplog_relay_core::document::Malformed;
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::FormatError;
 use oplog_relay_core::position::EntryId;
+use oplog_relay_runtime::clock::TimePoint;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -53,7 +54,6 @@ use crate::group::offsets::NextOffset;
 use crate::replay::MongoSink;
 use crate::replay::catalog::Incarnations;
 use crate::replay::plan::PlanError;
-use crate::telemetry::latency::Taken;
 use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::{EndReport, ReportEvent};
 use crate::worker::barrier::Side;
@@ -74,7 +74,7 @@ pub struct PartitionWorker {
     /// The decoder of the current chunk.
     decoder: Decoder,
     /// Time at which the current chunk was taken from the Kafka client.
-    taken: Option<Taken>,
+    taken: Option<TimePoint>,
     /// Set while documents are held.
     attempts: Option<Attempts>,
     /// True if another program writes the topic.

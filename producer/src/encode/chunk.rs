@@ -7,6 +7,7 @@ use std::time::Instant;
 use oplog_relay_core::position::Position;
 use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::History;
+use oplog_relay_runtime::clock::TimePoint;
 
 use crate::encode::barrier::BarrierRequest;
 
@@ -113,9 +114,7 @@ pub struct Chunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HandedOver {
     /// Time at which the encoder received the batch.
-    pub received: Instant,
-    /// The same time by the wall clock, in milliseconds since 1970.
-    pub received_ms: i64,
+    pub received: TimePoint,
     /// Time at which the chunk entered the publisher's queue.
     pub encoded: Instant,
 }

@@ -53,10 +53,7 @@ impl Encoder {
             Work::Nothing => {}
             Work::Documents(batch) => {
                 for document in batch.documents()? {
-                    if self.is_full(chunk) {
-                        self.complete(chunk);
-                        hand_on(chunk)?;
-                    }
+                    self.hand_on_full(chunk, hand_on)?;
                     let document = document.map_err(ProducerError::undecodable)?;
                     built.clear();
                     captured.write_document(document, &mut built);

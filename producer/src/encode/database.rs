@@ -49,10 +49,7 @@ impl Encoder {
             self.encode_operation(&drop, id, true, chunk)?;
             id.ord += 1;
             self.reach(entry, id.ord, chunk);
-            if self.is_full(chunk) {
-                self.complete(chunk);
-                hand_on(chunk)?;
-            }
+            self.hand_on_full(chunk, hand_on)?;
         }
         self.encode_operation(entry, id, false, chunk)
     }

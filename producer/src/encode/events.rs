@@ -9,6 +9,7 @@ use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::resume::{RecentCommand, ResumePoint};
 
 use super::{Encoder, HandOn};
+use crate::encode::ahead::Ahead;
 use crate::encode::chunk::Chunk;
 use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
@@ -72,25 +73,13 @@ impl Encoder {
         hand_on: &mut HandOn<'_>,
     ) -> Result<(), ProducerError> {
         self.note_time();
-        let known = self.indexes.len();
-        let mut looked = false;
+        let mut ahead = Ahead::of(self);
         for event in batch.iter() {
             let event = event?;
             let entry = self.read_entry(event.entry)?;
-            let rest = Documents::Bytes(event.rest);
-            if self.current.is_some() {
-                self.look_up_ahead(&entry, &rest)?;
-            }
-            // Several collections are often new at once; at the start all of them are.
-            if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
-                looked = true;
-                self.look_ahead(rest)?;
-            }
+            self.prepare(&entry, Documents::Bytes(event.rest), &mut ahead)?;
             self.encode_event(&entry, &event, chunk, hand_on)?;
-            if self.is_full(chunk) {
-                self.complete(chunk);
-                hand_on(chunk)?;
-            }
+            self.hand_on_full(chunk, hand_on)?;
         }
         if let Some(reading) = batch.high_water()? {
             let ts = reading.position.ts;
@@ -98,12 +87,7 @@ impl Encoder {
             self.place.position = Some(reading.position);
             self.place.resume.set(reading.point);
         }
-        // The source's record is saved with the first position, even if there is no record to send.
-        if self.unsaved.identity.is_some() && self.place.position.is_some() {
-            self.open_state(chunk)?;
-        }
-        self.complete(chunk);
-        Ok(())
+        self.finish_batch(chunk)
     }
 
     fn encode_event(

@@ -6,6 +6,7 @@
 //!
 //! - [`chunk`]: records on their way to the publisher; [`record`]: one entry as header and value;
 //!   `frames`: the raw frames that are being filled
+//! - `ahead`: what is done for several entries of a batch together
 //! - [`barrier`]: a command with its barriers; `database`: the drop of a database
 //! - `events`: the entries of a change stream
 //! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
@@ -16,6 +17,7 @@
 //! - `transaction`: the operations of a commit; `copy`: the documents of a full sync; `routing`: a
 //!   change of the routing rules
 
+mod ahead;
 pub mod barrier;
 pub mod chunk;
 mod copy;
@@ -34,7 +36,7 @@ mod transaction;
 pub use routing::{FIRST_ROUTING, Rules};
 pub(crate) use state_records::write_state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{
@@ -48,6 +50,7 @@ use oplog_relay_core::position::{EntryId, Position};
 use oplog_relay_core::state::{SourceRecord, TopicRecord};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::encode::ahead::Ahead;
 use crate::encode::barrier::BarrierRequest;
 use crate::encode::chunk::{Chunk, Destination, EncodedRecord, TopicIndex};
 use crate::encode::events::ReachedPoint;
@@ -63,7 +66,7 @@ use crate::prepare::route::{CommandRoute, Decision, Router, Target};
 use crate::prepare::topics::Topics;
 use crate::prepare::transaction::{Seen, Transactions};
 use crate::publish::{Pace, TRANSACTION_TIMEOUT};
-use crate::source::{Batch, Documents};
+use crate::source::Batch;
 
 /// Number of bytes at which a chunk is handed over.
 const CHUNK_BYTES: usize = 2 << 20;
@@ -225,63 +228,18 @@ impl Encoder {
     ) -> Result<(), ProducerError> {
         self.note_time();
         let mut documents = batch.documents()?;
-        let known = self.indexes.len();
-        let mut looked = false;
+        let mut ahead = Ahead::of(self);
         loop {
             let rest = documents.clone();
             let Some(document) = documents.next() else {
                 break;
             };
             let entry = self.read_entry(document.map_err(ProducerError::undecodable)?)?;
-            if self.current.is_some() {
-                self.look_up_ahead(&entry, &rest)?;
-            }
-            if self.before.is_some() {
-                self.look_up_before_ahead(&entry, &rest)?;
-            }
-            // Several collections are often new at once; at the start all of them are.
-            if !looked && (self.indexes.len() > known || self.needs_topic(&entry)) {
-                looked = true;
-                self.look_ahead(rest)?;
-            }
+            self.prepare(&entry, rest, &mut ahead)?;
             self.encode_entry(&entry, chunk, hand_on)?;
-            if self.is_full(chunk) {
-                self.complete(chunk);
-                hand_on(chunk)?;
-            }
+            self.hand_on_full(chunk, hand_on)?;
         }
-        // The source's record is saved with the first position, even if there is no record to send.
-        if self.unsaved.identity.is_some() && self.place.position.is_some() {
-            self.open_state(chunk)?;
-        }
-        self.complete(chunk);
-        Ok(())
-    }
-
-    /// Returns true if an entry is a command on a collection whose topic was not used yet, such as the
-    /// `create` that a server logs ahead of the first insert.
-    #[inline]
-    fn needs_topic(&self, entry: &Entry<'_>) -> bool {
-        let is_new = |topic: &String| !self.indexes.contains_key(topic);
-        entry.operation == Operation::Command
-            && self.format.is_replayable()
-            && self.router.topics_ahead(entry).iter().any(is_new)
-    }
-
-    /// Creates the topics of the following entries together.
-    #[cold]
-    fn look_ahead(&mut self, documents: Documents<'_>) -> Result<(), ProducerError> {
-        // A damaged entry is reported when it is encoded.
-        let entries = documents.map_while(|document| Entry::parse(document.ok()?).ok());
-        let entries = entries.filter(|entry| !self.is_for_replays_only(entry));
-        let topics = entries.flat_map(|entry| self.router.topics_ahead(&entry));
-        let topics: BTreeSet<_> = topics
-            .filter(|topic| !self.indexes.contains_key(topic))
-            .collect();
-        if topics.len() > 1 {
-            self.topics.prepare(&topics)?;
-        }
-        Ok(())
+        self.finish_batch(chunk)
     }
 
     /// Processes entries from before the start: they produce no records, but may belong to
@@ -296,6 +254,30 @@ impl Encoder {
             let entry = entry.map_err(|error| ProducerError::unreadable(document, &error))?;
             self.transactions.recall(&entry)?;
         }
+        Ok(())
+    }
+
+    /// Hands a full chunk on.
+    #[inline]
+    fn hand_on_full(
+        &mut self,
+        chunk: &mut Chunk,
+        hand_on: &mut HandOn<'_>,
+    ) -> Result<(), ProducerError> {
+        if !self.is_full(chunk) {
+            return Ok(());
+        }
+        self.complete(chunk);
+        hand_on(chunk)
+    }
+
+    /// Completes the last chunk of a batch.
+    fn finish_batch(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
+        // The source's record is saved with the first position, even if there is no record to send.
+        if self.unsaved.identity.is_some() && self.place.position.is_some() {
+            self.open_state(chunk)?;
+        }
+        self.complete(chunk);
         Ok(())
     }
 

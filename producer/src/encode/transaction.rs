@@ -135,10 +135,7 @@ impl Encoder {
             encoded?;
             chunk.counts.transactions.operations += 1;
             self.reach(commit, split.ord, chunk);
-            if self.is_full(chunk) {
-                self.complete(chunk);
-                hand_on(chunk)?;
-            }
+            self.hand_on_full(chunk, hand_on)?;
         }
     }
 }

@@ -11,6 +11,7 @@
 //!   those offsets
 //! - `known_partitions` knows the partitions in which the broker has the state of this producer;
 //!   `first_record` sends the first record of the others
+//! - `headers` makes the headers of a record
 //! - `delivery` receives the delivery reports; `waiting` waits for them
 //! - `pace` limits the bytes in flight; `markers` determines the pause between a commit and the next
 //!   transaction
@@ -21,6 +22,7 @@ mod barriers;
 mod delivery;
 pub mod error;
 pub(crate) mod first_record;
+mod headers;
 pub(crate) mod known_partitions;
 pub mod log_end_offsets;
 mod markers;
@@ -31,17 +33,16 @@ mod waiting;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::format::fragment::{FRAGMENT_HEADER, Fragment, cut};
+use oplog_relay_core::format::fragment::{Fragment, cut};
 use oplog_relay_core::state::PositionRecord;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, RecordHeader};
+use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic};
 use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::publish::error::PublishError;
@@ -52,6 +53,7 @@ use crate::publish::known_partitions::KnownPartitions;
 pub use crate::publish::single_record::send_single_record;
 use barriers::NextOffsets;
 use delivery::{DeliveryFailure, PublisherContext, too_large};
+use headers::{headers, headers_of};
 use markers::MarkerWait;
 pub use pace::Pace;
 
@@ -559,42 +561,6 @@ pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
     let given = options.options.iter().rfind(|given| given.name == name);
     let given = given.and_then(|given| given.value.parse().ok());
     given.map_or(TRANSACTION_TIMEOUT, Duration::from_millis)
-}
-
-/// Returns all headers of a record except the fragment header.
-fn headers_of<'c>(
-    chunk: &'c Chunk,
-    record: &'c EncodedRecord,
-) -> impl Iterator<Item = &'c RecordHeader> + Clone {
-    let for_routers = chunk.router_headers.get(record.router_headers.clone());
-    record.header.iter().chain(for_routers.unwrap_or_default())
-}
-
-fn headers(
-    chunk: &Chunk,
-    record: &EncodedRecord,
-    fragment: Option<Fragment>,
-) -> Option<OwnedHeaders> {
-    let all = headers_of(chunk, record);
-    let count = all.clone().count() + usize::from(fragment.is_some());
-    if count == 0 {
-        return None;
-    }
-    let headers = all.fold(OwnedHeaders::new_with_capacity(count), |headers, header| {
-        headers.insert(Header {
-            key: header.name,
-            value: Some(chunk.bytes(&header.value)),
-        })
-    });
-    let Some(fragment) = fragment else {
-        return Some(headers);
-    };
-    let mut place = Vec::new();
-    fragment.write(&mut place);
-    Some(headers.insert(Header {
-        key: FRAGMENT_HEADER,
-        value: Some(&place),
-    }))
 }
 
 /// Returns the error for a record whose topic no chunk has announced, which is a bug in the encoder.

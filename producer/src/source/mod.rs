@@ -70,6 +70,14 @@ pub enum SourceEvent {
     End,
 }
 
+impl SourceEvent {
+    /// Returns true if the event brings entries to be encoded.
+    #[must_use]
+    pub const fn has_entries(&self) -> bool {
+        matches!(self, Self::Batch(_) | Self::Events(_))
+    }
+}
+
 /// A step of a full sync, to be sent after the entries that were delivered before it and ahead of those
 /// that follow.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
 //! The parts of an entry's way through the producer, as one histogram.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use oplog_relay_runtime::metrics::registered;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_buckets};
+use oplog_relay_runtime::metrics::PartHistograms;
+use prometheus::{Histogram, Registry};
+
+use crate::encode::chunk::HandedOver;
 
 /// The part before the producer has the entry: from its `wall` until the reply with it is taken from
 /// the source's queue. It is only as exact as the clocks of both machines and the source's milliseconds.
@@ -19,23 +21,13 @@ const POSITION: &str = "position";
 /// The last part, until the coordinator has acknowledged the commit.
 const COMMIT: &str = "commit";
 
-/// Upper bound of the first bucket, in seconds. That of each other bucket is 1.5 times as large as the
-/// one before it.
-const FIRST_BUCKET: f64 = 0.000_2;
-const BUCKET_FACTOR: f64 = 1.5;
-const BUCKETS: usize = 28;
-
 /// The times at which a chunk was handed over, and the time of its last entry.
 #[derive(Debug, Clone, Copy)]
 pub struct ChunkTimes {
     /// `wall` of the last entry, in milliseconds; 0 if unknown.
     pub wall: i64,
-    /// Time at which the encoder received the batch.
-    pub received: Instant,
-    /// The same time by the wall clock, in milliseconds.
-    pub received_ms: i64,
-    /// Time at which the chunk entered the publisher's queue.
-    pub encoded: Instant,
+    /// The hand-overs from the source to the publisher's queue.
+    pub handed: HandedOver,
     /// Time at which the records were handed to the Kafka client.
     pub sent: Instant,
 }
@@ -64,35 +56,32 @@ pub(super) struct Latency {
 
 impl Latency {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let options = HistogramOpts::new(
+        let parts = PartHistograms::register(
+            registry,
             "oplog_producer_latency_seconds",
             "Time that a chunk of entries spends in each part of its way: read (from the wall time \
              of its last entry), encode, queue, delivery, position and commit.",
-        )
-        .buckets(exponential_buckets(FIRST_BUCKET, BUCKET_FACTOR, BUCKETS)?);
-        let parts = registered(registry, HistogramVec::new(options, &["part"])?)?;
-        let part = |name: &str| parts.with_label_values(&[name]);
+        )?;
         Ok(Self {
-            read: part(READ),
-            encode: part(ENCODE),
-            queue: part(QUEUE),
-            delivery: part(DELIVERY),
-            position: part(POSITION),
-            commit: part(COMMIT),
+            read: parts.part(READ),
+            encode: parts.part(ENCODE),
+            queue: parts.part(QUEUE),
+            delivery: parts.part(DELIVERY),
+            position: parts.part(POSITION),
+            commit: parts.part(COMMIT),
         })
     }
 
     /// Records the parts of one chunk of a committed transaction.
     pub(super) fn observe(&self, chunk: &ChunkTimes, commit: &CommitTimes) {
+        let HandedOver { received, encoded } = chunk.handed;
         if chunk.wall > 0 {
-            let millis =
-                u64::try_from(chunk.received_ms.saturating_sub(chunk.wall)).unwrap_or_default();
-            self.read
-                .observe(Duration::from_millis(millis).as_secs_f64());
+            let read = received.since_wall(chunk.wall);
+            self.read.observe(read.as_secs_f64());
         }
         for (part, begun, ended) in [
-            (&self.encode, chunk.received, chunk.encoded),
-            (&self.queue, chunk.encoded, chunk.sent),
+            (&self.encode, received.at, encoded),
+            (&self.queue, encoded, chunk.sent),
             (&self.delivery, chunk.sent, commit.delivered),
             (&self.position, commit.delivered, commit.positioned),
             (&self.commit, commit.positioned, commit.answered),
@@ -104,6 +93,10 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use oplog_relay_runtime::clock::TimePoint;
+
     use super::*;
 
     #[test]
@@ -113,9 +106,13 @@ mod tests {
         let at = |millis| begin + Duration::from_millis(millis);
         let chunk = ChunkTimes {
             wall: 1_000,
-            received: at(0),
-            received_ms: 1_040,
-            encoded: at(1),
+            handed: HandedOver {
+                received: TimePoint {
+                    at: at(0),
+                    wall_ms: 1_040,
+                },
+                encoded: at(1),
+            },
             sent: at(3),
         };
         let commit = CommitTimes {

@@ -76,22 +76,23 @@ fn positions<C: ConsumerContext>(
     let metadata = persist("listing topics", shutdown, || {
         consumer.fetch_metadata(None, REQUEST)
     })?;
-    let reader = Reader::new(&config.kafka);
     let names: BTreeSet<&str> = metadata
         .topics()
         .iter()
         .map(rdkafka::metadata::MetadataTopic::name)
         .collect();
-    for source in names
+    let sources: Vec<&str> = names
         .iter()
         .filter_map(|name| source_of_state_topic(prefix, name))
-    {
+        .collect();
+    let internal = sources
+        .iter()
+        .flat_map(|source| [position_topic(prefix, source), state_topic(prefix, source)])
+        .filter(|topic| names.contains(topic.as_str()));
+    wait_for_open_transactions(consumer, config, internal, shutdown)?;
+    let reader = Reader::new(&config.kafka);
+    for source in sources {
         let (positions, states) = (position_topic(prefix, source), state_topic(prefix, source));
-        for topic in [&positions, &states] {
-            if names.contains(topic.as_str()) {
-                wait_for_open_transactions(consumer, config, topic, shutdown)?;
-            }
-        }
         let last = reader.read_last_committed_blocking(&positions)?;
         let Some(position) = last.and_then(|stored| position(stored.value.as_deref()?)) else {
             continue;
@@ -111,33 +112,45 @@ fn positions<C: ConsumerContext>(
     Ok(found)
 }
 
-/// Waits until the transactions that are open in a topic of one partition have ended, for
+/// Waits until the transactions that are open in topics of one partition have ended, for
 /// [`OPEN_TRANSACTION`] at most.
 fn wait_for_open_transactions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
-    topic: &str,
+    topics: impl Iterator<Item = String>,
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {
-    let deadline = Instant::now() + OPEN_TRANSACTION;
-    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
-    let doing = format!("reading the end of topic {topic}");
-    let name = TopicPartition {
-        topic: topic.to_owned(),
-        partition: 0,
-    };
-    let empty = Held {
-        name,
+    let whole = topics.map(|topic| Held {
+        name: TopicPartition {
+            topic,
+            partition: 0,
+        },
         low: 0,
         end: 0,
-    };
-    let written = written(&config.kafka, vec![empty], shutdown)?;
-    let written = written.first().map_or(0, |held| held.end);
+    });
+    let written = written(&config.kafka, whole.collect(), shutdown)?;
+    let deadline = Instant::now() + OPEN_TRANSACTION;
+    for held in written {
+        wait_until_stable(consumer, &held, deadline, shutdown)?;
+    }
+    Ok(())
+}
+
+/// Waits until everything that a partition has is readable, until the deadline at most.
+fn wait_until_stable<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    written: &Held,
+    deadline: Instant,
+    shutdown: &Shutdown,
+) -> Result<(), ConsumerError> {
+    let TopicPartition { topic, partition } = &written.name;
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
+    let doing = format!("reading the end of topic {topic}");
     loop {
         let (_, stable) = persist(&doing, shutdown, || {
-            consumer.fetch_watermarks(topic, 0, REQUEST)
+            consumer.fetch_watermarks(topic, *partition, REQUEST)
         })?;
-        if stable >= written {
+        if stable >= written.end {
             return Ok(());
         }
         if Instant::now() >= deadline {

@@ -49,6 +49,9 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
 
+/// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
+const GONE: [i32; 2] = [26, 27];
+
 type DriverResult<T> = mongodb::error::Result<T>;
 
 /// The circumstances of a command that does not name a collection.
@@ -78,6 +81,25 @@ pub(crate) struct Execution<'e> {
 }
 
 impl MongoSink {
+    /// Runs a command on indexes. Returns an empty reply if the collection or the index does not exist.
+    pub(crate) async fn run_on_indexes(
+        &self,
+        doing: &str,
+        db: &str,
+        command: &Document,
+    ) -> Result<Document, ConsumerError> {
+        self.persist(doing, || async {
+            let database = self.target.client.database(db);
+            match database.run_command(command.clone()).await {
+                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
+                    Ok(Document::new())
+                }
+                reply => reply,
+            }
+        })
+        .await
+    }
+
     /// Runs an operation, and retries it after transient errors until the program ends.
     pub(crate) async fn persist<T, F>(
         &self,

@@ -7,12 +7,11 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
-use oplog_relay_runtime::mongo::{error_code, is_set};
+use oplog_relay_runtime::mongo::is_set;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
 use crate::replay::commands::failure::CommandFailure;
-use crate::replay::held_documents::held_document::GONE;
 use crate::replay::plan::translation::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
@@ -103,24 +102,9 @@ impl MongoSink {
         }
         let name = index.get_str("name").unwrap_or_default();
         let drop = doc! { "dropIndexes": collection, "index": name };
-        self.change_index(db, &drop).await?;
+        let doing = "rebuilding an index";
+        self.run_on_indexes(doing, db, &drop).await?;
         let create = doc! { "createIndexes": collection, "indexes": [index] };
-        self.change_index(db, &create).await
-    }
-
-    async fn change_index(&self, db: &str, command: &Document) -> Result<(), ConsumerError> {
-        self.persist("rebuilding an index", || async {
-            match self
-                .target
-                .client
-                .database(db)
-                .run_command(command.clone())
-                .await
-            {
-                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
-                done => done.map(drop),
-            }
-        })
-        .await
+        self.run_on_indexes(doing, db, &create).await.map(|_| ())
     }
 }

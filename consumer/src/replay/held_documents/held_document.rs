@@ -13,8 +13,6 @@ use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::IndexRefusal;
 use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 
-/// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
-pub(crate) const GONE: [i32; 2] = [26, 27];
 /// Maximum number of bytes of all held documents.
 pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
 /// A document that the target refuses for now.

@@ -4,7 +4,7 @@ use bson::{Binary, Bson, Document as Doc, Timestamp as BsonTimestamp, doc};
 
 use super::*;
 use crate::prepare::lookup::BeforeLookup;
-use crate::prepare::lookup::fake::{Asked, Documents};
+use crate::prepare::lookup::fake::{Asked, Documents, counts};
 
 const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
 
@@ -144,8 +144,7 @@ fn documents_that_a_reply_has_no_room_for_are_asked_for_again() {
     let chunk = encode(&mut encoder, &entries).unwrap();
     let found: Vec<Option<i64>> = before(&chunk).into_iter().map(|(_, n)| n).collect();
     assert_eq!(found, [1, 2, 3, 4, 5].map(Some));
-    let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
-    assert_eq!(counts, [5, 3, 1]);
+    assert_eq!(counts(&asked), [5, 3, 1]);
 }
 
 /// A request for several collections could read the documents of many others.
@@ -162,8 +161,7 @@ fn each_collection_is_asked_for_alone_and_the_others_stay() {
     let chunk = encode(&mut encoder, &entries).unwrap();
     let found: Vec<Option<i64>> = before(&chunk).into_iter().map(|(_, n)| n).collect();
     assert_eq!(found, [10, -1, -1, -1, -1, -1].map(Some));
-    let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
-    assert_eq!(counts, [3, 3]);
+    assert_eq!(counts(&asked), [3, 3]);
     assert_eq!(
         (chunk.counts.found_before, chunk.counts.missing_before),
         (1, 5)
@@ -179,6 +177,5 @@ fn a_document_before_the_last_one_of_a_cut_reply_is_known_to_be_missing() {
     let chunk = encode(&mut encoder, &entries).unwrap();
     let found: Vec<Option<i64>> = before(&chunk).into_iter().map(|(_, n)| n).collect();
     assert_eq!(found, [1, -1, 3, 4].map(Some));
-    let counts: Vec<usize> = asked.lock().unwrap().iter().map(|asked| asked.1).collect();
-    assert_eq!(counts, [4, 1]);
+    assert_eq!(counts(&asked), [4, 1]);
 }

@@ -5,7 +5,7 @@ use oplog_relay_core::format::LOOKUP_HEADER;
 use oplog_relay_core::format::debezium::Debezium;
 
 use super::*;
-use crate::prepare::lookup::fake::{Asked, Documents};
+use crate::prepare::lookup::fake::{Asked, Documents, counts};
 
 const LATEST: Format = Format::Snapshot(Mode::Relaxed);
 const EVENTS: Format = Format::ReaderJson(Mode::Relaxed);
@@ -153,13 +153,7 @@ fn the_documents_of_many_updates_are_asked_for_at_once() {
         let document = format!(r#","fullDocument":{{"_id":{id},"n":{id}}},"#);
         assert!(value.contains(&document), "{value}");
     }
-    let counts: Vec<_> = asked
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, count)| *count)
-        .collect();
-    assert_eq!(counts, [1000; 5]);
+    assert_eq!(counts(&asked), [1000; 5]);
 }
 
 /// Otherwise the document of an update could be older than the update.

@@ -15,6 +15,12 @@ use super::request::Request;
 /// The time and the number of documents of each request.
 pub(crate) type Asked = Arc<Mutex<Vec<(Timestamp, usize)>>>;
 
+/// Returns the number of documents of each request.
+pub(crate) fn counts(asked: &Asked) -> Vec<usize> {
+    let asked = asked.lock().unwrap();
+    asked.iter().map(|(_, count)| *count).collect()
+}
+
 /// A source with one collection, which records the requests that it receives.
 #[derive(Debug, Default)]
 pub struct Documents {

@@ -24,7 +24,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
-use oplog_relay_runtime::clock::now_ms;
+use oplog_relay_runtime::clock::TimePoint;
 use oplog_relay_runtime::http::Health;
 use tokio::sync::mpsc;
 
@@ -56,12 +56,10 @@ pub fn encode(
         if chunk.is_empty() {
             return Ok(());
         }
-        if let Some(received) = received.get() {
-            chunk.handed = Some(HandedOver {
-                encoded: Instant::now(),
-                ..received
-            });
-        }
+        chunk.handed = received.get().map(|received| HandedOver {
+            received,
+            encoded: Instant::now(),
+        });
         metrics.queued(i64::try_from(chunk.arena.len()).unwrap_or(0));
         handover.hand_over(chunk)
     };
@@ -71,7 +69,12 @@ pub fn encode(
             break Err(error);
         }
         let event = events.blocking_recv();
-        received.set(event.as_ref().and_then(receipt));
+        received.set(
+            event
+                .as_ref()
+                .filter(|event| event.has_entries())
+                .map(|_| TimePoint::now()),
+        );
         let outcome = match event {
             None => break Ok(()),
             Some(SourceEvent::Batch(batch)) => encoder.encode(&batch, &mut chunk, &mut hand_on),
@@ -107,16 +110,6 @@ pub fn encode(
         Err(ProducerError::Ended("the publisher ended") | ProducerError::Interrupted) => Ok(()),
         result => result,
     }
-}
-
-/// Returns the time at which a batch is received; `None` for other events.
-fn receipt(event: &SourceEvent) -> Option<HandedOver> {
-    let now = Instant::now();
-    matches!(event, SourceEvent::Batch(_) | SourceEvent::Events(_)).then(|| HandedOver {
-        received: now,
-        received_ms: now_ms(),
-        encoded: now,
-    })
 }
 
 /// The condition under which the publisher is done.
@@ -300,9 +293,7 @@ impl<'p> PublishLoop<'p> {
         };
         self.passing.push(ChunkTimes {
             wall: chunk.reached.wall,
-            received: handed.received,
-            received_ms: handed.received_ms,
-            encoded: handed.encoded,
+            handed,
             sent,
         });
     }

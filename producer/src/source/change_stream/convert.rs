@@ -43,7 +43,7 @@ impl Converter {
     /// Appends the entry of an event.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] if the event is damaged or lacks a field.
+    /// [`ProducerError::Undecodable`] if the event is damaged, or if a field is missing.
     pub fn convert(
         self,
         event: &Event<'_>,

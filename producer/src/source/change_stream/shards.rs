@@ -139,8 +139,8 @@ impl Shards {
             .find_map(|kept| kept.places.get_mut(&document));
         let is_delete = event.operation == "delete";
         let Some(places) = found.filter(|places| !places.is_empty()) else {
-            // A key without other fields is usually that of a collection without a shard key, whose
-            // documents do not move. A document that lacks the fields of the shard key has it too.
+            // A document key of only the `_id` usually belongs to a collection without a shard key, whose
+            // documents do not move. It may also belong to a document without the fields of the shard key.
             let may_have_moved = is_delete && key.elements().nth(1).is_some();
             return Ok(match may_have_moved {
                 true => Verdict::Locate,
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// The document key of a document that lacks the fields of the shard key is its `_id` alone.
+    /// A document without the fields of the shard key has a document key of only the `_id`.
     #[test]
     fn a_document_that_gets_its_shard_key_only_when_it_moves_is_kept() {
         use Verdict::{Carry, MovedAway};

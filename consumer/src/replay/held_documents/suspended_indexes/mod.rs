@@ -38,7 +38,6 @@ use oplog_relay_core::document;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::index::may_refuse;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_runtime::mongo::error_code;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
@@ -46,7 +45,7 @@ use crate::replay::commands::Execution;
 use crate::replay::commands::attempt::Attempt;
 use crate::replay::directive::DUPLICATE_KEY;
 use crate::replay::held_documents::error::HeldError;
-use crate::replay::held_documents::held_document::{GONE, HeldDocument};
+use crate::replay::held_documents::held_document::HeldDocument;
 use crate::replay::note::write_note;
 use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
@@ -145,20 +144,8 @@ impl MongoSink {
         })
         .await?;
         let Namespace { db, collection } = Namespace::split(&index.ns);
-        let command = doc! { "dropIndexes": collection, "index": index.name() };
-        self.persist("dropping an index", || async {
-            match self
-                .target
-                .client
-                .database(db)
-                .run_command(command.clone())
-                .await
-            {
-                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => Ok(()),
-                dropped => dropped.map(drop),
-            }
-        })
-        .await?;
+        let drop = doc! { "dropIndexes": collection, "index": index.name() };
+        self.run_on_indexes("dropping an index", db, &drop).await?;
         // Without the unique index, the order across documents may no longer matter.
         self.forget_order();
         let mut suspended = self.suspended();
@@ -173,22 +160,7 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         // A collection has at most 64 indexes, which fit in the first batch.
         let list = doc! { "listIndexes": collection };
-        let reply = self
-            .persist("listing indexes", || async {
-                match self
-                    .target
-                    .client
-                    .database(db)
-                    .run_command(list.clone())
-                    .await
-                {
-                    Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
-                        Ok(Document::new())
-                    }
-                    reply => reply,
-                }
-            })
-            .await?;
+        let reply = self.run_on_indexes("listing indexes", db, &list).await?;
         let batch = reply.get_document("cursor").ok();
         let batch = batch.and_then(|cursor| cursor.get_array("firstBatch").ok());
         let found = batch.into_iter().flatten();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bson::{Timestamp as BsonTimestamp, doc};
 
 use super::*;
-use crate::prepare::lookup::fake::Documents;
+use crate::prepare::lookup::fake::{Documents, counts};
 
 fn update(seconds: u32, ns: &str, id: impl Into<bson::Bson>) -> Vec<u8> {
     let ts = BsonTimestamp {
@@ -90,13 +90,7 @@ fn a_document_for_which_a_reply_had_no_room_is_not_gone() {
         lookup.look_up(&parse(entry)).unwrap();
         assert_eq!(number(&lookup), Some(id));
     }
-    let counts: Vec<_> = asked
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, count)| *count)
-        .collect();
-    assert_eq!(counts, [3, 1, 1]);
+    assert_eq!(counts(&asked), [3, 1, 1]);
 }
 
 #[test]

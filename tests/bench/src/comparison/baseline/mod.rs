@@ -9,7 +9,7 @@
 
 mod commands;
 mod consume;
-mod produce;
+pub(super) mod produce;
 mod ranges;
 
 use anyhow::{Result, bail};

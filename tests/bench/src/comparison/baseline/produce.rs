@@ -24,7 +24,8 @@ const POLL_EVERY: u64 = 1024;
 /// Number of entries that the plain producer sends repeatedly: far more bytes than lz4's window.
 const PREPARED: u64 = 20_000;
 
-async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
+/// Opens a tailable cursor on the whole oplog.
+pub(in crate::comparison) async fn open_cursor(source: &str) -> Result<RawBatchCursor> {
     let client = Client::with_uri_str(source).await?;
     let oplog = client
         .database("local")
@@ -62,7 +63,8 @@ async fn tail(
     Ok(())
 }
 
-fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
+/// Runs to the end on a runtime of one thread.
+pub(in crate::comparison) fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -4,15 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bson::{RawDocumentBuf, Timestamp, doc};
 use futures_util::StreamExt;
-use mongodb::Client;
-use mongodb::options::{CursorType, FindOptions, ReadConcern};
 use oplog_relay_core::document::{Document, Element};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::key::{partition_for, write_key};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::comparison::baseline::produce::{on_one_thread, open_cursor};
 
 /// The name of the case.
 pub(in crate::comparison) const NAME: &str = "plain-transactions";
@@ -36,22 +35,9 @@ pub(in crate::comparison) fn run(arguments: &[String]) -> Result<()> {
         .set("linger.ms", "0")
         .create()?;
     producer.init_transactions(LIMIT)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let partitions = partitions.parse()?;
-    runtime.block_on(async {
-        let client = Client::with_uri_str(source).await?;
-        let oplog = client
-            .database("local")
-            .collection::<RawDocumentBuf>("oplog.rs");
-        let options = FindOptions::builder()
-            .cursor_type(CursorType::TailableAwait)
-            .max_await_time(Duration::from_secs(1))
-            .read_concern(ReadConcern::majority())
-            .build();
-        let beginning = doc! { "ts": { "$gte": Timestamp { time: 0, increment: 0 } } };
-        let mut cursor = oplog.find(beginning).with_options(options).batch().await?;
+    on_one_thread(async {
+        let mut cursor = open_cursor(source).await?;
         loop {
             let reply = cursor.next().await.context("the cursor was closed")??;
             carry(&producer, topic, partitions, reply.doc_slices()?.as_bytes())?;
