@@ -95,7 +95,7 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
 }
 
 /// Returns the starting point: the oldest entry, or the present for a change stream, which does not
-/// tell the oldest one.
+/// report the oldest one.
 async fn start(origin: &Origin, given: Option<Start>) -> Result<StartAt, ProducerError> {
     match given {
         Some(start) => origin.start(start).await,

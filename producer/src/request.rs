@@ -30,7 +30,8 @@ pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerErr
     }
     let mode = match read_state(&Reader::new(&config.kafka), &topic).await {
         Ok(state) => state.source.map(|source| source.mode),
-        // A user that may only write requests is not told; a producer of a change stream ignores them.
+        // A user that may only write requests cannot read the mode. The request is sent nevertheless: the
+        // producer of a change stream ignores it.
         Err(ProducerError::KafkaFailure(KafkaFailure::Refused { source, .. }))
             if is_unauthorized(&source) =>
         {

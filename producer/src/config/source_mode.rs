@@ -53,15 +53,15 @@ pub(super) fn check_source_mode(
     if start == Some(Start::Oldest) {
         faults.add(
             "--start",
-            "oldest cannot be used with --source-mode change-stream: a change stream does not tell what \
-             the oldest entry of the oplog is. Give now or a time",
+            "oldest cannot be used with --source-mode change-stream: a change stream does not report \
+             the oldest entry of the oplog. Give now or a time",
         );
     }
     if arguments.full_document_before == "lookup" {
         faults.add(
             "--full-document-before",
-            "lookup cannot be used with --source-mode change-stream: it finds a document before a change \
-             by the place of its entry in the oplog, which an event does not name",
+            "lookup cannot be used with --source-mode change-stream: the document before a change \
+             is found by the index of the operation in its oplog entry, which a change event does not contain",
         );
     }
     Some(mode)

@@ -28,15 +28,15 @@ pub enum SourceError {
     Shard,
     /// A change stream cannot be read from its beginning.
     #[error(
-        "--start oldest needs --source-mode oplog: a change stream does not tell what the oldest entry of \
-         the oplog is. Give --start now or --start <time>; a time that the oplog no longer reaches ends \
-         with exit code 3"
+        "--start oldest needs --source-mode oplog: a change stream does not report the oldest entry \
+         of the oplog. Give --start now or --start <time>; if the oplog no longer reaches back to that time, \
+         the program exits with code 3"
     )]
     NoOldestEvent,
-    /// A change stream cannot be read from now on.
+    /// A change stream cannot start at the current time.
     #[error(
         "the source does not report its logical time (operationTime), so --start now cannot be resolved: \
-         give a time"
+         give --start <time>"
     )]
     NoLogicalTime,
     /// The source or the configuration does not permit a change stream.
@@ -51,8 +51,9 @@ pub enum SourceError {
     },
     /// Documents before changes cannot be looked up for a change stream.
     #[error(
-        "--full-document-before lookup cannot be used with a change stream: it finds a document before a \
-         change by the place of its entry in the oplog. Omit the flag, or give --source-mode oplog"
+        "--full-document-before lookup cannot be used with a change stream: the document before a \
+         change is found by the index of the operation in its oplog entry, which a change event does not \
+         contain. Omit the flag, or give --source-mode oplog"
     )]
     BeforeLookupOfEvents,
     /// The source has no name.
@@ -67,7 +68,7 @@ pub enum SourceError {
         reason: String,
     },
     /// Documents cannot be looked up in a dump.
-    #[error("documents are looked up on a live source: a dump has none")]
+    #[error("documents can be looked up only on a live source: a dump has no documents")]
     DumpWithoutDocuments,
     /// The source's user may not read documents.
     #[error(
@@ -92,7 +93,8 @@ pub enum SourceError {
          source first"
     )]
     OplogEmpty,
-    /// The list of collections does not stay the same for the moment that a full sync needs.
+    /// Collections are created and dropped so often that a full sync cannot determine its start
+    /// position.
     #[error(
         "collections of the source are created and dropped continuously, so no start position of a full \
          sync could be determined. Exclude them (--exclude-namespaces)"

@@ -260,7 +260,7 @@ impl Origin {
         }
     }
 
-    /// Returns the time of the oldest entry; `None` for a change stream, which does not tell it.
+    /// Returns the time of the oldest entry; `None` for a change stream, which does not report it.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

@@ -391,8 +391,8 @@ impl Interleaving {
             return Ok(());
         };
         let (ns, record) = (copy.record.ns.clone(), &copy.record);
-        let readers = u64::try_from(self.sync.options.readers)
-            .expect("a number of this machine fits into 64 bits");
+        let readers =
+            u64::try_from(self.sync.options.readers).expect("a count has at most 64 bits");
         let parts = (record.expected_bytes / RANGE_BYTES)
             .max((record.expected_documents / RANGE_DOCUMENTS).min(readers))
             .clamp(1, MOST_RANGES);
