@@ -129,7 +129,7 @@ pub enum ConsumerError {
     /// The output cannot be written.
     #[error("{file} cannot be written")]
     Output {
-        /// The path of the file, or "standard output".
+        /// The path of the file, or a description such as "standard output".
         file: String,
         /// The error of the operating system.
         source: std::io::Error,

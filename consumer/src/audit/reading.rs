@@ -34,7 +34,7 @@ pub(super) struct Record<'r> {
 }
 
 impl Record<'_> {
-    /// Returns the relation of this record to the incomplete record before it.
+    /// Returns the role of this record, given the fragments `run` that were read before it.
     pub(super) fn part(&self, run: Option<Run>) -> Result<Part, FormatError> {
         let fragment = self.fragment.map(Fragment::parse).transpose()?;
         let first = || first_entry(self.value.unwrap_or_default(), self.oplog_id);

@@ -36,7 +36,8 @@ pub(super) struct Runs {
     runs: Vec<Run>,
 }
 
-/// The ids of one partition, in order.
+/// Ids of one partition, in order. A partition with entries that are out of order has a second run for
+/// them.
 #[derive(Debug, Clone)]
 struct Run {
     partition: usize,
@@ -131,8 +132,7 @@ impl Run {
     }
 
     fn fill(&mut self, file: &File) -> io::Result<()> {
-        let left = usize::try_from(self.end - self.next)
-            .expect("a number of this machine fits into 64 bits");
+        let left = usize::try_from(self.end - self.next).expect("usize has 64 bits");
         let count = left.min(BUFFER);
         let mut bytes = vec![0; count * ITEM];
         file.read_exact_at(&mut bytes, self.next * 20)?;

@@ -42,7 +42,7 @@ pub struct GroupConfig {
     pub subscription: Subscription,
     /// The reasons for which records go to the dead-letter topic.
     pub dead_letter: Reasons,
-    /// Memory for records between Kafka and the sink, in bytes. Half of it is for the Kafka
+    /// Memory for records between Kafka and the target or output, in bytes. Half of it is for the Kafka
     /// client's own queue.
     pub queue_bytes: usize,
     /// The HTTP address, and the time without progress after which a stall is reported.
@@ -63,7 +63,7 @@ pub enum RemovedRecords {
 }
 
 /// The policy for an update that matches no document. [`replay`](crate::replay) applies it to the
-/// results of writes, and where it reads a document to rewrite it.
+/// results of writes, and to updates that it rewrites as a replacement of the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmatched {
     /// Counts it.
@@ -111,7 +111,7 @@ impl RefusedOptions {
 pub enum NotEmpty {
     /// Stops.
     Fail,
-    /// Keeps them, and replaces those whose `_id` a copied document has.
+    /// Keeps them, but replaces those that have the `_id` of a copied document.
     Merge,
     /// Drops the collection.
     Drop,

@@ -68,7 +68,7 @@ pub struct Metrics {
     pub rewritten_documents: IntCounter,
     /// Number of entries that a later entry of the same batch made superfluous.
     pub folded: IntCounter,
-    /// Time that the sink takes for a batch.
+    /// Time that applying a batch takes.
     pub apply_seconds: Histogram,
     /// The latency of entries, by part.
     pub latency: Latency,
@@ -135,7 +135,7 @@ impl Metrics {
             duplicate_inserts,
             rewritten_documents,
             folded,
-            apply_seconds: histogram("apply_seconds", "Time that the sink takes for a batch.")?,
+            apply_seconds: histogram("apply_seconds", "Time that applying a batch takes.")?,
             latency: Latency::register(&registry)?,
             applied_ms: AtomicI64::new(0),
             registry,

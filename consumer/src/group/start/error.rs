@@ -57,8 +57,8 @@ pub enum StartError {
     /// A group without committed offsets has run before.
     #[error(
         "group {group} has no committed offsets for the topics {topics}, but it is not new: {traces}. \
-         Kafka removes the offsets of a group some time after its last member left \
-         (offsets.retention.minutes, 7 days by default), or they were deleted by a user. Starting at \
+         Either Kafka removed its offsets some time after its last member left \
+         (offsets.retention.minutes, 7 days by default), or a user deleted them. Starting at \
          --start {start} could skip entries. To continue where the group stopped, set its offsets to a \
          time shortly before that (`kafka-consumer-groups --reset-offsets --to-datetime` for all of \
          these topics; applying entries again is harmless). To start at --start anyway, use \
@@ -113,7 +113,7 @@ pub enum StartError {
     },
 }
 
-/// The evidence that a group has written to its destination, as the subject of a sentence.
+/// The evidence that a group has written to its destination, as a clause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Traces {
     /// The catalog of the target has records of the group.

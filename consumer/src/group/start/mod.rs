@@ -189,7 +189,7 @@ pub(crate) fn settle<C: ConsumerContext>(
                 group,
                 %start,
                 partitions = cut.len(),
-                "new group: start committed"
+                "committed the start offsets of the new group"
             );
             Ok(())
         }
@@ -197,7 +197,7 @@ pub(crate) fn settle<C: ConsumerContext>(
         Err(ConsumerError::Kafka { source, .. }) if is_taken(&source) => {
             tracing::info!(
                 group,
-                "another member has committed the start of this group"
+                "another member has committed the start offsets of this group"
             );
             Ok(())
         }
@@ -361,7 +361,7 @@ pub enum First {
 /// | n | at or before n | at n |
 /// | n | after n | lost: the records from n on were removed |
 /// | nothing | 0 | at 0: the topic is newer than the group |
-/// | nothing | later | lost: it had records that the group never read |
+/// | nothing | later | lost: the group's offset expired, or records were removed unread |
 #[must_use]
 pub const fn first_offset(committed: Option<i64>, low: i64) -> First {
     match committed {

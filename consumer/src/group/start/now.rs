@@ -7,8 +7,8 @@
 //! metadata of its first commit.
 //!
 //! Kafka acknowledges a commit before it writes the transaction's markers, so a position that was just
-//! saved may not be readable yet. The positions are therefore read once the transactions that were
-//! open at start have ended.
+//! saved may not be readable yet. The positions are therefore read only after the transactions that
+//! were open at start have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::topic_partition::TopicPartition;
 
 /// Time limit of the wait for open transactions. A running producer writes the position right
 /// before it commits. A transaction may stay open for longer if its producer was killed, or if it
-/// wrote to the state topic while the producer is catching up. The previous position is a
+/// wrote to the state topic while the producer was catching up. The previous position is a
 /// consistent cut too.
 const OPEN_TRANSACTION: Duration = Duration::from_secs(5);
 
@@ -112,8 +112,8 @@ fn positions<C: ConsumerContext>(
     Ok(found)
 }
 
-/// Waits until the transactions that are open in topics of one partition have ended, for
-/// [`OPEN_TRANSACTION`] at most.
+/// Waits until the transactions that are open in these topics have ended, but at most for
+/// [`OPEN_TRANSACTION`]. Each topic has one partition.
 fn wait_for_open_transactions<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
@@ -136,7 +136,8 @@ fn wait_for_open_transactions<C: ConsumerContext>(
     Ok(())
 }
 
-/// Waits until everything that a partition has is readable, until the deadline at most.
+/// Waits until a `read_committed` reader can read a partition up to the end of `written`, but not longer
+/// than until the deadline.
 fn wait_until_stable<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     written: &Held,
@@ -156,7 +157,7 @@ fn wait_until_stable<C: ConsumerContext>(
         if Instant::now() >= deadline {
             tracing::warn!(
                 topic,
-                "a transaction stays open, so the group starts at the position before it"
+                "a transaction is still open, so the group starts at the position that was saved before it"
             );
             return Ok(());
         }
