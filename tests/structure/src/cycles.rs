@@ -22,7 +22,7 @@ struct Search<'e> {
     edges: &'e [Vec<usize>],
     /// The order in which the nodes were reached.
     numbers: Vec<Option<usize>>,
-    /// The lowest number that is reachable from a node through open ones.
+    /// The lowest number that each node can reach through open nodes.
     lowest: Vec<usize>,
     /// Nodes whose component is not complete.
     open: Vec<usize>,
@@ -32,7 +32,7 @@ struct Search<'e> {
 
 #[allow(
     clippy::indexing_slicing,
-    reason = "nodes are indices of `edges`, and all lists have its length"
+    reason = "nodes are indices of `edges`, and `numbers` and `lowest` have its length"
 )]
 impl Search<'_> {
     fn visit(&mut self, node: usize) {
