@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A barrier with `passable: true` holds the command back until all partitions have reached it, but
-//! no partition waits for the command. A reader that does not know the field waits.
+//! only the partition with the command waits for it. A reader that does not know the field waits in
+//! all partitions.
 //!
 //! `namespaces` lists the collections that the command concerns. A group that excludes some
 //! collections uses it to decide at a barrier whether the command concerns the group. Earlier
@@ -44,8 +45,8 @@ pub struct Barrier {
     /// True if all later writes of the collection go to one partition. Only then can the target
     /// keep a unique index.
     pub ordered: bool,
-    /// True if the partitions continue without waiting for the command. This is the case for an
-    /// index build, which may take hours and cannot fail because of later writes.
+    /// True if the other partitions continue without waiting for the command. This is the case for
+    /// an index build, which may take hours and cannot fail because of later writes.
     pub passable: bool,
     /// The collections that the command concerns: one, or both names of a rename. The list is empty
     /// if the command does not name any, and `None` if the producer did not write the field.

@@ -49,8 +49,9 @@ const fn known(name: &'static str, treatment: Treatment, reason: &'static str) -
     }
 }
 
-/// All commands that servers from 3.6 on write into their oplogs, except those of transactions,
-/// which the producer splits into operations, and the commands that only change streams show. A name that is not in this table stops a replay.
+/// All commands that servers from 3.6 on write into their oplogs, and those that only change
+/// streams report. The commands of transactions are not in the table, because the producer splits
+/// transactions into operations. A name that is not in the table stops a replay.
 /// [`scope`] reads the value of a command as the name of a collection, except for the commands that
 /// it handles separately.
 pub const COMMANDS: &[Known] = &[
@@ -223,7 +224,7 @@ pub fn is_command(entry: &Entry<'_>) -> bool {
 /// Returns the treatment of a command, or `None` for a name that is not in the table.
 ///
 /// # Errors
-/// [`EntryError`] if the command has no name, or an index of it is damaged.
+/// [`EntryError`] if the command has no name, or one of its indexes is damaged.
 pub fn treatment(entry: &Entry<'_>) -> Result<Option<Treatment>, EntryError> {
     if is_view_entry(entry) {
         return Ok(Some(Treatment::Barrier));
@@ -306,8 +307,8 @@ pub fn is_drop_database(entry: &Entry<'_>) -> bool {
 /// name of a collection (`dropDatabase`).
 ///
 /// # Errors
-/// [`EntryError`] if the command has no name, a view has no string as its `_id`, or a name of a
-/// rename is missing or not a string.
+/// [`EntryError`] if the command has no name, or if the `_id` of a view or a name of a rename is
+/// missing or not a string.
 pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
     let db = entry.namespace().db;
     if is_view_entry(entry) {
@@ -348,7 +349,7 @@ pub fn scope<'a>(entry: &Entry<'a>) -> Result<Option<Scope<'a>>, EntryError> {
 
 /// Returns the names of the collections that a command concerns: one, or both names of a rename.
 /// The list is empty for a command that does not name any, and for a change of the routing table,
-/// which concerns many.
+/// which concerns many collections.
 ///
 /// # Errors
 /// [`EntryError`] as for [`scope`].

@@ -11,12 +11,12 @@ use crate::json::number::Number;
 /// Types are compared first, in this order: MinKey, undefined, null, numbers, strings and symbols,
 /// documents, arrays, binary, ObjectId, boolean, date, timestamp, regular expression, DBPointer,
 /// code, code with scope, MaxKey. Numbers compare by their exact value across types, and NaN is
-/// below all others. Documents compare field by field: type, then name, then value; the shorter one
-/// is first. Arrays compare in the same way without names. Binary compares by length, then subtype,
-/// then bytes.
+/// below all others. Documents compare field by field: type, then name, then value; a document is
+/// below another one that has the same fields and further ones after them. Arrays compare in the
+/// same way without names. Binary compares by length, then subtype, then bytes.
 ///
 /// Two values are equal if and only if [`crate::key::write_id_identity`] writes the same bytes for
-/// both. Values that are damaged or nested too deep compare by their bytes.
+/// both. Values that are damaged or nested too deeply compare by their bytes.
 #[must_use]
 pub fn compare_values(left: Element<'_>, right: Element<'_>) -> Ordering {
     compare_at(left, right, 0)

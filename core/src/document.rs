@@ -2,15 +2,16 @@
 //!
 //! The project carries documents byte for byte, including those that typed BSON libraries refuse:
 //! strings that are not UTF-8, duplicate field names, deprecated types, arrays with unusual keys.
-//! It therefore reads the bytes itself. A [`Document`] is a slice, an [`Element`] consists of three
-//! slices of it, and a value is decoded only on request. Lengths are checked while elements are
-//! read. The contents of an embedded document are checked when it is read in turn.
+//! It therefore reads the bytes itself. A [`Document`] is a slice, an [`Element`] consists of a
+//! type byte and two slices of the document, and a value is decoded only on request. Lengths are
+//! checked while elements are read. The contents of an embedded document are checked when it is
+//! read in turn.
 //!
 //! # Modules
 //!
 //! - `builder` builds documents
 //! - `search` searches a document for a type
-//! - `values` has the values that consist of two parts
+//! - `values` has the types of values that consist of two parts
 //! - `whole` validates a document at every level
 //! - `kind` names the types
 
@@ -397,10 +398,11 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Returns the bytes of a string, symbol or code, without length and final zero.
+    /// Returns the bytes of a string, symbol or code, without the length and the final zero.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] if the final zero is missing.
+    /// [`Malformed::WrongType`] if the value is none of these, [`Malformed::Truncated`] if the
+    /// final zero is missing.
     pub fn string_bytes(self) -> Result<&'a [u8], Malformed> {
         match (self.kind, self.value) {
             (kind::STRING | kind::CODE | kind::SYMBOL, [_, _, _, _, text @ .., 0]) => Ok(text),
@@ -437,7 +439,8 @@ impl<'a> Element<'a> {
     /// Returns the value of a regular expression.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] if a final zero is missing.
+    /// [`Malformed::WrongType`] if the value is not a regular expression, [`Malformed::Truncated`]
+    /// if a final zero is missing.
     pub fn regex(self) -> Result<Regex<'a>, Malformed> {
         if self.kind != kind::REGEX {
             return Err(self.wrong_type());
@@ -472,8 +475,8 @@ impl<'a> Element<'a> {
     /// Returns the code and its scope.
     ///
     /// # Errors
-    /// [`Malformed::WrongType`], or [`Malformed::Truncated`] or [`Malformed::Length`] if it is
-    /// damaged.
+    /// [`Malformed::WrongType`] if the value is not code with a scope, [`Malformed::Truncated`] or
+    /// [`Malformed::Length`] if it is damaged.
     pub fn code_with_scope(self) -> Result<CodeWithScope<'a>, Malformed> {
         if self.kind != kind::CODE_WITH_SCOPE {
             return Err(self.wrong_type());

@@ -37,7 +37,8 @@
 //! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
 //! transaction), *full sync* (a copy of the existing data), *tail* (follow the oplog), *replay*
 //! (apply to MongoDB), *emit* (write JSON for other programs), *barrier*, *incarnation* (a
-//! collection between its creation and its drop), *source* (a replica set or a dump), *lag*.
+//! collection between its creation and its drop), *source* (a replica set, a sharded cluster, or a
+//! dump of an oplog), *lag*.
 //!
 //! # Modules
 //!

@@ -218,8 +218,9 @@ impl<'e> Event<'e> {
         }
     }
 
-    /// Writes the entry of a command. An event that corresponds to no command of an oplog, such as
-    /// the sharding of a collection, becomes an unknown command, which stops a replay.
+    /// Writes the entry of a command. An event that corresponds to no command of an oplog becomes a
+    /// command with the name of the event. A replay ignores those that it knows, such as
+    /// `shardCollection`, and stops at an unknown one ([`crate::command::COMMANDS`]).
     fn command(&self, operation: &str, output: &mut Output<'_>) -> Result<(), ForeignError> {
         let Header { db, collection, .. } = self.header;
         if operation.contains('\0') {

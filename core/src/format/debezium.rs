@@ -1,12 +1,13 @@
-//! Debezium's envelope, as its MongoDB connector 3.x writes it: `before`, `after`, `updateDescription`,
-//! `source`, `op`, `ts_ms` and `transaction`, with documents as strings of Extended JSON.
+//! Debezium's envelope, as its MongoDB connector 3.x writes it: `before`, `after`,
+//! `updateDescription`, `source`, `op`, `ts_ms` and `transaction`, with documents as strings of
+//! Extended JSON.
 //!
 //! The envelope has no place for commands and barriers, and an update whose document was not looked
 //! up ([`super::looked_up`]) has no `after`. Therefore a topic in this envelope is for readers
 //! only. Its records differ from Debezium's own in these points:
 //!
-//! - The strings are Extended JSON v2 in the topic's [`Mode`], where Debezium writes v1. Its own
-//!   transforms read both.
+//! - The strings are Extended JSON v2 in the topic's [`Mode`], where Debezium writes v1.
+//!   Debezium's transforms read both.
 //! - `source.sequence` is the identity of the entry, `["<seconds>:<increment>","<ord>"]`: with it a
 //!   reader recognizes an entry that it has processed before. Debezium writes null.
 //! - Equal numbers have one form in a key, as in all keys ([`crate::key`]): `1.0` and `1` are the

@@ -19,7 +19,8 @@ pub const FRAGMENT_HEADER: &str = "oplog-fragment";
 pub struct Fragment {
     /// The index of the fragment, starting at 0.
     pub index: u32,
-    /// The number of fragments: at least two.
+    /// The number of fragments of the record. The producer writes the header only if there are at
+    /// least two.
     pub count: u32,
 }
 

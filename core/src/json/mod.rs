@@ -14,7 +14,7 @@
 //! | a string, name, pattern, … that is not UTF-8 | U+FFFD |
 //! | a document with the same name twice | both fields, of which most readers keep one |
 //! | a document with the field names of a type wrapper (`{"$oid": …}`, `{"$code": …, "$scope": …}`) | the document, which a reader may take for the typed value |
-//! | a NaN other than the one positive quiet NaN without payload | `NaN` |
+//! | a NaN other than the positive quiet NaN without a payload | `NaN` |
 //! | a Decimal128 that is not canonical: coefficient over 34 digits, extra bits in an infinity or a NaN | its value |
 //! | an array whose names are not `0`, `1`, … | the values in order |
 //! | a boolean byte other than 0 and 1 | `true` |
@@ -34,9 +34,10 @@
 //!
 //! - `encode` writes raw BSON as text; `decode` parses text
 //! - `wrapper` reads the objects that represent a typed value
-//! - `number` writes numbers; `decimal` is Decimal128, and `order` compares numbers of all types
-//! - `date` writes dates
-//! - `text` writes strings, hex and base64
+//! - `number` reads and writes numbers; `decimal` is Decimal128, and `order` compares numbers of
+//!   all types
+//! - `date` reads and writes dates
+//! - `text` writes strings, and reads and writes hex and base64
 //! - `names` detects names that occur twice in an object
 
 mod date;
