@@ -363,7 +363,7 @@ impl<'a> Entry<'a> {
     pub fn command(&self) -> Result<Element<'a>, EntryError> {
         self.o
             .first()?
-            .ok_or_else(|| self.missing("a command name in o"))
+            .ok_or_else(|| self.missing("command name in o"))
     }
 
     fn missing(&self, field: &'static str) -> EntryError {

@@ -216,7 +216,7 @@ fn the_deepest_documents_fit_a_threads_stack() {
             error
                 .unwrap_err()
                 .to_string()
-                .starts_with("nested too deep at byte ")
+                .starts_with("nested too deeply at byte ")
         );
     };
     std::thread::Builder::new()

@@ -3,7 +3,7 @@
 //! | converter | the value |
 //! | --- | --- |
 //! | `StringConverter` | the text |
-//! | `JsonConverter`, `schemas.enable=false` | a struct as an object, a text as a JSON string |
+//! | `JsonConverter`, `schemas.enable=false` | a struct as an object, a string as a JSON string |
 //! | `JsonConverter`, `schemas.enable=true` | `{"schema": …, "payload": …}`, whose payload is such an object or string |
 
 use crate::document::{Document, Element, kind};

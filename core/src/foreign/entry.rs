@@ -6,7 +6,8 @@ use crate::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use crate::format::Decoded;
 use crate::position::{EntryId, Timestamp};
 
-/// The number of ordinals of records with one change, which follow from their offsets.
+/// The number of ordinals for records with one change. The ordinal of such a change is the offset
+/// of its record modulo this number.
 const SINGLE: i64 = 1 << 30;
 /// The first ordinal of frames with several entries.
 const FRAMES: u32 = 1 << 30;
@@ -39,8 +40,8 @@ impl<'o> Output<'o> {
         }
     }
 
-    /// Sets the ordinals of a frame with several entries. They are separate from those of single
-    /// entries, because frames may have both.
+    /// Sets the ordinals of a frame with several entries. They are separate from those of records
+    /// with a single entry, because a topic may have both.
     pub(super) fn start_frame(&mut self) {
         self.next = FRAMES | within(self.offset.wrapping_mul(FRAME), SINGLE);
     }

@@ -14,7 +14,7 @@ pub enum ForeignError {
     #[error("the value does not have the expected form")]
     Malformed(#[from] Malformed),
     /// The value was written by another program, or in another format.
-    #[error("the value is not {expected}; it looks like a record of {found}")]
+    #[error("the value does not match --input {expected}; it looks like a record of {found}")]
     Other {
         /// The `--input` of the run.
         expected: Writer,
@@ -22,7 +22,7 @@ pub enum ForeignError {
         found: Program,
     },
     /// The value is not an event or entry of the writer.
-    #[error("the value is not {expected}: {reason}")]
+    #[error("the value does not match --input {expected}: {reason}")]
     NotOf {
         /// The `--input` of the run.
         expected: Writer,
@@ -45,7 +45,7 @@ pub enum ForeignError {
     )]
     Ambiguous(String),
     /// A record that has lost types, which the operator has not permitted.
-    #[error("{0}; --allow-lossy replays it nevertheless")]
+    #[error("{0}; --allow-lossy replays the record nevertheless")]
     Lossy(&'static str),
     /// A record that may be out of order, which the operator has not permitted.
     #[error(

@@ -25,11 +25,11 @@ use flate2::read::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use crate::foreign::entry::Output;
 use crate::foreign::{ForeignError, mongoshake};
 
-/// The maximum size of a decompressed entry. The largest entries of a server have slightly more
+/// The maximum size of a decompressed entry. The largest entries of a server are slightly larger
 /// than 16 MiB.
 const MAX_ENTRY: u64 = 64 << 20;
 /// The maximum size of all entries of a frame after decompression. MongoShake closes a frame when
-/// its entries have 16 MiB before compression.
+/// its entries take 16 MiB before compression.
 const MAX_INFLATED: usize = 256 << 20;
 
 /// The compression of entries.
@@ -147,7 +147,7 @@ pub(super) fn decode(value: Range<usize>, output: &mut Output<'_>) -> Result<(),
         inflated += entry.len();
         if inflated > MAX_INFLATED {
             return Err(ForeignError::Frame(
-                "its entries have more than 256 MiB when they are decompressed",
+                "its entries take more than 256 MiB when they are decompressed",
             ));
         }
         mongoshake::decode_bson(entry, output)?;

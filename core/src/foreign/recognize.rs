@@ -19,9 +19,9 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Relay => {
-                f.write_str("oplog-producer: specify its --topic-prefix instead of --input")
+                f.write_str("oplog-producer (specify its --topic-prefix instead of --input)")
             }
-            Self::Other(writer) => write!(f, "--input {writer}"),
+            Self::Other(writer) => write!(f, "{writer} (specify --input {writer})"),
         }
     }
 }

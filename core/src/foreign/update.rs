@@ -27,7 +27,7 @@ pub struct Description<'e> {
     pub removed: Option<Document<'e>>,
     /// The list of truncated arrays.
     pub truncated: Option<Document<'e>>,
-    /// The name of the field with the new length in this list.
+    /// The name of the field that holds the new length in an item of `truncated`.
     pub length: &'static str,
     /// The parts of ambiguous paths.
     pub disambiguated: Option<Document<'e>>,
@@ -244,7 +244,7 @@ enum Leaf<'e> {
     Removed,
 }
 
-/// The changes below a place of the document.
+/// The changes inside an embedded document or array, or at the top level.
 #[derive(Debug, Default)]
 struct Node<'e> {
     /// The changed fields in the order of the event. New fields are appended to the document
@@ -292,7 +292,7 @@ impl<'e> Node<'e> {
         self.check(path)
     }
 
-    /// Returns the node of a place, and creates it if necessary.
+    /// Returns the node at the end of a path, and creates it if necessary.
     fn descend(&mut self, parts: &[Part<'e>], path: &'e [u8]) -> Result<&mut Self, ForeignError> {
         let mut node = self;
         for part in parts {
@@ -318,7 +318,7 @@ impl<'e> Node<'e> {
         self.length.is_some() || !self.items.is_empty() || !self.nested_items.is_empty()
     }
 
-    /// Checks that all paths agree on whether the place is an array.
+    /// Checks that all paths agree on whether the value is an array.
     fn check(&self, path: &[u8]) -> Result<(), ForeignError> {
         let is_document = !self.fields.is_empty() || !self.nested_fields.is_empty();
         match self.is_array() && is_document {

@@ -152,7 +152,7 @@ impl Format {
         !matches!(self, Self::Debezium(_) | Self::Snapshot(_))
     }
 
-    /// Returns true if a record may be of this format, judged by its first bytes and its
+    /// Returns true if a record may be in this format, judging by its first bytes and its
     /// [`ID_HEADER`]. No record fits two formats that one topic may have, unless they differ only
     /// in their [`Mode`].
     #[must_use]
@@ -172,8 +172,8 @@ impl Format {
     }
 }
 
-/// Returns true for the text of an entry, false for its BSON. BSON begins with its length: with the
-/// first four bytes of a text it would have at least 512 MiB, many times the largest entry.
+/// Returns true for the text of an entry, false for its BSON. BSON begins with its length. Read as
+/// a length, the first four bytes of a text mean at least 512 MiB, many times the largest entry.
 fn is_text_of_entry(value: &[u8]) -> bool {
     matches!(value, [b'{', b'"', _, 0x20..=0xff, ..])
 }
@@ -314,7 +314,7 @@ pub enum FormatError {
     #[error("the value is not an Avro record of a change event: {0}")]
     Avro(&'static str),
     /// The format is for readers only, and has no entries to decode.
-    #[error("the record is of a format that is for readers only")]
+    #[error("the record is in a format that is for readers only")]
     ForReaders,
     /// The header of a fragment cannot be read, or other fragments of its record are missing.
     #[error("the record is a fragment: {0}")]

@@ -53,7 +53,7 @@ impl fmt::Display for JsonFault {
             Self::Escape => f.write_str("invalid escape"),
             Self::ZeroInName => f.write_str("NUL character in a field name"),
             Self::NumberTooLarge => f.write_str("number too large for a double"),
-            Self::TooDeep => f.write_str("nested too deep"),
+            Self::TooDeep => f.write_str("nested too deeply"),
             Self::TooLarge => f.write_str("document too large"),
         }
     }

@@ -15,7 +15,7 @@ use crate::document::{
 /// code with scope counts as two levels of nesting: its text is an object in an object.
 ///
 /// # Errors
-/// [`Malformed`] if the bytes are damaged or nested too deep. `out` is then unchanged.
+/// [`Malformed`] if the bytes are damaged or nested too deeply. `out` is then unchanged.
 pub fn write_document(
     document: Document<'_>,
     mode: Mode,

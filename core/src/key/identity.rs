@@ -11,7 +11,7 @@ use crate::json::number::{BsonNumber, Number};
 /// with equal values, because an index ignores their names.
 ///
 /// # Errors
-/// [`Malformed`] if the value is damaged or nested too deep. `out` is then unchanged.
+/// [`Malformed`] if the value is damaged or nested too deeply. `out` is then unchanged.
 pub fn write_id_identity(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let start = out.len();
     out.push(0);

@@ -51,7 +51,7 @@ pub(crate) fn id_of_key(key: &[u8]) -> &[u8] {
 /// Appends the key of the document with this `_id` to `out`.
 ///
 /// # Errors
-/// [`Malformed`] if the value is damaged or nested too deep. `out` is then unchanged.
+/// [`Malformed`] if the value is damaged or nested too deeply. `out` is then unchanged.
 pub fn write_key(id: Element<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
     let start = out.len();
     let outcome = write_whole(id, out);
