@@ -19,7 +19,7 @@ use std::fmt;
 use crate::namespace::Namespace;
 use crate::topic::is_temporary;
 
-/// A filter by namespace. Without include patterns, every namespace passes that is not excluded.
+/// A filter by namespace. Without include patterns, every namespace that is not excluded passes.
 ///
 /// A pattern is a namespace in which `*` matches any number of characters: `shop.*`, `*.orders`,
 /// `shop.order*`. A database name alone means all of its collections. A comma in a name is written
@@ -160,7 +160,7 @@ pub const INTERNAL: &[InternalNamespaces] = &[
     InternalNamespaces {
         db: "config",
         collection: "transactions",
-        reason: "last write of each session; members derive it from the oplog, which has only its deletes",
+        reason: "last write of each session; members derive it from other entries, and only its deletes are logged",
     },
     InternalNamespaces {
         db: "config",

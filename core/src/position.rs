@@ -163,7 +163,7 @@ pub struct EntryId {
 /// The content of the record header `oplog-id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdHeader<'a> {
-    /// Name of the source.
+    /// The name of the source.
     pub source: &'a str,
     /// The identity of the entry.
     pub id: EntryId,

@@ -15,8 +15,8 @@ const BSON: &str = "$bson";
 /// The resume token at a position, and what the stream must remember beyond it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
-    /// The resume token, a document, as canonical Extended JSON. A token whose text would not have the
-    /// same bytes is written as `{"$bson": "<base64 of its BSON>"}`.
+    /// The resume token, a document, as canonical Extended JSON. A token whose text would not be
+    /// parsed to the same bytes is written as `{"$bson": "<base64 of its BSON>"}`.
     pub token: String,
     /// The commands that other shards of a sharded cluster may still report, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `ts` and `t` are those of the last entry before it. Its ordinal is greater than that of any
-//! operation at that time, and each change has a different one.
+//! operation at that time, and each change has its own ordinal.
 
 use crate::collection_uuid::CollectionUuid;
 use crate::document::{Document, DocumentBuilder, Malformed, kind};
@@ -19,9 +19,9 @@ use crate::position::{EntryId, Position, Timestamp};
 pub const FIELD: &str = "relayRouting";
 /// The number of changes that can have distinct ordinals at one timestamp.
 const ORDINALS: u32 = 1 << 16;
-/// The first ordinal of a change. The operations of the source are below it. Above all changes are
-/// [`crate::barrier::BARRIER_ORD`] and the ordinal before that, which represents the end of a
-/// timestamp.
+/// The first ordinal of a change. The ordinals of the source's operations are below it. Above the
+/// ordinals of all changes are [`crate::barrier::BARRIER_ORD`] and the ordinal before that, which
+/// represents the end of a timestamp.
 pub const FIRST_ORD: u32 = u32::MAX - 1 - ORDINALS;
 
 /// A change of the routing table.

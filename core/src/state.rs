@@ -391,7 +391,7 @@ pub struct State {
     pub routes: BTreeMap<String, RouteRecord>,
     /// The copies that a full sync still has to make, by UUID or namespace.
     pub copies: BTreeMap<String, CopyRecord>,
-    /// The open ranges of the copies, by the copy's key and the range's number.
+    /// The unfinished ranges of the copies, by the copy's key and the range's number.
     pub ranges: BTreeMap<(String, u32), RangeRecord>,
     /// The requests that have not been started, by number.
     pub requests: BTreeMap<String, RequestRecord>,

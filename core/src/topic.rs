@@ -34,7 +34,8 @@ pub fn collection_topic(prefix: &str, db: &str, collection: &str) -> String {
             crc32c::crc32c(name.as_bytes())
         );
         let mut kept = MAX_NAME - HASH_SUFFIX;
-        // The cut must not fall inside an escape: half of one, such as `-2`, would be invalid.
+        // The cut must not fall inside an escape: a part of an escape, such as `-2`, would be
+        // invalid.
         if let Some(dash) = name.get(..kept).and_then(|head| head.rfind('-'))
             && dash + 3 > kept
         {

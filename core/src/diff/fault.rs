@@ -6,9 +6,9 @@ use crate::document::Malformed;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("at {}: {fault}", shown(path))]
 pub struct DiffError {
-    /// The path to the place, with its parts in reverse order.
+    /// The path to the fault, with its parts in reverse order.
     path: Vec<String>,
-    /// The fault at that place.
+    /// The fault.
     pub fault: DiffFault,
 }
 
@@ -24,7 +24,7 @@ pub enum DiffFault {
     /// A section that is out of order or repeated.
     #[error("section {0:?} of the diff is out of order or repeated")]
     SectionOrder(String),
-    /// A field that is named twice in one level.
+    /// A field that is named twice at the same level.
     #[error("the diff names field {0:?} twice")]
     DuplicateName(String),
     /// An array diff where a document diff is required.

@@ -68,8 +68,8 @@ impl<'a> Diff<'a> {
     /// Checks and reads a diff (the entry's `o.diff`).
     ///
     /// # Errors
-    /// [`DiffError`] with the fault and its place. Servers do not write such a diff: the entry is
-    /// damaged.
+    /// [`DiffError`] with the first fault and its path. Servers write no diffs with faults, so the
+    /// entry is damaged.
     pub fn parse(diff: Document<'a>) -> Result<Self, DiffError> {
         Ok(Self {
             root: parse::root(diff)?,
@@ -82,7 +82,7 @@ impl<'a> Diff<'a> {
         self.root.writes_id()
     }
 
-    /// Checks that a document with this `_id` has the same one after the diff.
+    /// Checks that the diff does not change this `_id` of a document.
     ///
     /// # Errors
     /// [`DiffError`] if the diff writes another `_id`. Servers do not write such a diff: the entry

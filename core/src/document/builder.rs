@@ -18,7 +18,7 @@ impl<'b> DocumentBuilder<'b> {
         Self { out, start }
     }
 
-    /// Appends an element with an existing value under another name.
+    /// Appends an element whose value is already encoded as BSON.
     pub fn raw(&mut self, name: &str, kind: u8, value: &[u8]) -> &mut Self {
         self.out.push(kind);
         self.out.extend_from_slice(name.as_bytes());

@@ -94,7 +94,7 @@ fn debezium_has_each_kind_of_change() {
     );
 }
 
-/// Otherwise the event would say that nothing changed, and the position would pass the update.
+/// Without the error, the event would report no change, and the position would pass the update.
 #[test]
 fn an_update_that_debezium_cannot_describe_is_an_error() {
     for update in [r#"{"$v":2,"diff":{"x":{"a":1}}}"#, r#"{"$inc":{"a":1}}"#] {

@@ -64,7 +64,7 @@ fn a_looked_up_document_has_its_frozen_form() {
     );
     let gone = event(&update(), &[], Mode::Relaxed);
     assert!(gone.contains(r#","fullDocument":null,"#), "{gone}");
-    // A document that the entry has itself is not marked as looked up.
+    // A document that the entry itself contains is not marked as looked up.
     let inserted = event(&insert(), &[], Mode::Relaxed);
     assert!(
         inserted.contains(r#""fullDocument":{"_id":1"#),

@@ -416,8 +416,8 @@ pub(super) fn decode(value: Range<usize>, arena: &mut Vec<u8>) -> Result<Decoded
     let event = Event::read(Document::new(&scratch)?)?;
     let start = arena.len();
     if scratch.len() > LARGE_TEXT {
-        // A growing buffer doubles: it would take 200 MB for a record of 100 MB whose entry needs
-        // 16.
+        // A growing buffer doubles its capacity: it would take 200 MB for a record of 100 MB whose
+        // entry needs 16 MB.
         arena.reserve_exact(scratch.len());
     }
     if let Some(raw) = event.raw_entry {

@@ -45,7 +45,7 @@ pub(super) fn decode(
     let raw = Document::new(&parsed)?.get("rawEntry")?;
     let start = arena.len();
     if parsed.len() > LARGE_TEXT {
-        // The arena already holds the text, and a growing buffer doubles.
+        // The arena already holds the text, and a growing buffer doubles its capacity.
         arena.reserve_exact(parsed.len());
     }
     match raw {

@@ -21,8 +21,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Adds the next name. Returns true if it may have occurred before. A name that has occurred
-    /// before always returns true.
+    /// Adds the next name. Returns true if it has occurred before, and in rare cases also if it has
+    /// not.
     #[inline]
     pub(crate) fn add(&mut self, name: &[u8]) -> bool {
         self.count += 1;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use super::decimal::{self, Decimal, Scaled};
 use crate::document::{Element, Malformed, exact_integer, kind};
 
-/// The exponent of the greatest power of five below 10^34. No greater one divides a coefficient.
+/// The exponent of the greatest power of five below 10^34. No greater power divides a coefficient.
 const MAX_FIVES: u32 = 48;
 /// The greatest decimal exponent, positive or negative, of a decimal that is written as a bare
 /// number. Beyond it a reader's double may overflow or underflow, so the text is a
@@ -145,8 +145,8 @@ impl Number {
                 out.extend_from_slice(br#""}"#);
             }
             Self::Double(value) if value.fract() == 0.0 => {
-                // With a precision, all digits are exact. Without one, zeros would follow the
-                // shortest digits.
+                // With a precision, all digits are exact. Without a precision, zeros would follow
+                // the shortest digits.
                 write!(out, "{value:.0}").unwrap_or_default();
             }
             Self::Double(value) => write_double(value, out),

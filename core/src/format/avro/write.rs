@@ -14,7 +14,8 @@ use crate::position::EntryId;
 
 use super::{WIRE_HEADER, WIRE_MAGIC};
 
-/// The number of bytes that Avro needs for the length of a text of 64 to 8191 bytes, as most are.
+/// The number of bytes that Avro needs for the length of a text of 64 to 8191 bytes. Most texts
+/// have a length in this range.
 const USUAL_LENGTH_BYTES: usize = 2;
 /// The index of the type after `null` in a union, in Avro's encoding.
 const PRESENT: u8 = 2;
