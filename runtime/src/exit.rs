@@ -21,7 +21,7 @@ pub enum ExitCode {
     StoppedByPolicy,
     /// Verification found differences, or an audit found faults.
     VerifyDifferent,
-    /// Verification or an audit could not reach a result.
+    /// The result of a verification or an audit is inconclusive.
     VerifyUnknown,
     /// SIGINT ended the program.
     Interrupted,
@@ -74,10 +74,10 @@ impl ExitCode {
             Self::OffsetsLost => "offsets lost or not a consistent cut",
             Self::Fenced => "fenced by another instance",
             Self::StoppedByPolicy => {
-                "stopped by policy (undecodable, unknown command, refused write)"
+                "stopped by policy (undecodable record, unknown command, refused write)"
             }
             Self::VerifyDifferent => "verify: source and target differ; audit: faulty topics",
-            Self::VerifyUnknown => "verify or audit: could not tell",
+            Self::VerifyUnknown => "verify or audit: inconclusive result",
             Self::Interrupted => "ended by SIGINT",
             Self::Terminated => "ended by SIGTERM",
         }
@@ -120,9 +120,9 @@ mod tests {
             3  source position lost or rolled back
             4  offsets lost or not a consistent cut
             5  fenced by another instance
-            6  stopped by policy (undecodable, unknown command, refused write)
+            6  stopped by policy (undecodable record, unknown command, refused write)
             7  verify: source and target differ; audit: faulty topics
-            8  verify or audit: could not tell
+            8  verify or audit: inconclusive result
           130  ended by SIGINT
           143  ended by SIGTERM
         ");

@@ -17,7 +17,8 @@ pub fn registered<C: Collector + Clone + 'static>(
     Ok(metric)
 }
 
-/// Registers `<prefix>_build_info`, the constant 1 with the versions of the program and librdkafka.
+/// Registers `<prefix>_build_info`, the constant 1 with the versions of the program and of
+/// librdkafka as labels.
 ///
 /// # Errors
 /// An error if the metric is registered already, or the prefix is not valid in a metric name.
@@ -28,7 +29,7 @@ pub fn register_build_info(
 ) -> prometheus::Result<()> {
     let opts = Opts::new(
         format!("{prefix}_build_info"),
-        "Versions; the value is always 1.",
+        "Versions of the program and of librdkafka; the value is always 1.",
     );
     let gauge = registered(
         registry,
@@ -39,13 +40,13 @@ pub fn register_build_info(
     Ok(())
 }
 
-/// Upper bound of the first bucket of a part, in seconds. Each other bound is 1.5 times as large as the
-/// one before it.
+/// The upper bound of the first bucket, in seconds. Each further bound is [`BUCKET_FACTOR`] times
+/// the bound before it.
 const FIRST_BUCKET: f64 = 0.000_2;
 const BUCKET_FACTOR: f64 = 1.5;
 const BUCKETS: usize = 28;
 
-/// One histogram for each part of an entry's way through a program, with the label `part`.
+/// One histogram for each part of an entry's path through a program, with the label `part`.
 #[derive(Debug)]
 pub struct PartHistograms(HistogramVec);
 

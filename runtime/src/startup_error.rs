@@ -15,8 +15,8 @@ pub enum StartupError {
     /// The logs cannot be written as configured.
     #[error("--log-level: {0}")]
     LogLevel(#[from] TelemetryError),
-    /// The handlers of the signals cannot be installed.
-    #[error("signals: {0}")]
+    /// The signal handlers cannot be installed.
+    #[error("the signal handlers cannot be installed: {0}")]
     Signals(#[source] io::Error),
     /// HTTP cannot be served.
     #[error(transparent)]

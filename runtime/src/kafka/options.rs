@@ -79,28 +79,31 @@ pub const CONSUMER_OWNED: &[OwnedOption] = &[
     OwnedOption::new("group.id", "use --group"),
     OwnedOption::new(
         "enable.auto.commit",
-        "offsets are committed only after the target has acknowledged",
+        "offsets are committed only after the records before them have been processed",
     ),
     OwnedOption::new(
         "enable.auto.offset.store",
-        "offsets are committed only after the target has acknowledged",
+        "offsets are committed only after the records before them have been processed",
     ),
     OwnedOption::new(
         "auto.offset.reset",
         "a lost offset must end the program, not skip or repeat data",
     ),
-    OwnedOption::new("isolation.level", "aborted records must not be replayed"),
+    OwnedOption::new(
+        "isolation.level",
+        "records of aborted transactions must not be replayed",
+    ),
     OwnedOption::new(
         "partition.assignment.strategy",
-        "all members of a group must use the same one",
+        "all members of a group must use the same strategy",
     ),
     OwnedOption::new(
         "group.protocol",
-        "all members of a group must use the same one",
+        "all members of a group must use the same protocol",
     ),
     OwnedOption::new(
         "group.remote.assignor",
-        "all members of a group must use the same one",
+        "all members of a group must use the same assignor",
     ),
     OwnedOption::new(
         "enable.partition.eof",
@@ -214,8 +217,8 @@ pub fn limit_fetch(config: &mut ClientConfig, bytes: usize, of_partition: usize)
         .set("fetch.message.max.bytes", of_partition.to_string());
 }
 
-/// Parses the options that an operator gives as `name=value`. `owned` are those of the program,
-/// with the reasons.
+/// Parses the options that an operator gives as `name=value`. Options in `owned` belong to the
+/// program and are refused with their reasons.
 pub fn parse_options(
     given: &[String],
     owned: &[&[OwnedOption]],
