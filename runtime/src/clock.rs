@@ -9,8 +9,8 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A point in time by both clocks: the monotonic one for durations on this host, and the wall clock for
-/// those since an event on another one.
+/// A point in time by both clocks: the monotonic clock for durations on this host, and the wall
+/// clock for durations since an event on another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimePoint {
     /// The time by the monotonic clock.
@@ -29,7 +29,8 @@ impl TimePoint {
         }
     }
 
-    /// Returns the time since a wall time, in milliseconds since 1970; zero if that is later.
+    /// Returns the time that has passed since a wall-clock time in milliseconds since 1970; zero if
+    /// that time is later.
     #[must_use]
     pub fn since_wall(&self, wall_ms: i64) -> Duration {
         let millis = self.wall_ms.saturating_sub(wall_ms);

@@ -9,10 +9,11 @@
 //!   the report of all faults; [`exit`]: the exit codes
 //! - [`kafka`]: the administration client, readers, options and errors of Kafka
 //! - [`mongo`]: connections to MongoDB, its `hello` reply and its error codes
-//! - [`http`]: the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`]: the registry
+//! - [`http`]: the pages `/livez`, `/readyz`, `/status` and `/metrics`; [`metrics`]: the metrics
+//!   that both programs have
 //! - [`telemetry`]: logs; [`status_line`]: the progress line on a terminal
 //! - [`retry`]: back-off with a cap; [`shutdown`]: the orderly shutdown;
-//!   [`startup_error`]: the reasons why a program cannot start; [`clock`]: the wall clock
+//!   [`startup_error`]: the reasons why a program cannot start; [`clock`]: the clocks of the host
 
 pub mod clock;
 pub mod command_line;

@@ -142,8 +142,8 @@ impl Shutdown {
         }
     }
 
-    /// Waits until the program must exit immediately: after a second signal, or when [`GRACE`] is
-    /// over. Cancel-safe.
+    /// Waits until the program must exit immediately: after a second signal, or when [`GRACE`] has
+    /// passed. Cancel-safe.
     pub async fn forced(&self) {
         self.wait().await;
         let left = self.time_left().unwrap_or_default();

@@ -38,7 +38,7 @@ pub fn parse_layered<T: Parser>(ignored: &[&str]) -> Result<T, ConfigError> {
 /// environment.
 ///
 /// # Errors
-/// As [`parse_layered`].
+/// [`ConfigError`] as in [`parse_layered`].
 pub fn parse_layered_from<T: Parser>(
     args: impl IntoIterator<Item = impl Into<OsString>>,
     env: impl IntoIterator<Item = (OsString, OsString)>,

@@ -29,7 +29,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "the size is too large".to_owned())
 }
 
-/// Parses a duration: numbers with the units `ms`, `s`, `m`, `h`, `d`, as in `500ms` or `1h30m`.
+/// Parses a duration: numbers with the units `ms`, `s`, `m` or `min`, `h`, `d`, as in `500ms` or
+/// `1h30m`.
 /// Only `0` needs no unit.
 ///
 /// # Errors

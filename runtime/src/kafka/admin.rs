@@ -83,7 +83,7 @@ impl Admin {
             context,
         };
         // The reply lists the topics that the user may describe. A query for one topic by name
-        // would be refused to users whose rights are for other names.
+        // would be refused if the user had rights on other topics only.
         admin.topic_metadata(Vec::new(), CONNECT_PATIENCE).await?;
         Ok(admin)
     }
@@ -424,7 +424,7 @@ impl Admin {
     }
 }
 
-/// The client for requests. It is created for the first one, because callers that only read
+/// The client for requests. It is created for the first request, because callers that only read
 /// metadata do not need it. Dropping it takes up to 100 ms, because the thread that waits for its
 /// replies checks for the end only at that interval. No caller waits for that.
 struct Requests {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::error::KafkaFailure;
 use super::reader::{Newer, Reader};
 
-/// A compacted topic keeps the record that deletes a key for a day (`delete.retention.ms`), unless
-/// an operator has set less. A follower that has not read for longer than this reads the whole
-/// topic again.
+/// The longest pause between two reads of a follower that reads only new records. After a longer
+/// pause it reads the whole topic again, because a compacted topic keeps tombstones only for a day
+/// (`delete.retention.ms`), or for less if an operator has set less.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The offset at which the last read ended, and the time at which that read started.
@@ -43,7 +43,7 @@ impl Follower {
     }
 
     /// Returns the records committed since the last read. It returns the whole topic on the first
-    /// read, after a long pause, and if the topic no longer holds the place where the last read
+    /// read, after a long pause, and if the topic no longer has the offset at which the last read
     /// ended.
     ///
     /// # Errors

@@ -6,8 +6,8 @@
 //! # Modules
 //!
 //! - `options` has the options of clients; `context` receives their log lines and errors
-//! - `admin` creates and describes topics; `topic` is such a description, and `new_topic` has the
-//!   settings of new topics
+//! - `admin` creates and describes topics; `topic` is the description of a topic, and `new_topic`
+//!   has the settings of new topics
 //! - `reader` reads internal topics; `follower` reads only what is new in them
 //! - `error` classifies the errors
 

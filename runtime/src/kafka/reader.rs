@@ -1,9 +1,8 @@
-//! Reading of internal topics with one partition: only their committed records.
+//! A reader of internal topics, which have one partition. It returns only committed records.
 //!
-//! Control records, records of aborted transactions and those of an open one may lie between the
-//! last committed record and the end of the partition. The end is therefore the offset that the
-//! broker reports (the last stable offset, which a hanging transaction holds back), never "the
-//! record at end − 1".
+//! Control records and records of aborted or open transactions may lie between the last committed
+//! record and the end of the partition. The end is therefore the offset that the broker reports
+//! (the last stable offset, which a hanging transaction holds back), never "the record at end − 1".
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -109,8 +108,8 @@ impl Reader {
     /// a key is the valid one.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the topic does not exist, is refused, or cannot be read to its end in
-    /// time.
+    /// [`KafkaFailure`] if the topic does not exist, access is refused, or the topic cannot be read
+    /// to its end in time.
     pub async fn read_all(&self, topic: &str) -> Result<Vec<Stored>, KafkaFailure> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || this.read_all_blocking(&topic)).await
@@ -126,11 +125,11 @@ impl Reader {
         blocking(move || this.read_from_blocking(&topic, from)).await
     }
 
-    /// Returns the last committed record of a topic.
+    /// Returns the last committed record of a topic, or `None` if there is none.
     ///
     /// # Errors
-    /// [`KafkaFailure`] if the topic does not exist, is refused, or cannot be read to its end in
-    /// time.
+    /// [`KafkaFailure`] if the topic does not exist, access is refused, or the topic cannot be read
+    /// to its end in time.
     pub async fn read_last_committed(&self, topic: &str) -> Result<Option<Stored>, KafkaFailure> {
         let (this, topic) = (self.clone(), topic.to_owned());
         blocking(move || this.read_last_committed_blocking(&topic)).await
@@ -284,8 +283,8 @@ impl Session {
             .map_err(|source| self.refused(source))
     }
 
-    /// Returns `Ok` for transient errors until the time limit is over, and for errors that do not
-    /// affect the read.
+    /// Returns `Ok` for transient errors until the time limit has passed, and for errors that do
+    /// not affect the read.
     fn check_error(&self, error: KafkaError) -> Result<(), KafkaFailure> {
         use RDKafkaErrorCode as Code;
         match error_code(&error) {

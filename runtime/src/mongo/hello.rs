@@ -40,9 +40,9 @@ pub struct Hello {
     pub cluster_time: Option<Timestamp>,
     /// The logical time of the server at its reply (`operationTime`).
     pub operation_time: Option<Timestamp>,
-    /// The size limit of a document.
+    /// The size limit of a document, in bytes.
     pub max_bson_object_size: Option<i64>,
-    /// The size limit of a message.
+    /// The size limit of a message, in bytes.
     pub max_message_size_bytes: Option<i64>,
     /// The maximum number of operations in one write command.
     pub max_write_batch_size: Option<i64>,
