@@ -1,11 +1,11 @@
 # Every target is a plain command that also works without make.
 
 UNIT_TESTS = --test key_vectors --test json_round_trip --test diff_histories --test protocol
-# The tiers of tests/README.md, the quick ones first: a fault shows early.
+# The tiers of tests/README.md, the quick ones first, so that a fault shows early.
 E2E_TESTS = --test instructions --test in_memory --test fake_servers --test real_kafka --test end_to_end
 
-# Building OpenSSL takes a third of a cold build. The tests and the demo use that of the machine, if it has
-# the headers; make bench builds it, as a release does.
+# Building OpenSSL takes a third of a cold build. The tests and the demo use the machine's OpenSSL if its
+# headers are installed; make bench builds OpenSSL, as a release does.
 ifeq ($(shell pkg-config --atleast-version=3.0 openssl 2>/dev/null && echo found),found)
 demo test test-quick lint unit e2e programs interop instructions services-up services-down: export OPENSSL_NO_VENDOR = 1
 endif
@@ -13,21 +13,21 @@ endif
 .PHONY: help demo test test-quick lint unit e2e interop programs bench pieces instructions deny services-up services-down
 
 help:
-	@echo "make demo           the main job on real servers, visibly; about a minute after the build"
+	@echo "make demo           the main use case on real servers, shown step by step; a minute after the build"
 	@echo "make test           everything that CI runs"
-	@echo "make test-quick     lint, unit tests and the tests in memory, without servers"
+	@echo "make test-quick     lint, unit tests and the in-memory tests; no servers"
 	@echo "make lint           formatting, clippy, documentation, no import cycles between folders"
 	@echo "make unit           unit and property tests, no servers"
-	@echo "make e2e            tests on real Kafka and FerretDB, which they install and start themselves"
-	@echo "make interop        only the tests in which foreign programs read our topics; part of make test"
-	@echo "make bench          speed against what the plain clients can do, latency, memory, and how they grow"
-	@echo "make pieces         times of the work that every entry costs, piece by piece"
+	@echo "make e2e            all other tests; they install and start Kafka and FerretDB themselves"
+	@echo "make interop        only the tests in which other programs read the topics; part of make test"
+	@echo "make bench          speed relative to the plain client libraries, latency, memory, and how each grows"
+	@echo "make pieces         times of the single steps of the work per entry"
 	@echo "make instructions   writes the table of instruction counts that make test compares with; needs valgrind"
 	@echo "make deny           licenses and origins of dependencies; needs cargo-deny"
 	@echo "make services-up    Kafka, a source, a target and a schema registry on this host; make services-down stops them"
 
-# The profile is quick to build; make bench measures the release profile. The servers are downloaded while
-# cargo compiles.
+# The profile "demo" is quick to build; make bench measures the release profile. The servers are
+# downloaded while cargo compiles.
 demo:
 	tests/kit/services/download.sh & \
 	cargo build --profile demo --locked -p oplog-producer -p oplog-consumer -p oplog-relay-demo --bins; \
@@ -36,8 +36,8 @@ demo:
 
 test: lint unit e2e
 
-# One selection of packages, features and profile for all of these: cargo would compile the dependencies
-# again for another one.
+# The targets from here to e2e select the same packages, features and profile: cargo would compile the
+# dependencies again for a different selection.
 test-quick: lint unit
 	cargo test --locked --workspace --test in_memory
 
@@ -50,7 +50,8 @@ lint:
 unit:
 	cargo test --locked --workspace --lib --bins $(UNIT_TESTS)
 
-# The programs are built beside a test, because development dependencies count for features too.
+# A test is built with the programs, because its development dependencies also select features. Without
+# it, cargo would compile the dependencies with other features than for the tests.
 programs:
 	cargo build --locked --workspace --bins --test end_to_end
 
@@ -59,8 +60,8 @@ programs:
 e2e: programs
 	cargo test --locked --workspace $(E2E_TESTS) -- --test-threads=4
 
-# Kafka Connect with MongoDB's sink connector, Debezium's transform, Kafka's command-line tools, a schema
-# registry with its deserializer for Java, and the examples in Python and Java, on our topics.
+# Reads the topics with Kafka Connect and MongoDB's sink connector, Debezium's transform, Kafka's
+# command-line tools, a schema registry and its deserializer for Java, and the examples in Python and Java.
 interop: programs
 	cargo test --locked --workspace --test real_kafka -- --test-threads=3 \
 		foreign_readers kafka_tools avro examples
