@@ -37,7 +37,7 @@ public class JsonTopicReader {
                 var records = consumer.poll(Duration.ofMillis(200));
                 for (ConsumerRecord<String, String> record : records) {
                     // The key is the document's _id: all changes of a document are in one partition,
-                    // in order. Events of the operationType "noop" change nothing: they are barriers for
+                    // in order. Events with the operationType "noop" change nothing: they are barriers for
                     // oplog-consumer replay, and a program that acts on events skips them.
                     System.out.println(record.value());
                 }

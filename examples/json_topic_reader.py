@@ -33,7 +33,7 @@ def read(brokers, prefix, group, once):
             for message in consumer.consume(num_messages=500, timeout=0.2):
                 if message.error() is None:
                     # The key is the document's _id: all changes of a document are in one partition,
-                    # in order. Events of the operationType "noop" change nothing: they are barriers
+                    # in order. Events with the operationType "noop" change nothing: they are barriers
                     # for oplog-consumer replay, and a program that acts on events skips them.
                     print(message.value().decode())
                 elif message.error().code() == KafkaError._PARTITION_EOF:
