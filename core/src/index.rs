@@ -15,7 +15,7 @@ pub enum Demand {
     Nothing,
     /// Values of a certain form, independently of other documents.
     Form,
-    /// A key that no other document has, in addition to the demands of the other kinds.
+    /// A key that no other document has, in addition to what [`Demand::Form`] requires.
     Uniqueness,
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::shutdown::Shutdown;
 
-/// Delays that double from a first one up to a cap. Each is shortened at random by up to half, so
+/// Delays that double from a first delay up to a cap. Each is shortened at random by up to half, so
 /// that the clients of a server that recovers do not all reconnect at once.
 #[derive(Debug, Clone)]
 pub struct Backoff {

@@ -36,7 +36,7 @@ pub enum DiffFault {
     /// An `a` that is not `true`, or an `l` that is not a length.
     #[error("field {0:?} of the array diff has an invalid value")]
     ArrayHeader(&'static str),
-    /// An index that is not greater than the one before.
+    /// An index that is not greater than the index before it.
     #[error("index {0} of the array diff is not greater than the index before it")]
     IndexOrder(usize),
     /// An index that is not below the array's new length.

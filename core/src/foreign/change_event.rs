@@ -219,8 +219,8 @@ impl<'e> Event<'e> {
     }
 
     /// Writes the entry of a command. An event that corresponds to no command of an oplog becomes a
-    /// command with the name of the event. A replay ignores those that it knows, such as
-    /// `shardCollection`, and stops at an unknown one ([`crate::command::COMMANDS`]).
+    /// command with the name of the event. A replay ignores the commands that it knows, such as
+    /// `shardCollection`, and stops at any other command ([`crate::command::COMMANDS`]).
     fn command(&self, operation: &str, output: &mut Output<'_>) -> Result<(), ForeignError> {
         let Header { db, collection, .. } = self.header;
         if operation.contains('\0') {

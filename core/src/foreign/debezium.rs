@@ -48,8 +48,8 @@ pub(super) fn decode(
     }
 }
 
-/// Returns true for a record of the topic `<prefix>.transaction`, which says where a transaction
-/// begins and ends.
+/// Returns true for a record of the topic `<prefix>.transaction`, which marks the beginning or the
+/// end of a transaction.
 fn is_about_transactions(fields: Document<'_>) -> Result<bool, ForeignError> {
     let status = present(fields, "status")?.filter(|status| status.kind == kind::STRING);
     let status = status.map(Element::string_bytes).transpose()?;

@@ -114,7 +114,7 @@ pub fn write_debezium_key(
     Ok(())
 }
 
-/// Returns the text of a number if Debezium's readers would misread the one in the document's own
+/// Returns the text of a number if Debezium's readers would misread the text in the document's own
 /// key: they parse digits as a 64-bit integer, and a fraction as a double.
 fn number(id: Element<'_>, own: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut text = Vec::new();

@@ -96,7 +96,8 @@ pub const UNAUTHORIZED: i32 = 13;
 /// `AuthenticationFailed`: the server refuses the credentials.
 pub const AUTHENTICATION_FAILED: i32 = 18;
 
-/// Codes after which a cursor no longer exists and a new one continues at the last position.
+/// Codes after which a cursor no longer exists, so that a new cursor must continue at the last
+/// position.
 const CURSOR_GONE: [i32; 4] = [43, 175, 237, 314];
 
 /// `CappedPositionLost`: the oplog was truncated at the position of a read. The remaining part can be
