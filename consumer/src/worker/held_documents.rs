@@ -26,7 +26,7 @@ const ATTEMPTS_PER_LOG_LINE: u32 = 12;
 /// The attempts to write the documents that are held.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    /// The offset of the first record that is held.
+    /// The offset of the first record whose document is held.
     since: i64,
     attempted: Instant,
     attempts: u32,
@@ -95,7 +95,7 @@ impl PartitionWorker {
                     }
                 }
             };
-            // If the first held record is another one, there was progress.
+            // If another record is now the first whose document is held, there was progress.
             let attempts = self.attempts.take().filter(|it| it.since == since);
             let left = self
                 .attempts
