@@ -79,7 +79,7 @@ pub(crate) fn persist<T>(
                 }
             }
             Err(error) => {
-                let right = "Read on the group and on the topics of the prefix";
+                let right = "Read on the group and on the topics that it reads";
                 let doing = with_right(doing, &error, right);
                 return Err(ConsumerError::kafka(doing, error));
             }
@@ -216,7 +216,8 @@ fn is_taken(error: &KafkaError) -> bool {
 }
 
 /// Returns the authorization error that a client without a subscription has received. Without the
-/// privilege on the group it cannot find the coordinator, and its requests for offsets only time out.
+/// right to read the group it cannot find the coordinator, and its requests for offsets only time
+/// out.
 fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
     // Log events arrive through the same queue, and a poll with a timeout of zero would return at each
     // of them.
