@@ -58,7 +58,7 @@ pub enum RemovedRecords {
     TakeRest,
     /// Stops, because the target would be incomplete.
     Refuse,
-    /// Starts at the first second from which on all partitions still have every record.
+    /// Starts at the first second from which every partition still has all of its records.
     BeginLater,
 }
 
