@@ -117,8 +117,8 @@ impl Open {
 }
 
 impl Comparison<'_> {
-    /// Checks documents until it is certain for each of them whether it differs. Those that are not
-    /// certain after the maximum number of checks, or if a wait fails, are unsettled.
+    /// Checks documents until it is certain for each of them whether it differs. Those for which
+    /// this is not certain after the maximum number of checks, or when a wait fails, are unsettled.
     pub(super) async fn settle(&self, ns: &str, ids: Vec<OwnedId>) -> Result<Settled, Stop> {
         let mut settled = Settled::default();
         let mut open: Vec<Open> = ids

@@ -73,8 +73,8 @@ const TOKEN_CHECK: Duration = Duration::from_millis(200);
 pub enum Waited {
     /// All partitions have reached their barriers.
     Reached,
-    /// All partitions have reached their barriers, and this one is past it. If the command did not run,
-    /// the group did not start at one point in time.
+    /// All partitions have reached their barriers, and this one is past its own. If the command did
+    /// not run, the group did not start at one point in time.
     Beyond {
         /// The partition.
         name: TopicPartition,

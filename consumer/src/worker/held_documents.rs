@@ -60,8 +60,8 @@ impl Attempts {
 
 impl PartitionWorker {
     /// Returns the next chunk; `None` when the queue is closed or the partition was revoked. While
-    /// it waits, the writes of documents that are held for the partition are tried again. `reached`
-    /// is the offset up to which records were applied.
+    /// it waits, it tries to write the held documents of the partition again. `reached` is the
+    /// offset up to which records were applied.
     ///
     /// # Errors
     /// Returns [`HeldError::AtEnd`] if documents are still held after the last attempt at the end,
