@@ -29,20 +29,21 @@
 //!
 //! # Order of operations
 //!
-//! A record is committed only after the sink reports that it is durable. When a partition is revoked,
-//! its token is invalidated first. Its worker then finishes the write in progress and stops, the
-//! acknowledged offset is committed, and only then is the partition given up. Applying an entry
-//! twice is harmless, so whatever was not committed in time is redelivered and changes nothing.
+//! An offset is committed only after the sink reports that all entries before it are durable. When
+//! a partition is revoked, its token is invalidated first. Its worker then finishes the write in
+//! progress and stops, the acknowledged offset is committed, and only then is the partition given
+//! up. Applying an entry twice is harmless, so whatever was not committed in time is redelivered
+//! and changes nothing.
 //!
 //! A worker receives a fragmented record only when it is complete. Until then the poll thread keeps
 //! its fragments, for at most one record of each partition, and does not commit any of them. If the
 //! memory does not suffice for the fragments, they are discarded and read again. A start between
-//! two fragments is refused, because no member commits such an offset.
+//! two fragments is refused, because no member commits an offset between them.
 //!
 //! A command with barriers runs when the committed offsets of all partitions of its topics have
 //! reached the barriers. It is then recorded in the target's catalog, and the waiting partitions
-//! continue. The catalog also records to which incarnation of a collection name an entry belongs,
-//! so that entries that are applied again reach the collections that they were first written to.
+//! continue. The catalog also maps each incarnation to its collection on the target, so that
+//! entries that are applied again reach the collections that they were first written to.
 
 pub mod audit;
 pub mod config;

@@ -6,7 +6,7 @@ use oplog_relay_runtime::command_line;
 use tikv_jemallocator::Jemalloc;
 
 /// The global allocator, also used by the C libraries. Records are allocated in one thread and
-/// freed in another. In that case it retains less memory than the system's allocator.
+/// freed in another. In that case jemalloc retains less memory than the system's allocator.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -6,7 +6,7 @@ use oplog_relay_core::format::FormatError;
 /// The reason why a record cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
-    /// A record of oplog-producer is damaged, or, in any topic, the entry in the record is.
+    /// A record of oplog-producer is damaged, or the entry in a record of any program is damaged.
     #[error(transparent)]
     Format(#[from] FormatError),
     /// A record of another program cannot be converted to an entry.

@@ -33,7 +33,8 @@ use crate::worker::{Assignment, PartitionWorker, WorkerContext};
 /// Number of assignments that may wait for their workers to be started.
 const ASSIGNMENTS_AHEAD: usize = 64;
 
-/// Maximum time that the end of a run waits until the group's first commit is noted in the target.
+/// Maximum time that a run waits at its end until the target's catalog has the note that the group
+/// has committed offsets.
 const NOTE: Duration = Duration::from_secs(5);
 
 /// The task that notes in the target's catalog that the group has committed offsets.
@@ -93,7 +94,8 @@ impl Supervisor {
         })
     }
 
-    /// Serves HTTP. This begins before everything else, so that a start that hangs can be observed.
+    /// Starts the HTTP server and returns its task. It starts before everything else, so that a
+    /// start that hangs can be observed.
     ///
     /// # Errors
     /// Returns an error if the address cannot be bound.
@@ -125,7 +127,7 @@ impl Supervisor {
     }
 
     /// Reads, applies and commits until the group has caught up, the program is stopped, or a part
-    /// fails.
+    /// fails. `visible` is true if the progress may be shown as a live line on a terminal.
     ///
     /// # Errors
     /// Returns the first failure of any part.
@@ -338,5 +340,5 @@ impl Supervisor {
 }
 
 fn flatten(ended: Result<Result<(), ConsumerError>, JoinError>) -> Result<(), ConsumerError> {
-    ended.unwrap_or_else(|_| Err(ConsumerError::Ended("a partition's worker")))
+    ended.unwrap_or_else(|_| Err(ConsumerError::Ended("a worker or a shared task")))
 }

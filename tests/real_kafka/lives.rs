@@ -128,12 +128,7 @@ fn an_unknown_collection_under_a_taken_name_is_refused() -> Result<()> {
     made.insert("s.a", 2, 99)?;
     let topics = Topics::carry("foreign", &made.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
-    topics.refused(
-        &target,
-        "foreign",
-        &[],
-        (6, "another collection of the name"),
-    )?;
+    topics.refused(&target, "foreign", &[], (6, "a different collection named"))?;
     ensure!(
         found(&target)?.get("s.a") == Some(&all(1)),
         "{:?}",

@@ -11,7 +11,7 @@
 //! records: see `order` and `runs`. Barriers, and copies of a command in other topics, do not count
 //! as repeated entries, and records of a full sync may occur several times. Fragments are
 //! reassembled, and an incomplete record is a fault. The position of a fragmented record is that of
-//! its last fragment.
+//! its last fragment; if the record cannot be decoded, it is that of the first one.
 //!
 //! # Modules
 //!

@@ -103,7 +103,7 @@ pub(super) fn read(
         let record = match consumer.poll(POLL) {
             None => continue,
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(true),
-            // This reader uses assign(), so a missing privilege on the group does not matter.
+            // This reader uses assign(), so a missing right on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => continue,
             Some(Err(error)) if is_transient(&error) => continue,
             Some(Err(error)) => return Err(failed(error)),

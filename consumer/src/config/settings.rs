@@ -30,7 +30,7 @@ pub struct GroupConfig {
     pub start_again: bool,
     /// The policy for records that Kafka removed before a new group started.
     pub removed: RemovedRecords,
-    /// The namespaces that are read.
+    /// The namespaces that are replayed or emitted.
     pub filter: NamespaceFilter,
     /// True if the program ends once the group has caught up.
     pub until_caught_up: bool,
@@ -58,7 +58,7 @@ pub enum RemovedRecords {
     TakeRest,
     /// Stops, because the target would be incomplete.
     Refuse,
-    /// Starts at the first second from which on all partitions still have every record.
+    /// Starts at the first second from which every partition still has all of its records.
     BeginLater,
 }
 

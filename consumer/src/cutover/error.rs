@@ -27,7 +27,7 @@ pub enum CutoverError {
         others: Vec<String>,
     },
     /// The definition of an index cannot be stored before the index is dropped.
-    #[error("the definition of {name}: {reason}")]
+    #[error("the definition of {name} cannot be stored before the index is dropped: {reason}")]
     Definition {
         /// The collection and the index.
         name: String,

@@ -29,7 +29,7 @@ pub struct Letter {
 /// An entry of a record, as it is identified in the headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LetterEntry {
-    /// `<source>/<seconds>:<increment>/<ord>`
+    /// The identity of the entry: `<source>/<seconds>:<increment>/<ord>`.
     pub id: String,
     /// The entry's namespace.
     pub ns: String,

@@ -64,7 +64,7 @@ pub fn list(config: &DeadLettersConfig, shutdown: &Shutdown) -> Result<(), Consu
             }
             // The last offsets may have no record, so `next` may never reach `end`.
             Some(Err(KafkaError::PartitionEOF(_))) => break,
-            // This reader uses assign(), so a missing privilege on the group does not matter.
+            // This reader uses assign(), so a missing right on the group does not matter.
             Some(Err(error)) if is_group_refused(&error) => {}
             Some(Err(error)) if is_transient(&error) && last_event.elapsed() < PATIENCE => {}
             Some(Err(error)) => return Err(failed(error)),

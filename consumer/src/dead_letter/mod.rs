@@ -183,7 +183,8 @@ impl DeadLetters {
         self.reasons.contains(&reason)
     }
 
-    /// Sends the letters of one partition. Returns after Kafka has acknowledged all of them.
+    /// Sends the letters of one partition. Returns after Kafka has acknowledged all of them, or
+    /// [`Applied::Abandoned`] if the partition is revoked or the program ends first.
     ///
     /// # Errors
     /// Returns an error if Kafka does not acknowledge them within the permitted attempts.

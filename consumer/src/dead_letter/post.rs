@@ -208,7 +208,7 @@ impl DeadLetterProducer {
                         self.produce(index, letter, envelope, None, part)?;
                     }
                 }
-                // The reader uses assign(), so a missing privilege on the group does not matter.
+                // The reader uses assign(), so a missing right on the group does not matter.
                 Some(Err(error)) if is_group_refused(&error) => {}
                 Some(Err(error)) if is_transient(&error) => {}
                 Some(Err(error)) => return Err(error),

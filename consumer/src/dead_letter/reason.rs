@@ -13,7 +13,7 @@ pub enum Reason {
     Command,
     /// A write of a document that the replay cannot send, or that the target refuses.
     Write,
-    /// An update did not match a document.
+    /// An update that matched no document.
     Unmatched,
     /// An update that is not idempotent.
     Unrepeatable,

@@ -27,7 +27,7 @@ pub struct LinesFile {
 
 impl LinesFile {
     /// Opens a file for appending, and creates it if it does not exist. A partial last line that a
-    /// crash left is truncated: its offset was not committed, so its entry is emitted again.
+    /// crash left is removed: its offset was not committed, so its entry is emitted again.
     ///
     /// # Errors
     /// Returns an error if the file cannot be opened or written, or if another process writes to
@@ -132,7 +132,7 @@ fn lock(file: &File, name: &str) -> Result<(), ConsumerError> {
     }
 }
 
-/// Syncs the folder, so that the name of a new file survives a crash.
+/// Syncs the directory of the file, so that the name of a new file survives a crash.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path
         .parent()
@@ -161,7 +161,7 @@ fn truncate_unfinished_line(file: &mut File, path: &Path) -> io::Result<u64> {
         tracing::warn!(
             path = %path.display(),
             bytes = length - end,
-            "truncated an unfinished last line; its entry will be emitted again"
+            "removed an unfinished last line; its entry will be emitted again"
         );
         file.set_len(end)?;
     }
@@ -174,7 +174,7 @@ mod tests {
     use oplog_relay_runtime::exit::ExitCode;
     use std::path::PathBuf;
 
-    /// A path in the folder for temporary files, removed on drop.
+    /// A path in the directory for temporary files. The file is removed on drop.
     struct Temporary(PathBuf);
 
     impl Temporary {

@@ -1,5 +1,5 @@
-//! The `emit` subcommand: writes one change event per line, in order within each partition. If a
-//! crash leaves a partial line at the end of the output file, the next start truncates it.
+//! The `emit` subcommand: writes one entry per line, in order within each partition. If a crash
+//! leaves a partial line at the end of the output file, the next start removes it.
 //!
 //! # Modules
 //!

@@ -26,7 +26,7 @@ pub(super) struct Partition {
     pub(super) token: Token,
     /// The stop offset of the worker with `--until-caught-up`, once it is known.
     pub(super) stop_offset: StopOffset,
-    /// The offsets that were handed to the worker, acknowledged and committed.
+    /// The offsets that were put into chunks for the worker, acknowledged and committed.
     pub(super) tracker: OffsetTracker,
     /// The queue to the worker; `None` once the partition is given up.
     sender: Option<mpsc::Sender<Chunk>>,

@@ -114,8 +114,8 @@ impl Committed {
             .collect()
     }
 
-    /// Records which topics are absent. A topic that was already absent keeps its time; one that exists
-    /// or is not in `found` is no longer absent.
+    /// Records which topics are absent. A topic that was already absent keeps its time; a topic
+    /// that exists or is not in `found` is no longer absent.
     fn note_topics(&self, found: BTreeMap<String, Option<Absence>>) {
         let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
         absent.retain(|topic, _| found.get(topic).is_some_and(Option::is_some));

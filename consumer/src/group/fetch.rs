@@ -2,7 +2,7 @@
 //!
 //! A broker counts the bytes of a fetch as they are stored, which is compressed, and librdkafka
 //! decompresses a whole reply before it compares its queue with the limit. The memory for a fetch
-//! is therefore its size multiplied by the compression ratio, which can be some thousands for
+//! is therefore its size multiplied by the compression ratio, which can be several thousand for
 //! similar records. librdkafka takes the fetch size when a client is created and cannot change it
 //! later. The member therefore starts with fetches that suit the records that it reads first
 //! ([`super::probe`]). If later records turn out to be compressed much more, it leaves the group
@@ -89,7 +89,7 @@ impl Received {
         self.records.saturating_sub(earlier.records)
     }
 
-    /// Returns the compression ratio of the records received since `earlier`; `None` for less than
+    /// Returns the compression ratio of the records received since `earlier`; `None` for fewer than
     /// `least` bytes of records. Replies contain more than records, so the ratio of a few bytes is
     /// meaningless.
     pub(super) const fn ratio_since(self, earlier: Self, least: u64) -> Option<u64> {

@@ -144,8 +144,8 @@ pub struct GroupContextParts {
 /// Reads as a member of the group until it has caught up or is stopped. Blocks the calling thread.
 ///
 /// # Errors
-/// Returns an error if the start of the group cannot be determined, or if it cannot be subscribed
-/// to the topics. Later failures are recorded in [`GroupContextParts::failure`].
+/// Returns an error if the start of the group cannot be determined, or if the client cannot
+/// subscribe to the topics. Later failures are recorded in [`GroupContextParts::failure`].
 pub fn read(config: &GroupConfig, parts: &GroupContextParts) -> Result<Outcome, ConsumerError> {
     let (mut goal, mut fetch) = begin(config, parts)?;
     loop {
@@ -193,7 +193,7 @@ enum MembershipEnd {
     Again(Option<Goal>, FetchSize),
 }
 
-/// Joins the group, reads until an end, and leaves the group.
+/// Joins the group, reads until the run ends or needs smaller fetches, and leaves the group.
 fn read_as_member(
     config: &GroupConfig,
     parts: &GroupContextParts,
@@ -364,7 +364,7 @@ impl Poller {
         tracing::info!(
             ratio,
             fetch.bytes = smaller.bytes(),
-            "the records have a high compression ratio, so each fetch uses much memory: \
+            "the records have a high compression ratio, so each fetch uses a lot of memory: \
              joining the group again with smaller fetches"
         );
         Some(smaller)
@@ -556,7 +556,7 @@ impl Poller {
     }
 }
 
-/// Returns true for errors that a retry cannot fix: missing privileges, invalid settings, a group
+/// Returns true for errors that a retry cannot fix: missing rights, invalid settings, a group
 /// with another protocol, and a record larger than the client may receive.
 fn is_refusal(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode as Code;

@@ -1,10 +1,11 @@
 //! The offsets of a partition that may be committed. This module does no I/O.
 //!
-//! Records are handed to a worker in order and are acknowledged in order, so the state is three
-//! offsets and the last acknowledged entry. The offsets are the next to hand over, the next to be
-//! acknowledged, and the committed one. Control records and aborted records may lie between the
-//! last record and the end of a partition, and they are never handed over. When nothing is pending,
-//! the consumer's position is therefore committed, so that the lag reaches 0.
+//! Records are put into chunks for a worker in order and are acknowledged in order, so the state is
+//! three offsets and the last acknowledged entry. The offsets are the next to put into a chunk, the
+//! next to be acknowledged, and the committed one. A chunk that waits for room in the worker's
+//! queue counts as handed to the worker. Control records and aborted records may lie between the
+//! last record and the end of a partition, and no chunk contains them. When nothing is pending, the
+//! consumer's position is therefore committed, so that the lag reaches 0.
 
 use oplog_relay_core::position::{EntryId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,7 +98,7 @@ pub enum Committer {
 /// The offsets of one partition from its assignment to its revocation.
 #[derive(Debug, Clone)]
 pub struct OffsetTracker {
-    /// The offset before which everything was handed to the worker.
+    /// The offset before which everything was put into chunks for the worker.
     handed: NextOffset,
     /// The offset before which everything was acknowledged.
     acknowledged: NextOffset,
@@ -120,18 +121,18 @@ impl OffsetTracker {
         }
     }
 
-    /// Records that a record was handed to the worker.
+    /// Notes that a record was put into a chunk for the worker.
     pub fn hand(&mut self, offset: i64) {
         self.handed = self.handed.max(NextOffset::after(offset));
     }
 
-    /// Returns the offset before which everything was handed to the worker.
+    /// Returns the offset before which everything was put into chunks for the worker.
     #[must_use]
     pub const fn handed(&self) -> NextOffset {
         self.handed
     }
 
-    /// Returns true if a record has not been handed to the worker yet.
+    /// Returns true if a record has not been put into a chunk for the worker yet.
     #[must_use]
     pub fn expects(&self, offset: i64) -> bool {
         NextOffset::at(offset) >= self.handed
@@ -151,7 +152,7 @@ impl OffsetTracker {
         }
     }
 
-    /// Returns true if every record that was handed to the worker is acknowledged.
+    /// Returns true if every record that was put into a chunk for the worker is acknowledged.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.acknowledged >= self.handed

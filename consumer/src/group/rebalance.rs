@@ -1,4 +1,4 @@
-//! Assignment and revocation of partitions in a rebalance. Runs inside `poll`, on the poll thread.
+//! Assigns and revokes partitions in a rebalance, inside `poll`, on the poll thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

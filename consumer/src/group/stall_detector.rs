@@ -38,8 +38,8 @@ impl Connection {
     }
 }
 
-/// The progress of a partition at the last check, and since when it has not changed although work
-/// is pending.
+/// The progress of a partition at the last check, and the time since which it has not changed
+/// although work is pending.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     handed: NextOffset,

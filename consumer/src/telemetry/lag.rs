@@ -1,7 +1,7 @@
 //! The lag of a member behind what the producers have saved.
 //!
 //! Offsets show what is in the topics, but not how far the source was read: a producer that is
-//! down, or a source whose changes are all filtered, adds no records. The saved position shows
+//! down, or a source whose changes the filter excludes, adds no records. The saved position shows
 //! that. Everything up to a saved position is in the topics when the position can be read. If a
 //! partition is committed up to a last stable offset that was read after a saved position, it is
 //! therefore applied up to that position.
@@ -191,7 +191,7 @@ mod tests {
         progress.save(saved(100));
         progress.update(&partitions);
         assert_eq!(progress.lag(&partitions), expected(0, 100));
-        // The producer continues, but all changes are filtered.
+        // The producer continues, but the filter excludes all changes.
         progress.save(saved(200));
         assert_eq!(progress.lag(&partitions), expected(100, 100));
         progress.update(&partitions);

@@ -10,11 +10,11 @@ use prometheus::{Histogram, Registry};
 /// record of its chunk is taken from the Kafka client. Its accuracy depends on the clocks of both
 /// machines, and the source writes `wall` in milliseconds.
 const READ: &str = "read";
-/// The part between the Kafka client and the worker: from that time until the worker begins to
-/// apply the batch.
+/// The part between the Kafka client and the worker: from the end of `read` until the worker begins
+/// to apply the batch.
 const QUEUE: &str = "queue";
-/// The part in the worker: from that time until the destination has the batch and Kafka has its
-/// dead letters.
+/// The part in the worker: from the end of `queue` until the destination has the batch and Kafka
+/// has its dead letters.
 const APPLY: &str = "apply";
 
 /// The histograms of the parts.
@@ -45,8 +45,8 @@ impl Latency {
     }
 
     /// Records the parts of a batch that was applied. `taken` is the time at which the first record of
-    /// its chunk was taken from the Kafka client, `wall` that of its last entry in milliseconds, and
-    /// `begun` the time at which the worker began to apply it.
+    /// its chunk was taken from the Kafka client, and `begun` the time at which the worker began to
+    /// apply it. `wall` is that of its last entry in milliseconds; without it, `read` is not known.
     pub fn observe(&self, taken: TimePoint, wall: Option<i64>, begun: Instant) {
         if let Some(wall) = wall {
             self.read.observe(taken.since_wall(wall).as_secs_f64());

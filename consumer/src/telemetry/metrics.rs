@@ -43,7 +43,7 @@ pub struct Metrics {
     pub held_documents: IntCounter,
     /// Number of held documents that the index accepted later.
     pub released_documents: IntCounter,
-    /// Bytes of the records that were read.
+    /// Bytes of the values of the records that were read.
     pub bytes: IntCounter,
     lag: Gauge,
     source_lag: Gauge,
@@ -122,7 +122,7 @@ impl Metrics {
             source_lag,
             position,
             commits,
-            commit_seconds: histogram("commit_seconds", "From a commit to its confirmation.")?,
+            commit_seconds: histogram("commit_seconds", "Time from a commit to its confirmation.")?,
             catalog_held: int_gauge(
                 "catalog_held",
                 "Commands and names of the catalog that are held in memory.",
@@ -228,7 +228,7 @@ impl Metrics {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "milliseconds of this millennium fit 53 bits"
+    reason = "milliseconds of this millennium fit in 53 bits"
 )]
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
@@ -268,7 +268,7 @@ const COUNTERS: [(&str, &str); 10] = [
         "released_documents_total",
         "Held documents that the target accepted later.",
     ),
-    ("bytes_total", "Bytes of the records read."),
+    ("bytes_total", "Bytes of the values of the records read."),
     ("commits_total", "Offset commits that Kafka confirmed."),
     (
         "unmatched_updates_total",

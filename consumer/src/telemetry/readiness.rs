@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
 
-/// Interval between log lines about an unreachable target.
+/// Interval between log lines about a request to the target that has not succeeded yet.
 const TARGET_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Readiness of a member. It is ready once it has joined the group, while its target answers and
@@ -20,7 +20,7 @@ pub struct Readiness {
 
 #[derive(Debug, Default)]
 struct Trouble {
-    /// The error of the target; `None` while the target can be reached.
+    /// The reason why a request to the target has not succeeded yet; `None` while requests succeed.
     target: Option<String>,
     logged: Option<Instant>,
     /// The reason why the member makes no progress although work is pending; `None` otherwise.
@@ -86,7 +86,8 @@ impl Readiness {
             trouble.logged = Some(now);
             tracing::warn!(
                 reason,
-                "the target does not answer or fails temporarily; retrying until it succeeds"
+                "a request to the target failed temporarily or is still running; waiting until one \
+                 succeeds"
             );
         }
         self.show(&trouble);
@@ -99,7 +100,7 @@ impl Readiness {
                 ..
             } => self
                 .health
-                .set_ready(false, &format!("the target fails: {reason}")),
+                .set_ready(false, &format!("waiting for the target: {reason}")),
             _ if !self.has_joined() => self.health.set_ready(false, "joining the group"),
             Trouble {
                 stall: Some(reason),

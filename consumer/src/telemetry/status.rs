@@ -120,8 +120,8 @@ impl Board {
     }
 }
 
-/// Shows the progress until shutdown: as a live line on a terminal, otherwise as a log line every few
-/// seconds while entries are applied or the lag is not 0.
+/// Shows the progress until shutdown: as a live line on a terminal, otherwise as a log line every
+/// few seconds while entries are applied, or while the lag is unknown or not 0.
 pub async fn show(metrics: Arc<Metrics>, board: Board, visible: bool, shutdown: Shutdown) {
     let line = StatusLine::new(visible);
     let interval = if line.is_visible() {

@@ -242,7 +242,7 @@ impl Comparison<'_> {
         self.ranges.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Checks again documents that seem to differ, repairs them if that is enabled, and reports the
+    /// Rechecks documents that seem to differ, repairs them if that is enabled, and reports the
     /// remaining differences.
     pub(super) async fn check_again(
         &self,

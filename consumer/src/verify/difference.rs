@@ -27,7 +27,7 @@ pub(super) fn differences(
         paths: Vec::new(),
         most: most.saturating_add(1),
     };
-    // Of damaged documents, only the first difference is returned.
+    // If a document is damaged, only the first difference is returned.
     let walked = found.documents(left, right);
     if walked.is_err() || found.paths.is_empty() {
         found.paths = Vec::from_iter(first_difference(left, right, ignore_field_order));

@@ -199,8 +199,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Waits before a range is read again, if a read failed and attempts are left. Returns any
-    /// other error.
+    /// Waits before a range is read again, if a read failed and attempts are left. Otherwise
+    /// returns the error.
     async fn wait_for_retry(
         &self,
         ns: &str,

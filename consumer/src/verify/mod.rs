@@ -20,7 +20,7 @@
 //! - `side` has the two servers and the queries to each; `cursor` reads documents in raw batches
 //! - `namespaces` lists the collections; `definition` compares their options and indexes
 //! - `comparison` compares one collection: `full` reads ranges (`range`) and compares digests
-//!   (`digest`), `sample` compares a random sample
+//!   (`digest`); `sample` draws a random sample
 //! - `difference` describes the differences between two documents
 //! - `recheck` checks differences again after the replay has passed them (`replay_progress`)
 //! - `repair` sends what still differs

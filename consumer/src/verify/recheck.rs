@@ -1,9 +1,10 @@
 //! Checks differences again, while both sides may receive writes.
 //!
-//! Each check reads a document at the source, waits until the replay has passed that time, and
-//! reads the document at the target and then again at the source. A difference is reported if in
-//! two checks in a row the source does not change during the check and the target still differs.
-//! There is no difference if the target has any state that the source has had since the first read.
+//! Each check reads a document from the source, waits until the replay has passed the time of this
+//! read, and reads the document from the target and then again from the source. A difference is
+//! reported if in two checks in a row the source does not change during the check and the target
+//! still differs. There is no difference if the target has any state that the source has had since
+//! the first read.
 //!
 //! Without access to the replay, each check pauses instead of waiting for the replay. A difference
 //! is reported if in several checks in a row the source does not change during the check, and the
@@ -116,8 +117,8 @@ impl Open {
 }
 
 impl Comparison<'_> {
-    /// Checks documents until it is certain for each of them whether it differs. Those that are not
-    /// certain after the maximum number of checks, or if a wait fails, are unsettled.
+    /// Checks documents until it is certain for each of them whether it differs. Those for which
+    /// this is not certain after the maximum number of checks, or when a wait fails, are unsettled.
     pub(super) async fn settle(&self, ns: &str, ids: Vec<OwnedId>) -> Result<Settled, Stop> {
         let mut settled = Settled::default();
         let mut open: Vec<Open> = ids

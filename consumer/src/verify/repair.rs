@@ -228,7 +228,7 @@ impl Repair {
             "v": 2_i64, "op": "c", "ns": format!("{db}.$cmd"), "o": command,
         };
         let refused = |error: &dyn std::fmt::Display| {
-            tracing::warn!(ns, %error, "not created");
+            tracing::warn!(ns, %error, "collection, view or index not created");
             Ok(false)
         };
         let Ok(bytes) = entry.to_vec() else {

@@ -117,8 +117,8 @@ impl Replay {
         Ok(routes.map(|route| (route.ns, route.order)).collect())
     }
 
-    /// Waits until the replay has passed the current time of the source. Returns false if it does not
-    /// within `--patience`, or at shutdown.
+    /// Waits until the replay has passed the current time of the source. Returns false if it has
+    /// not passed it within `--patience`, or at shutdown.
     ///
     /// # Errors
     /// Returns an error if a request to Kafka or to the source fails.

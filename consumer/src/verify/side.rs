@@ -16,7 +16,7 @@ use super::cursor::{CursorError, Documents, shown};
 use super::digest::{Digester, DocumentDigest, SetDigest};
 use super::range::{OwnedId, Range, id_of};
 
-/// Maximum number, and bytes, of the `_id`s in one query.
+/// Maximum number of `_id`s in one query, and of their bytes.
 const IDS_PER_QUERY: (usize, usize) = (1000, 1 << 20);
 /// Number of documents in a small batch, which is requested after failed reads: some servers do not
 /// limit the size of a reply.

@@ -49,8 +49,8 @@ impl Default for StopOffset {
 }
 
 impl StopOffset {
-    /// Sets the offset: everything up to the end was handed over and lies before `next`. The lowest
-    /// offset counts.
+    /// Sets the offset: every record up to the end is in a chunk for the worker and lies before
+    /// `next`. The lowest offset counts.
     pub fn set(&self, next: NextOffset) {
         self.0.fetch_min(next.get(), Ordering::Relaxed);
     }

@@ -1,35 +1,35 @@
 //! Waiting at barriers. Members coordinate only through the group's committed offsets: a follower
 //! waits until the leader's partition is past the command, and the leader waits until every
-//! partition is right before the command.
+//! other partition is at its barrier.
 //!
 //! # Why a command runs at its place
 //!
 //! - A worker commits a barrier's own offset only when everything before it is applied, and applies
 //!   nothing after it until it passes. So when all partitions are committed at their barriers, all
-//!   earlier writes are on the target and no later one is. The offset after the last record would not
-//!   suffice, because control records may lie between it and the barrier.
+//!   earlier writes are on the target and no later one is. To commit the offset after the record
+//!   before the barrier would not suffice, because control records may lie between the two.
 //! - The leader's own partition counts too, at the command. If it were committed further back, the next
 //!   owner after a crash would apply writes again after the command ran: to a collection that was
 //!   dropped, or, if a rename is not recorded as done yet, to a collection that the second rename
 //!   then moves over the result of the first one.
-//! - Offsets do not show whether a command ran. The catalog shows it, and it is written before the
+//! - Offsets do not show whether a command ran. The catalog does, and it is written before the
 //!   leader commits past the command. After a crash between the command and its note in the
 //!   catalog, all partitions are where they were, so the command runs again, harmlessly.
-//! - A partition that is past its barrier although the command did not run started at another point in
-//!   time than the others. The worker that detects this stops: the leader if a follower is past its
-//!   barrier, a follower if the leader is past the command.
+//! - A partition that is past its barrier although the command did not run started at a different
+//!   point in time from the others. The worker that detects this stops: the leader if a follower is
+//!   past its barrier, a follower if the leader is past the command.
 //! - All workers also wait for a command that has already run. It may have moved documents to other
 //!   partitions (a rename to another topic, a unique index to the first partition), and when entries
 //!   are replayed again, the later entries of these documents must not overtake the earlier ones.
 //!
 //! # Index builds
 //!
-//! An index that can refuse a document for its values must not be built before the entries that
-//! corrected such a document, which may be in any partition. It need not be built before later entries,
-//! because these were written with the index at the source. So its barrier is *passable*: the leader
-//! waits until the others have reached their barriers, or are past them, and no other partition waits
-//! for the build, which may take hours. A unique index also limits later entries of other documents,
-//! and has a barrier at which all partitions wait.
+//! An index that can refuse a document because of its values must not be built before the entries
+//! that correct such a document are applied, and these may be in any partition. It need not be
+//! built before later entries, because these were written with the index on the source. So its
+//! barrier is *passable*: the leader waits until the others have reached their barriers, or are
+//! past them, and no other partition waits for the build, which may take hours. A unique index also
+//! constrains later entries of other documents, and has a barrier at which all partitions wait.
 //!
 //! # Commands that a namespace filter excludes
 //!
@@ -73,8 +73,8 @@ const TOKEN_CHECK: Duration = Duration::from_millis(200);
 pub enum Waited {
     /// All partitions have reached their barriers.
     Reached,
-    /// All partitions have reached their barriers, and this one is past it. If the command did not run,
-    /// the group did not start at one point in time.
+    /// All partitions have reached their barriers, and this one is past its own. If the command did
+    /// not run, the group did not start at one point in time.
     Beyond {
         /// The partition.
         name: TopicPartition,
@@ -173,11 +173,11 @@ pub fn followers(barrier: &Barrier) -> Vec<Station> {
         .collect()
 }
 
-/// Returns the offsets at which every partition must be committed for the command to run: the others at
-/// their barriers, the leader's own partition at the command. The leader's partition counts too,
-/// because entries before the command must never be applied again once the command ran, not even by the
-/// next owner after a crash. An index build, whose barrier is passable, tolerates that entries before
-/// it are applied again.
+/// Returns the offsets at which every partition must be committed for the command to run: the
+/// leader's own partition at the command, the others at their barriers. The leader's partition
+/// counts too, because entries before the command must never be applied again once the command ran,
+/// not even by the next owner after a crash. An index build, whose barrier is passable, tolerates
+/// that entries before it are applied again.
 #[must_use]
 pub fn stations(barrier: &Barrier) -> Vec<Station> {
     let mut stations = followers(barrier);

@@ -102,8 +102,8 @@ impl Chunk {
         }
     }
 
-    /// Returns the cost of the records in memory: the sum of what [`Chunk::push`] and
-    /// [`Chunk::extend`] returned.
+    /// Returns the cost of the records in memory, in bytes: the sum of what [`Chunk::push`] and
+    /// [`Chunk::extend`] returned, less what [`Chunk::take_back`] returned.
     #[must_use]
     pub const fn cost(&self) -> usize {
         self.cost
@@ -115,7 +115,7 @@ impl Chunk {
         self.records.is_empty()
     }
 
-    /// Returns the `oplog-id` header of a record.
+    /// Returns the `oplog-id` header of a record; in a topic of another program, its key.
     #[must_use]
     pub fn oplog_id(&self, slot: &RecordSlot) -> Option<&[u8]> {
         slot.oplog_id

@@ -38,7 +38,8 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     /// Finds the entries in the records from `from` on, up to the first record that is damaged.
-    /// Other formats than BSON are converted to BSON, which is appended to the chunk's arena.
+    /// Entries in formats other than `bson` and `raw` are converted to BSON, which is appended to
+    /// the chunk's arena.
     pub(crate) fn decode(&mut self, chunk: &mut Chunk, topic: &Topic, from: usize) -> Usable {
         self.found.clear();
         self.records.clear();

@@ -107,8 +107,8 @@ fn warn_of_partitions(input: &ForeignInput, sink: &Sink, partitions: &BTreeMap<S
     }
 }
 
-/// Adds to the error for an unclaimed topic the program that seems to have written the first
-/// record.
+/// Names the program that seems to have written the first record in the error for an unclaimed
+/// topic.
 pub(super) fn naming_the_writer(error: ConsumerError, value: Option<&[u8]>) -> ConsumerError {
     match (error, value.and_then(recognize)) {
         (

@@ -26,7 +26,7 @@ const ATTEMPTS_PER_LOG_LINE: u32 = 12;
 /// The attempts to write the documents that are held.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    /// The offset of the first record that is held.
+    /// The offset of the first record whose document is held.
     since: i64,
     attempted: Instant,
     attempts: u32,
@@ -60,8 +60,8 @@ impl Attempts {
 
 impl PartitionWorker {
     /// Returns the next chunk; `None` when the queue is closed or the partition was revoked. While
-    /// it waits, the writes of documents that are held for the partition are tried again. `reached`
-    /// is the offset up to which records were applied.
+    /// it waits, it tries to write the held documents of the partition again. `reached` is the
+    /// offset up to which records were applied.
     ///
     /// # Errors
     /// Returns [`HeldError::AtEnd`] if documents are still held after the last attempt at the end,
@@ -95,7 +95,7 @@ impl PartitionWorker {
                     }
                 }
             };
-            // If the first held record is another one, there was progress.
+            // If another record is now the first whose document is held, there was progress.
             let attempts = self.attempts.take().filter(|it| it.since == since);
             let left = self
                 .attempts

@@ -9,8 +9,8 @@
 //! - `batch` is the input of a `sink`; `applied` is its result
 //! - `barrier` waits for other partitions; `command_barrier` runs the command
 //! - `foreign_command` handles the commands of other programs, and `foreign_notes` logs what cannot
-//!   be known about them
-//! - `held_documents` tries again the writes of documents that are held
+//!   be known from their topics
+//! - `held_documents` tries to write held documents again
 //! - `dead_letters` makes dead letters
 //! - `topics` knows the topics with their sources and formats
 //! - `barrier_error` has the reasons why a command cannot run; `record_error` and `topic_error`
@@ -73,7 +73,7 @@ pub struct PartitionWorker {
     context: Arc<WorkerContext>,
     /// The decoder of the current chunk.
     decoder: Decoder,
-    /// Time at which the current chunk was taken from the Kafka client.
+    /// Time at which the first record of the current chunk was taken from the Kafka client.
     taken: Option<TimePoint>,
     /// Set while documents are held.
     attempts: Option<Attempts>,
@@ -258,7 +258,8 @@ impl PartitionWorker {
                     if passed == Applied::Abandoned {
                         return Ok(Applied::Abandoned);
                     }
-                    // Workers at the other barriers wait until the command is committed.
+                    // Followers wait until the command is committed, and the leader of a passable
+                    // barrier waits until every barrier is committed.
                     let urgent = at.located.id.ord != BARRIER_ORD || at.barrier.passable;
                     let last = Some(at.barrier.command);
                     self.acknowledge(NextOffset::after(at.end), last, urgent);

@@ -35,9 +35,9 @@ pub enum RecordError {
         /// What is lost, and the flag that accepts it.
         fault: ForeignError,
     },
-    /// An entry of another collection than the one that has its name in the catalog.
+    /// An entry of a collection whose name belongs to a different collection in the catalog.
     #[error(
-        "{position}: entry {entry} was written to another collection of the name {ns} than the one \
+        "{position}: entry {entry} was written to a different collection named {ns} than the one \
          that has this name in the target's catalog: a command between the two is missing, because \
          the group started after it or a filter excluded it. Replay from the beginning into an empty \
          target"

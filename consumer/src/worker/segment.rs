@@ -51,7 +51,7 @@ pub(super) struct StopAtBarrier<'c> {
 
 /// The decision about an entry.
 enum Judged {
-    /// The entry is applied, possibly under another name than its own.
+    /// The entry is applied, possibly to a collection with a different name.
     Apply {
         under_another: bool,
     },

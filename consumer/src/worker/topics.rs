@@ -190,7 +190,7 @@ impl Topics {
                 Ok(()) if self.find(name).is_some() => continue,
                 Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
-                    tracing::warn!(error = %failure, topic = name, "state topics not readable; retrying");
+                    tracing::warn!(error = %failure, topic = name, "describing the topic failed; retrying");
                 }
                 Ok(()) => {}
                 Err(error) => return Err(error),
@@ -201,9 +201,9 @@ impl Topics {
         }
     }
 
-    /// Returns the current description of a topic that its producer has changed. The claim is in
-    /// another partition than the first record after the change, and may become readable a little
-    /// later, so the claim is read a few times until it `fits`.
+    /// Returns the current description of a topic that its producer has changed. The claim and the
+    /// first record after the change are in different partitions, and the claim may become readable
+    /// a little later, so the claim is read a few times until it `fits`.
     ///
     /// # Errors
     /// Returns the errors of [`Topics::get`].
@@ -216,7 +216,7 @@ impl Topics {
         loop {
             match self.read(&mut *self.reading.lock().await).await {
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
-                    tracing::warn!(error = %failure, topic = name, "state topics not readable; retrying");
+                    tracing::warn!(error = %failure, topic = name, "describing the topic failed; retrying");
                 }
                 read => read?,
             }

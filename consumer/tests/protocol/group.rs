@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     LeadsWithoutWaiting,
     /// The leader waits for the others, but not for its own commit.
     LeadsUncommitted,
-    /// The leader does not wait when the command ran already.
+    /// The leader does not wait if the command has already run.
     WaitsOnlyToRun,
     /// The leader takes a partition past its barrier as evidence that the command ran.
     TrustsOffsets,

@@ -398,8 +398,8 @@ fn check_order(entry: &Entry, concerned: &[usize], world: &World<'_>) -> Result<
     Ok(())
 }
 
-/// Checks that all commands have run whose barriers precede the entry in its partition, from the offset
-/// to which the operator last set the partition.
+/// Checks that every command has run whose barrier is before the entry in its partition, but not
+/// before the offset to which the operator last set the partition.
 fn check_commands(
     entry: &Entry,
     (partition, offset): (usize, i64),

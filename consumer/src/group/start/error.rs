@@ -10,7 +10,7 @@ use crate::topic_partition::TopicPartition;
 const REMEDIES: &str = "(retention, a size limit, or the topic was created again). To continue, copy the \
     source to the target again and start a new --group with --start now; or, if the missing entries do \
     not matter, stop all members and reset the group to one time with `kafka-consumer-groups \
-    --reset-offsets --to-datetime` for all topics of the prefix";
+    --reset-offsets --to-datetime` for all topics that it reads";
 
 /// The reason why a group cannot start, or cannot continue, at its offsets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,7 +90,7 @@ pub enum StartError {
         group: String,
         /// The partitions without their first records.
         missing: Vec<Remainder>,
-        /// The first source second from which on all partitions have every record.
+        /// The first source second from which every partition has all of its records.
         whole_since: i64,
     },
     /// Kafka has removed records of another program with which a new group has to start.
@@ -108,7 +108,7 @@ pub enum StartError {
         group: String,
         /// The partitions without their first records.
         missing: Vec<Remainder>,
-        /// The first source second from which on all partitions have every record.
+        /// The first source second from which every partition has all of its records.
         whole_since: i64,
     },
 }

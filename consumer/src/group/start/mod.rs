@@ -1,5 +1,6 @@
-//! The start offsets of a new group: the beginning of every partition, or the same source second in
-//! all of them. They are committed in one call before this member subscribes.
+//! The start offsets of a new group: the beginning of every partition, the same source second in
+//! all of them, or the positions that the producers have saved. They are committed in one call
+//! before this member subscribes.
 //!
 //! If a group has committed offsets, but none for a certain partition, the partition was created
 //! later, or its offset was lost: see [`first_offset`].
@@ -54,7 +55,8 @@ pub struct Held {
     pub name: TopicPartition,
     /// The first offset that still exists.
     pub low: i64,
-    /// The end that a `read_committed` reader sees: the last stable offset.
+    /// The end that a `read_committed` reader sees: the last stable offset. In the result of
+    /// `written` it is the log end offset.
     pub end: i64,
 }
 
@@ -77,7 +79,7 @@ pub(crate) fn persist<T>(
                 }
             }
             Err(error) => {
-                let right = "Read on the group and on the topics of the prefix";
+                let right = "Read on the group and on the topics that it reads";
                 let doing = with_right(doing, &error, right);
                 return Err(ConsumerError::kafka(doing, error));
             }
@@ -214,7 +216,8 @@ fn is_taken(error: &KafkaError) -> bool {
 }
 
 /// Returns the authorization error that a client without a subscription has received. Without the
-/// privilege on the group it cannot find the coordinator, and its requests for offsets only time out.
+/// right to read the group it cannot find the coordinator, and its requests for offsets only time
+/// out.
 fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError> {
     // Log events arrive through the same queue, and a poll with a timeout of zero would return at each
     // of them.

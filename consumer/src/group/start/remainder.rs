@@ -51,7 +51,7 @@ pub(super) fn shown(second: i64) -> String {
         .unwrap_or_else(|_| format!("{second}:0"))
 }
 
-/// Returns the first source second from which on all of these partitions have every record.
+/// Returns the first source second from which each of these partitions has all of its records.
 pub(super) fn whole_since(remainders: &[Remainder]) -> i64 {
     let seconds = remainders.iter().filter_map(|remainder| remainder.second);
     seconds.max().map_or(0, |second| second + 1)

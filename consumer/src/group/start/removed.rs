@@ -1,10 +1,10 @@
-//! Records that Kafka removed before a new group could read them: by a time or size limit of the
-//! retention, or because they were deleted.
+//! Records that Kafka removed before a new group could read them: because of retention, by time or
+//! size, or because a user deleted them.
 //!
 //! An emitting group reads the remaining records of each partition. A replay must start at the same
 //! time in all partitions, and without the removed records its target would be incomplete. So it
-//! refuses to start or, with `--allow-missing-records`, starts at the first second from which on
-//! every partition still has all records.
+//! refuses to start or, with `--allow-missing-records`, starts at the first second from which
+//! every partition still has all of its records.
 
 use std::time::{Duration, Instant};
 
