@@ -63,7 +63,8 @@ pub enum EntryFault {
     },
     /// The saved position is inside a transaction, but its entry does not commit one.
     #[error(
-        "the saved position is inside a transaction at {entry}, but that entry is {operation:?}"
+        "the saved position is inside a transaction at {entry}, but that entry commits none (its \
+         operation is {operation:?})"
     )]
     NotATransaction {
         /// Time of the entry.
@@ -147,7 +148,10 @@ pub enum EntryFault {
         source: Malformed,
     },
     /// An event of a change stream has no exact meaning as an entry.
-    #[error("the {operation:?} event of {ns:?} at {time} cannot be carried: {reason}")]
+    #[error(
+        "the {operation:?} event of {ns:?} at {time} cannot be converted to an oplog entry: \
+         {reason}"
+    )]
     EventRefused {
         /// Its `operationType`.
         operation: String,

@@ -94,8 +94,8 @@ pub async fn inspect(config: InspectConfig, shutdown: Shutdown) -> Result<(), Pr
     printed.map_err(|_| ProducerError::Ended("the printing thread ended"))?
 }
 
-/// Returns the starting point: the oldest entry, or the present for a change stream, which does not
-/// report the oldest one.
+/// Returns the given starting point. Without it, returns the oldest entry, or the present for a
+/// change stream, which does not report the oldest entry.
 async fn start(origin: &Origin, given: Option<Start>) -> Result<StartAt, ProducerError> {
     match given {
         Some(start) => origin.start(start).await,

@@ -11,10 +11,10 @@ const REMEDIES: &str = "Entries may be missing in Kafka. To recover: restore the
 /// The reason why the stream cannot continue from the checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum PositionLost {
-    /// The oplog starts after the checkpoint.
+    /// The oplog starts after the checkpoint, or after the requested start.
     #[error(
-        "position lost: the checkpoint is {checkpoint}, the oldest entry of the source is {oldest}, \
-         {gap} later. {REMEDIES}"
+        "position lost: the stream has to continue at {checkpoint}, but the oldest entry of the \
+         source is {oldest}, {gap} later. {REMEDIES}"
     )]
     RolledOver {
         /// The position that was saved or requested.

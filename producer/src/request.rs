@@ -11,12 +11,13 @@ use crate::publish::send_single_record;
 use crate::saved::checkpoint::read_state;
 use crate::saved::error::SavedError;
 
-/// Writes a request for a full sync to the state topic of a source, for the producer that tails it.
+/// Writes a request for a full sync to the state topic of a source, where its producer reads it.
 ///
 /// # Errors
 /// [`SavedError::NotStarted`] for a source that no producer has started;
-/// [`SavedError::ReadThroughEvents`] for one that is read through a change stream;
-/// [`ProducerError::Kafka`].
+/// [`SavedError::ReadThroughEvents`] for a source that is read through a change stream;
+/// [`SavedError::State`] for a state that cannot be read; [`ProducerError::KafkaFailure`] if a
+/// topic cannot be read; [`ProducerError::Kafka`] if the request cannot be written.
 pub async fn request_full_sync(config: &RequestConfig) -> Result<(), ProducerError> {
     let topic = state_topic(&config.topic_prefix, &config.source_name);
     let admin = Admin::connect(&config.kafka).await?;

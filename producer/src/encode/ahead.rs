@@ -1,5 +1,5 @@
-//! What is done for several entries of a batch together, ahead of the entry that needs it first: lookups
-//! of documents, and the creation of topics.
+//! Lookups of documents, and the creation of topics. Both are done for several entries of a batch
+//! together, before the first of these entries is encoded.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::Encoder;
 use crate::error::ProducerError;
 use crate::source::Documents;
 
-/// The progress in a batch.
+/// The progress of the creation of topics in a batch.
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// Number of topics that were known before the batch.
@@ -29,7 +29,8 @@ impl Ahead {
 }
 
 impl Encoder {
-    /// Prepares an entry; `rest` is that entry and the following ones.
+    /// Looks up the documents and creates the topics that an entry needs, together with those of
+    /// the following entries; `rest` begins with the entry.
     #[inline]
     pub(super) fn prepare(
         &mut self,
@@ -52,8 +53,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Returns true if an entry is a command on a collection whose topic was not used yet, such as the
-    /// `create` that a server logs ahead of the first insert.
+    /// Returns true if an entry is a command on a collection whose topic has not been used yet, such
+    /// as the `create` that a server logs ahead of the first insert.
     #[inline]
     fn needs_topic(&self, entry: &Entry<'_>) -> bool {
         let is_new = |topic: &String| !self.indexes.contains_key(topic);

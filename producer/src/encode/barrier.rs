@@ -25,7 +25,7 @@ pub struct BarrierRequest {
     pub entry: Range<usize>,
     /// True if the entry was built from an operation of a transaction, or by the producer.
     pub built: bool,
-    /// The topics of the command; partition 0 of the first one leads.
+    /// The topics of the command; the command is sent to partition 0 of the first topic.
     pub topics: Vec<BarrierTopic>,
     /// True if later writes of the collection all go to one partition; not set for a change of the
     /// routing table, which affects many collections.

@@ -14,8 +14,8 @@ use crate::encode::barrier::BarrierRequest;
 /// Number of bytes of an arena that a chunk always keeps. Most chunks need fewer.
 const KEPT_BYTES: usize = 4 << 20;
 /// Maximum number of bytes of an arena that a chunk keeps if it has just filled at least half of
-/// it: frames of large replies need as many repeatedly. The text of one large document needs many
-/// more, and is rare.
+/// it: frames of large replies need that many again and again. The text of one large document can
+/// need many more, but that is rare.
 const MOST_KEPT_BYTES: usize = 24 << 20;
 /// Number of records for which a chunk keeps room.
 const KEPT_RECORDS: usize = 16_384;
@@ -38,7 +38,7 @@ pub struct NewTopic {
     pub existed: bool,
 }
 
-/// A record, its parts as ranges of the chunk's arena.
+/// A record, whose parts are ranges of the chunk's arena.
 #[derive(Debug, Clone)]
 pub struct EncodedRecord {
     /// The topic.
@@ -69,7 +69,7 @@ impl EncodedRecord {
     }
 }
 
-/// A header of a record, its value as a range of the chunk's arena.
+/// A header of a record, whose value is a range of the chunk's arena.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordHeader {
     /// The name.
@@ -144,7 +144,7 @@ pub enum Signal {
     More,
     /// The source had nothing more to send.
     Idle,
-    /// Everything that a majority of the source has is in this chunk or before it.
+    /// Everything that a majority of the source's members has is in this chunk or before it.
     CaughtUp,
     /// The source has ended (a dump).
     Finished,
@@ -184,9 +184,9 @@ pub struct Counts {
     pub looked_up: u64,
     /// Number of updates whose document was looked up and was gone.
     pub gone: u64,
-    /// Number of changes whose earlier document was looked up and found.
+    /// Number of changes whose document before the change was looked up and found.
     pub found_before: u64,
-    /// Number of changes whose earlier document was looked up and was not there.
+    /// Number of changes whose document before the change was looked up and was missing.
     pub missing_before: u64,
 }
 

@@ -30,7 +30,8 @@ impl Encoder {
     /// Encodes a step of a full sync. Its saved state is in the same chunk as its last record.
     ///
     /// # Errors
-    /// The errors of [`Encoder::encode`].
+    /// The errors of [`Encoder::encode`]; [`ProducerError::Ended`] if no position is known, or if
+    /// the position is inside a transaction.
     pub fn copy(
         &mut self,
         copied: &Copied,
@@ -107,7 +108,7 @@ impl Encoder {
 
     /// Returns true if an entry of the tail builds an index of a collection that is being copied. Until
     /// the copy is complete, the target's documents are from different times, and could violate a
-    /// unique index that holds at the source.
+    /// unique index that holds on the source.
     pub(crate) fn leaves_out(&self, entry: &Entry<'_>) -> Result<bool, ProducerError> {
         let held = !self.held.is_empty()
             && entry.operation == Operation::Command

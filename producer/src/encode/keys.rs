@@ -64,7 +64,7 @@ impl Encoder {
         Ok(KeyedRecord { key, partition })
     }
 
-    /// Returns where and when the records of a topic are encoded.
+    /// Returns the origin of the records of a topic.
     #[inline]
     pub(super) fn origin(&self, topic: TopicIndex) -> Origin<'_> {
         Origin {

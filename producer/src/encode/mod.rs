@@ -6,7 +6,7 @@
 //!
 //! - [`chunk`]: records on their way to the publisher; [`record`]: one entry as header and value;
 //!   `frames`: the raw frames that are being filled
-//! - `ahead`: what is done for several entries of a batch together
+//! - `ahead`: lookups and the creation of topics for several entries of a batch together
 //! - [`barrier`]: a command with its barriers; `database`: the drop of a database
 //! - `events`: the entries of a change stream
 //! - `state_records`: the saved records of routes, topics and the source, ahead of the records that
@@ -219,7 +219,8 @@ impl Encoder {
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] names the entry; other errors come from reading the earlier
-    /// entries of a transaction, from creating topics or from `hand_on`.
+    /// entries of a transaction, from lookups of documents, from queries about collections, from
+    /// creating topics, from the schema registry or from `hand_on`.
     pub fn encode(
         &mut self,
         batch: &Batch,

@@ -18,12 +18,12 @@ use crate::encode::chunk::{Chunk, RecordHeader};
 /// The headers for routers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RouterHeaders {
-    /// None.
+    /// No headers.
     #[default]
     None,
     /// `op`, `ns`, `ts`, `ui`, `txn` and `content-type`.
     Full,
-    /// Those of CloudEvents 1.0 in the binary mode of its Kafka binding.
+    /// The attributes of CloudEvents 1.0, in the binary mode of its Kafka binding.
     CloudEvents,
 }
 
@@ -40,7 +40,7 @@ impl FromStr for RouterHeaders {
     }
 }
 
-/// What the headers of a record are about.
+/// The record that the headers describe.
 #[derive(Debug)]
 pub(crate) struct About<'a> {
     pub(crate) entry: &'a Entry<'a>,
@@ -110,7 +110,7 @@ impl Writer<'_> {
             self.add("ce_time", &time);
         }
         if let Some(key) = &about.key {
-            // The binding requires the attribute from which the key of the record is made.
+            // The Kafka binding makes the key of the record from this attribute.
             let name = "ce_partitionkey";
             if about.format.has_schemas() {
                 let id = id_in_key(self.chunk.bytes(key)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Changes of the routing rules, from the first new entry on (`--change-routing`).
+//! Changes of the routing rules, which apply from the first new entry on (`--change-routing`).
 //!
 //! The changes are saved in one Kafka transaction with the position and with a barrier in every
 //! partition of the topics whose entries are routed differently from then on. So the change is saved
@@ -35,8 +35,8 @@ pub struct Rules {
 }
 
 impl Encoder {
-    /// Continues from a version of the table. The saved rules apply until the next entry of the
-    /// source, and other `rules` from then on.
+    /// Continues with `version` of the routing table. The saved rules apply until the next entry of
+    /// the source, and `rules`, if given, from then on.
     #[must_use]
     pub fn changing(mut self, version: u32, rules: Option<Rules>) -> Self {
         self.place.routing = version;
@@ -62,8 +62,8 @@ impl Encoder {
         self
     }
 
-    /// Saves the records that differ from the saved ones, and changes the rules immediately unless
-    /// the position is inside a transaction.
+    /// Saves the source and topic records that have changed, and changes the rules immediately
+    /// unless the position is inside a transaction.
     ///
     /// # Errors
     /// The errors of [`Encoder::encode`].

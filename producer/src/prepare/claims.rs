@@ -80,8 +80,8 @@ impl Claims {
     /// Returns the current claims.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], or a [`SavedError`](crate::saved::error::SavedError) for a state
-    /// that cannot be read.
+    /// [`ProducerError::KafkaFailure`], or a [`SavedError`](crate::saved::error::SavedError) for a
+    /// state that cannot be read.
     pub async fn read(&self) -> Result<OtherSources, ProducerError> {
         let names = self.admin.topics().await?;
         let mut followed = self.followed.lock().await;
@@ -127,7 +127,7 @@ impl Claims {
 impl Followee {
     async fn read(&mut self) -> Result<(), ProducerError> {
         let newer = self.follower.read().await?;
-        // Of the records, only the claims are kept.
+        // Only the records of topics are kept, because they are the claims.
         let mut state = State::default();
         if !newer.is_whole {
             state.topics = std::mem::take(&mut self.topics);

@@ -12,7 +12,7 @@ use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
 /// Creates the internal topics of a source if they are missing, and checks the settings of both.
 ///
 /// # Errors
-/// [`TopicError::Internal`] for a topic that is not suitable; the errors of Kafka.
+/// [`TopicError::Internal`] for a topic that is not suitable; [`ProducerError::KafkaFailure`].
 pub async fn ensure_internal_topic(
     admin: &Admin,
     prefix: &str,

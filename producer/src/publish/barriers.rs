@@ -2,15 +2,15 @@
 //!
 //! A barrier contains the offset of the leader barrier, which the command directly follows, and the
 //! command contains the offsets of all barriers. This producer is the only writer of its topics, so
-//! these offsets are known before the records are sent: the end of each partition is read once in a
-//! Kafka transaction, and from then on every record is counted. A topic that this session has
-//! created starts empty. Before the transaction is committed, the ends are read again; if one of
-//! them differs from the count, the transaction is aborted.
+//! these offsets are known before the records are sent: the end offset of each partition is read
+//! once in a Kafka transaction, and from then on every record is counted. A topic that this session
+//! has created starts empty. Before the transaction is committed, the end offsets are read again;
+//! if one of them differs from the count, the transaction is aborted.
 //!
 //! The first read has to wait until the previous transaction is complete. A broker answers a commit
 //! before it has written the markers that end the transaction in each partition, and a marker takes an
 //! offset. It does not accept a record of the next transaction before all markers are written, so a
-//! delivered record proves that they are: the encoder puts one ahead of each barrier.
+//! delivered record proves that they are: the encoder puts a record ahead of each barrier.
 
 use rustc_hash::FxHashMap;
 
@@ -72,8 +72,9 @@ impl Publisher {
         self.send_records(&records)
     }
 
-    /// Reads the ends of the topics that have no barrier in this transaction yet. The ends of a topic
-    /// that this session has created, and to which it has sent nothing, are 0 and need no request.
+    /// Reads the end offsets of the topics that have no barrier in this transaction yet. The end
+    /// offsets of a topic that this session has created, and to which it has sent nothing, are 0
+    /// and need no request.
     fn read_missing(&mut self, request: &BarrierRequest) -> Result<(), ProducerError> {
         let mut missing = Vec::new();
         for BarrierTopic {
@@ -119,7 +120,8 @@ impl Publisher {
         Ok(!existed && partitions.all(|partition| self.known.is_new(topic, partition)))
     }
 
-    /// Compares the ends of all partitions that had barriers in this transaction with the count.
+    /// Compares the end offsets of all partitions that had barriers in this transaction with the
+    /// counted offsets.
     /// All records must have been delivered before the call.
     pub(crate) fn check_barriers(&mut self) -> Result<(), ProducerError> {
         if self.next_offsets.0.is_empty() {

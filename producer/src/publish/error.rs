@@ -12,7 +12,7 @@ pub enum PublishError {
         /// The error of the client.
         source: KafkaError,
     },
-    /// The user has no right on the transactional id.
+    /// The user does not have the right Write on the transactional id.
     #[error("cannot continue: {doing}: {source}")]
     NotOpened {
         /// The operation, with the right that is missing.
@@ -20,7 +20,7 @@ pub enum PublishError {
         /// The error of the broker.
         source: KafkaError,
     },
-    /// A broker refuses a record for what it is.
+    /// A broker refuses a record because of the record itself, so a retry cannot succeed.
     #[error("cannot continue: delivering a record to {place}: {source}")]
     Undeliverable {
         /// Topic and partition of the record.

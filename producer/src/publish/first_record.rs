@@ -45,8 +45,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Waits if a record would be the second one to a partition that does not know this producer. The
-    /// record counts as sent afterwards.
+    /// Waits if a record would be the second one to a partition in which the broker has no state of
+    /// this producer. The record counts as sent afterwards.
     pub(crate) fn admit(&mut self, record: &EncodedRecord) -> Result<(), ProducerError> {
         while !self.admits(record) {
             self.drain()?;

@@ -14,7 +14,7 @@ pub(super) fn headers_of<'c>(
     record.header.iter().chain(for_routers.unwrap_or_default())
 }
 
-/// Returns the headers of a record, or of a fragment of one; `None` if it has none.
+/// Returns the headers of a record, or of one of its fragments; `None` if there are none.
 pub(super) fn headers(
     chunk: &Chunk,
     record: &EncodedRecord,

@@ -89,7 +89,8 @@ mod tests {
 
     const POSITION: Duration = Duration::from_millis(2);
 
-    /// Commits that many transactions whose first delivery takes `took`; returns the pause after them.
+    /// Commits `transactions` transactions whose first delivery takes `took`, and returns the pause
+    /// after them.
     fn pause_after(wait: &mut MarkerWait, transactions: u32, took: Duration) -> Duration {
         let now = Instant::now();
         for _ in 0..transactions {

@@ -10,7 +10,7 @@
 //! - `barriers` writes commands and their barriers, which contain offsets; `log_end_offsets` reads
 //!   those offsets
 //! - `known_partitions` knows the partitions in which the broker has the state of this producer;
-//!   `first_record` sends the first record of the others
+//!   `first_record` sends the first record to each of the other partitions
 //! - `headers` makes the headers of a record
 //! - `delivery` receives the delivery reports; `waiting` waits for them
 //! - `pace` limits the bytes in flight; `markers` determines the pause between a commit and the next
@@ -89,7 +89,7 @@ pub const MAX_RECORD_BYTES: usize = 100 << 20;
 /// record batch of version 2: 61 and the lengths of its parts), with some to spare.
 pub(crate) const RECORD_OVERHEAD: usize = 256;
 /// Minimum number of bytes that a topic must leave for a value so that records can be split. A
-/// barrier is never split and has to fit.
+/// barrier must not be split, so there has to be room for a whole one.
 const LEAST_ROOM: usize = 1024;
 /// Default maximum number of bytes of a batch of several records.
 const BATCH_BYTES: usize = 1_000_000;
@@ -274,8 +274,9 @@ impl Publisher {
     /// Hands a chunk's records to the client, inside the open transaction.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], or [`ProducerError::Undecodable`] for a
-    /// record that is larger than its topic accepts.
+    /// [`ProducerError::Kafka`], [`ProducerError::Fenced`], [`ProducerError::Undecodable`] for a
+    /// record that is larger than its topic accepts, or [`PublishError::Undeliverable`] for a
+    /// record that a broker refuses.
     pub fn send(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         self.topics.extend(chunk.new_topics.iter().cloned());
         if chunk.is_without_records() {

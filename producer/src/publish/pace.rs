@@ -89,7 +89,7 @@ impl Pace {
         bytes
     }
 
-    /// Returns the waiting time from which a rate can be measured.
+    /// Returns the shortest waiting time that is sufficient to measure a rate.
     fn measured(&self) -> Duration {
         self.time / 5
     }

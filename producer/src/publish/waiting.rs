@@ -11,12 +11,12 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(1);
 const SHORT_PAUSE: Duration = Duration::from_micros(200);
 /// Time in which the records of a small transaction are delivered.
 const SOON: Duration = Duration::from_millis(10);
-/// Approximate bounds of the bytes that are sent and not delivered: enough to keep broker and client
+/// Bounds of the limit of bytes that are sent but not delivered: enough to keep broker and client
 /// busy, few enough that a commit does not wait long and that records are still in the processor's
 /// cache when they are compressed. The client's own limit is not sufficient: it has to admit one
 /// record of the largest size, and does not include its bookkeeping for each record.
 const OUTSTANDING_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=48 << 20;
-/// Number of such bytes per partition: a request contains the records of one partition, and five
+/// That limit per partition, in bytes: a request contains the records of one partition, and five
 /// requests are in flight.
 const OUTSTANDING_EACH: u64 = 256 << 10;
 

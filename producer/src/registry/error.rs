@@ -66,7 +66,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// What was asked of a registry.
+/// A request to a registry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'q> {
     pub(super) subject: &'q str,

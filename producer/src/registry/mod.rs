@@ -59,7 +59,8 @@ pub struct RegistryConfig {
     pub urls: Vec<String>,
     /// The login.
     pub login: RegistryLogin,
-    /// Certificates in PEM of authorities that are trusted besides those of the system.
+    /// The certificates, in PEM, of certificate authorities that are trusted in addition to those
+    /// of the system.
     pub authorities: Option<Vec<u8>>,
     /// The names of the subjects.
     pub subjects: Subjects,
@@ -185,8 +186,8 @@ impl SchemaRegistry {
     /// switched off.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry does not answer or refuses a schema, or if a schema is missing
-    /// and registration is switched off.
+    /// [`RegistryError`] if the registry does not answer, refuses the credentials or a schema, or
+    /// is not a schema registry, or if a schema is missing and registration is switched off.
     pub async fn ids_of(&self, topic: &str) -> Result<SchemaIds, RegistryError> {
         Ok(SchemaIds {
             key: self.id(topic, Part::Key).await?,

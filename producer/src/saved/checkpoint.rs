@@ -36,7 +36,7 @@ impl Checkpoint {
     /// then an older instance may still be committing.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`], or a [`SavedError`] for records that cannot be read.
+    /// [`ProducerError::KafkaFailure`], or a [`SavedError`] for records that cannot be read.
     pub async fn read(reader: &Reader, prefix: &str, source: &str) -> Result<Self, ProducerError> {
         // The state is read first: a commit of another instance between the two reads then appears as a
         // position without its state, not as a state that has lost its position.
@@ -99,7 +99,8 @@ impl Checkpoint {
     /// Checks that the filter does not select namespaces that the saved filter excludes.
     ///
     /// # Errors
-    /// [`SavedError::OtherNamespaces`] names both filters.
+    /// [`SavedError::OtherNamespaces`] names both filters; [`SavedError::SavedNamespaces`] if the
+    /// saved filter cannot be read.
     pub fn check_namespaces(&self, filter: &NamespaceFilter) -> Result<(), SavedError> {
         let saved = self.state.source.as_ref();
         let Some(saved) = saved.and_then(|source| source.namespaces.as_ref()) else {

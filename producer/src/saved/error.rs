@@ -61,7 +61,9 @@ pub enum SavedError {
         filter: NamespaceFilter,
     },
     /// The saved state of a change stream cannot be read.
-    #[error("cannot continue: the saved place in the change stream cannot be read: {reason}")]
+    #[error(
+        "cannot continue: the saved resume point of the change stream cannot be read: {reason}"
+    )]
     ResumePoint {
         /// The reason.
         reason: String,

@@ -10,7 +10,7 @@ use crate::error::ProducerError;
 use crate::prepare::route::Collections;
 use oplog_relay_core::collection_uuid::CollectionUuid;
 
-/// Queries a replica set from a thread that may block.
+/// Queries a live source from a thread that may block.
 #[derive(Debug)]
 pub struct LiveCollections {
     client: Client,

@@ -7,8 +7,9 @@ use oplog_relay_runtime::exit::ExitCode;
 pub enum SourceError {
     /// The source is a standalone server.
     #[error(
-        "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a replica set of \
-         one: start mongod with --replSet rs0 and run rs.initiate() once; no other change is needed"
+        "the source has no oplog (local.oplog.rs): it is a standalone server. Make it a replica \
+         set of one member: start mongod with --replSet rs0 and run rs.initiate() once; no other \
+         change is needed"
     )]
     NoOplog,
     /// The source is a mongos.

@@ -175,7 +175,7 @@ impl LiveDocuments {
 }
 
 impl LiveDocuments {
-    /// Reads documents by `_id`, see [`StoredDocuments::read`].
+    /// Reads documents by `_id`, as described at [`StoredDocuments::read`].
     ///
     /// # Errors
     /// The errors of [`StoredDocuments::read`].
@@ -191,7 +191,7 @@ impl LiveDocuments {
         replies.ok_or(ProducerError::Interrupted)?
     }
 
-    /// Reads documents before changes, see [`StoredDocuments::read_before`].
+    /// Reads documents before changes, as described at [`StoredDocuments::read_before`].
     ///
     /// # Errors
     /// The errors of [`StoredDocuments::read_before`].

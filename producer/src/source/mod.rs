@@ -1,4 +1,4 @@
-//! Sources of entries: the oplog of a live replica set, a dump of one, or a change stream.
+//! Sources of entries: the oplog of a live replica set, a dump of an oplog, or a change stream.
 //!
 //! A source runs as a separate task and fills a short queue, so that the next batch is fetched while
 //! the current one is encoded.
@@ -93,8 +93,8 @@ pub struct Copied {
     /// Records of the state topic that are saved with the last record.
     pub saves: Vec<Save>,
     /// True if index builds of the collection in the tail are skipped from here on, because the
-    /// full sync sends all indexes at its end; false if they are no longer skipped; `None` for no
-    /// change.
+    /// full sync sends all indexes at the end of the copy; false if they are no longer skipped;
+    /// `None` for no change.
     pub holds_indexes: Option<bool>,
 }
 
@@ -142,7 +142,7 @@ impl Batch {
     /// Returns true if the server has more results, for which this reply had no room.
     ///
     /// # Errors
-    /// A reply without its cursor violates the protocol.
+    /// [`ProducerError::Undecodable`] if a reply has no cursor.
     pub fn is_cut(&self) -> Result<bool, ProducerError> {
         if let Self::Bytes(_) = self {
             return Ok(false);
@@ -195,7 +195,7 @@ impl Batch {
     /// Returns the documents in order.
     ///
     /// # Errors
-    /// A reply without its batch violates the protocol.
+    /// [`ProducerError::Source`] or [`ProducerError::Undecodable`] if a reply has no valid batch.
     pub fn documents(&self) -> Result<Documents<'_>, ProducerError> {
         match self {
             Self::Reply(reply) => {

@@ -24,12 +24,12 @@ pub(super) enum NextReply {
     Closed,
 }
 
-/// The times after which a cursor without a reply counts as something else.
+/// The times after which a cursor without a reply counts as idle, and its server as unreachable.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Time after which it counts as idle.
+    /// Time after which the cursor counts as idle.
     pub(super) idle_after: Duration,
-    /// Time, once it counts as idle, after which its server counts as unreachable.
+    /// Time, once the cursor counts as idle, after which its server counts as unreachable.
     pub(super) silent_after: Duration,
 }
 
@@ -48,8 +48,8 @@ pub(super) fn pass_on_empty(is_caught_up: bool, events: &Sender<SourceEvent>) ->
     !matches!(passed, Err(TrySendError::Closed(_)))
 }
 
-/// Waits for the next reply. Sends [`SourceEvent::Idle`] once if it takes long; `is_idle_sent` is true
-/// if that was sent.
+/// Waits for the next reply. Sends [`SourceEvent::Idle`] once if no reply arrives within
+/// `idle_after`; `is_idle_sent` is true if the event was sent.
 pub(super) async fn next_reply(
     cursor: &mut RawBatchCursor,
     patience: Patience,

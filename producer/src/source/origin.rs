@@ -51,7 +51,7 @@ enum Kind {
     Dump(Arc<Dump>),
 }
 
-/// What a source needs besides a position to continue there.
+/// The saved data that a source needs, besides the position, to continue there.
 #[derive(Debug, Clone, Default)]
 pub struct Resume {
     /// Time of the first entry of a dump's oldest open transaction.
@@ -82,7 +82,8 @@ impl Origin {
         let Some(reason) = reason else {
             return Self::open_oplog(client, hello, name).await;
         };
-        // A mongos shows the document by which a shard is recognized if its config servers have one.
+        // Through a mongos, `refuse_shard` would find the `shardIdentity` of the config servers, if
+        // they have one.
         if !hello.is_mongos {
             refuse_shard(&client).await?;
         }
@@ -109,7 +110,7 @@ impl Origin {
     /// Connects to a replica set whose oplog is read, or finds the files of a dump.
     ///
     /// # Errors
-    /// [`SourceError`] for a mongos, a shard, a standalone or a missing name;
+    /// [`SourceError`] for a mongos, a shard, a standalone server or a missing name;
     /// [`ProducerError::Mongo`] if the source cannot be reached; the errors of [`Dump::open`].
     pub async fn open(origin: &config::Origin, name: Option<&str>) -> Result<Self, ProducerError> {
         match origin {
@@ -199,8 +200,8 @@ impl Origin {
         }
     }
 
-    /// Returns the client with which a full sync copies documents; `None` for a dump, which has none,
-    /// and for a change stream.
+    /// Returns the client with which a full sync copies documents; `None` for a dump, which has no
+    /// documents, and for a change stream.
     #[must_use]
     pub const fn client_of_copies(&self) -> Option<&Client> {
         match &self.kind {
@@ -218,8 +219,9 @@ impl Origin {
     /// Resolves `--start`.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`SourceError::NoOldestEvent`] for a start at the oldest entry of a
-    /// change stream.
+    /// [`ProducerError::Source`]; [`SourceError::NoOldestEvent`] for a start at the oldest entry of
+    /// a change stream; [`SourceError::NoLogicalTime`] for a start at the present if the source of
+    /// a change stream does not report its logical time.
     pub async fn start(&self, start: Start) -> Result<StartAt, ProducerError> {
         Ok(match start {
             Start::Oldest if self.is_change_stream() => {
@@ -260,7 +262,8 @@ impl Origin {
         }
     }
 
-    /// Returns the time of the oldest entry; `None` for a change stream, which does not report it.
+    /// Returns the time of the oldest entry; `None` if the oplog is empty, and for a change stream
+    /// or a dump from standard input, which do not report it.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

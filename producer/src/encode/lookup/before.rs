@@ -58,8 +58,8 @@ impl Encoder {
         }
     }
 
-    /// Asks for the documents before this entry and the following ones, unless the first of them is
-    /// known. `rest` begins with this entry.
+    /// Asks for the documents before the changes of this entry and the following ones, unless the
+    /// first of these documents is known. `rest` begins with this entry.
     pub(in crate::encode) fn look_up_before_ahead(
         &mut self,
         entry: &Entry<'_>,
@@ -93,7 +93,7 @@ impl Encoder {
     }
 
     /// Asks for the documents before the following operations of an `applyOps`, unless the first of
-    /// them is known. `first` is the place of the first operation.
+    /// these documents is known. `first` is the place of the first operation.
     pub(in crate::encode) fn look_up_before_operations(
         &mut self,
         commit: &Entry<'_>,
@@ -138,8 +138,8 @@ impl Encoder {
         }
     }
 
-    /// Adds a change, unless it is of another collection than the first one of the list: each
-    /// collection is asked for alone.
+    /// Adds a change, unless its collection differs from that of the first change in the list: each
+    /// request is for one collection.
     fn add_change(&self, entry: &Entry<'_>, place: OperationPlace, wanted: &mut Vec<PreImageId>) {
         if let Some(ui) = entry.ui
             && changes_document(entry)
@@ -152,7 +152,7 @@ impl Encoder {
     }
 }
 
-/// Returns true for an update or delete that readers know.
+/// Returns true for an update or delete that topics for readers contain.
 #[inline]
 fn changes_document(entry: &Entry<'_>) -> bool {
     matches!(entry.operation, Operation::Update | Operation::Delete) && is_for_readers(entry)

@@ -184,7 +184,7 @@ fn operations_of_transactions_are_looked_up_with_the_entries_around_them() {
     assert_eq!(asked, [(Timestamp::new(3, 1), 4)]);
 }
 
-/// The operations are in earlier entries than the commit that is being encoded.
+/// The first operations are in an earlier entry than the commit that is being encoded.
 #[test]
 fn operations_of_a_long_transaction_are_looked_up_at_its_commit() {
     let (mut encoder, asked) = looking_up(LATEST, Documents::of(0..3000));

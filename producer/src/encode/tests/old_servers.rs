@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Returns a command in `shop.$cmd` whose first field is `of` or, if that is empty, a number.
+/// Returns a command in `shop.$cmd` whose argument is `of` or, if that is empty, a number.
 fn shop(seconds: u32, name: &str, of: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut entry = DocumentBuilder::start(&mut out);

@@ -15,14 +15,14 @@ use super::stored_documents::StoredDocuments;
 use super::{MOST_DOCUMENTS, WANTED_BYTES};
 use crate::error::ProducerError;
 
-/// Maximum number of bytes that are kept of the documents of other collections when those of one
-/// collection are read.
+/// Maximum number of bytes of the documents of other collections that are kept when documents of
+/// one collection are read.
 const MAX_HELD_BYTES: usize = 32 << 20;
-/// Approximate memory of an entry of a map.
+/// Approximate memory of an entry of a map, in bytes.
 const ID_COST: usize = 64;
 
 /// The documents before changes of one collection that were read ahead. They never change, so they
-/// are valid until the next ones are read.
+/// are used until the next documents of the collection are read.
 #[derive(Debug, Default)]
 struct PreImages {
     bytes: Vec<u8>,
@@ -31,7 +31,7 @@ struct PreImages {
     missing: FxHashSet<PreImageId>,
 }
 
-/// What is known of the document before a change.
+/// The result of a lookup of the document before a change.
 #[derive(Debug, Clone)]
 enum Known {
     Missing,
@@ -41,7 +41,7 @@ enum Known {
 
 impl PreImages {
     /// Reads the documents of a reply to a request for these `_id`s. The reply is in the order of the
-    /// `_id`s. If it is cut, the documents after its last one may exist.
+    /// `_id`s. If it is cut, the requested documents after its last document may exist.
     ///
     /// # Errors
     /// [`Malformed`] if a document of the reply is damaged.
@@ -119,13 +119,13 @@ impl BeforeLookup {
         }
     }
 
-    /// Sets the place of the operations that follow; `None` if entries follow.
+    /// Sets the place of the operation that is encoded next; `None` if an entry is encoded next.
     pub const fn set_operation(&mut self, operation: Option<OperationPlace>) {
         self.operation = operation;
     }
 
-    /// Returns the identity of the change that is being encoded; `None` for an entry without a UUID,
-    /// which is older than pre-images.
+    /// Returns the identity of the change that is being encoded; `None` for an entry without a
+    /// UUID, because servers that log no UUIDs keep no pre-images.
     #[must_use]
     pub fn id_of(&self, entry: &Entry<'_>) -> Option<PreImageId> {
         let ui = entry.ui?;

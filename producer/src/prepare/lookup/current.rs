@@ -54,7 +54,7 @@ impl CurrentLookup {
     /// were read before. Does nothing if the list is empty.
     ///
     /// # Errors
-    /// The errors of [`StoredDocuments::read`].
+    /// The errors of [`StoredDocuments::read`]; [`ProducerError::Undecodable`] for a damaged reply.
     pub fn ask(&mut self, wanted: &Wanted, through: Timestamp) -> Result<(), ProducerError> {
         if wanted.requests().is_empty() {
             return Ok(());
@@ -67,12 +67,12 @@ impl CurrentLookup {
     ///
     /// # Errors
     /// The errors of [`StoredDocuments::read`]; [`ProducerError::Undecodable`] for a damaged
-    /// entry.
+    /// entry or reply.
     pub fn look_up(&mut self, entry: &Entry<'_>) -> Result<(), ProducerError> {
         let damaged = |error| ProducerError::damaged(entry, &error);
         self.current = self.window.find(entry).map_err(damaged)?;
         if self.current.is_none() {
-            // A window is valid up to one time, so a later entry needs a new one.
+            // A window is valid for entries up to a certain time, so a later entry needs a new one.
             if entry.ts > self.window.through() || self.window.is_full() {
                 self.window.clear(entry.ts);
             }

@@ -9,10 +9,10 @@
 //! # Modules
 //!
 //! - [`current`] looks up the documents of updates; a `window` holds them, and is valid for entries up
-//!   to the last one that was asked for, because a later update changes its document again
+//!   to the last one that was asked for, because a later update may change a document again
 //! - [`before`] looks up the documents before changes, which never change
-//! - [`stored_documents`] is the source of both; [`request`] and [`reply`] are what it is asked and what
-//!   it answers, and [`pre_image`] identifies a document before a change
+//! - [`stored_documents`] is the source of both; [`request`] and [`reply`] are the requests to it
+//!   and its replies, and [`pre_image`] identifies a document before a change
 
 pub mod before;
 pub mod current;

@@ -27,7 +27,8 @@ impl StoredDocuments {
     ///
     /// # Errors
     /// [`ProducerError::Source`]; [`ProducerError::SourceUnfit`] if a privilege is missing;
-    /// [`ProducerError::Interrupted`]. A collection that is gone is not an error.
+    /// [`ProducerError::Undecodable`] for a damaged reply; [`ProducerError::Interrupted`]. A
+    /// collection that is gone is not an error.
     pub fn read(
         &mut self,
         requests: &[Request],

@@ -10,7 +10,7 @@ use super::order::query_order;
 use super::{RouteChange, Router};
 use crate::error::ProducerError;
 
-/// The changes that new rules make to the table.
+/// The changes that new rules make to the routing table.
 #[derive(Debug, Default)]
 pub struct Rerouted {
     /// The new record of every route that was made by another rule.

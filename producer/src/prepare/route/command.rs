@@ -54,7 +54,7 @@ impl Router {
         }
         let Some(scope) = scope(entry).map_err(damaged)? else {
             // An unknown command that names no collection is always sent. A known one affects the
-            // whole database, so it is sent only if no filter excludes a collection.
+            // whole database, so it is sent only if no filter is set.
             let all = self.filter == NamespaceFilter::default() && !is_internal(entry.ns);
             return Ok(match treatment {
                 Some(_) if !all => Decision::Known(Target::Dropped),

@@ -13,9 +13,9 @@ use crate::prepare::topics::error::TopicError;
 
 /// The current properties of a source's collections.
 pub trait Collections: fmt::Debug + Send {
-    /// Returns true if the documents of a collection depend on each other; false also if the
-    /// collection no longer exists. If `ui` is given, the collection is found under any current
-    /// name.
+    /// Returns true if the documents of a collection depend on each other, because it has a unique
+    /// index besides `_id`, is capped or has a collation; false also if the collection no longer
+    /// exists. If `ui` is given, the collection is found under any current name.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -48,8 +48,8 @@ impl Router {
     }
 
     /// Returns the order of a collection without a route, currently named `ns`, by the rule and the
-    /// properties at the source. These may be newer than the entry. If so, the order is stricter than
-    /// needed, or the command that ended the dependence follows later and waits for barriers.
+    /// properties on the source. These may be newer than the entry. If so, the order is stricter
+    /// than needed, or the command that ended the dependence follows later and waits for barriers.
     pub(crate) fn learn_order(&self, entry: &Entry<'_>, ns: &str) -> Result<Order, ProducerError> {
         let (OrderRule::Auto, Some(collections)) = (self.rule, &self.collections) else {
             return Ok(self.rule.order());

@@ -337,7 +337,7 @@ fn a_collection_without_a_route_is_queried_once() {
     }
     assert_eq!(source.queried(), ["shop.a", "shop.a", "shop.b", "shop.c"]);
 
-    // Only commands change saved routes: the properties at the source may be newer.
+    // Only commands change saved routes: the properties on the source may be newer.
     let saved = auto.state().clone();
     let source = FakeCollections::new(&[("shop.c", None)]);
     let restarted = Router::new("cdc", NamespaceFilter::default(), saved);

@@ -9,7 +9,7 @@ use super::CLOCK_MARGIN_MS;
 use crate::prepare::topics::error::TopicError;
 use crate::publish::MAX_RECORD_BYTES;
 
-/// Margin for the time that entries wait before they are sent.
+/// Margin for the time that entries wait before they are sent, in milliseconds.
 const RETENTION_MARGIN_MS: i64 = 3_600_000;
 
 /// Returns the size of the largest record batch that both a topic and the client accept, in bytes.
@@ -20,10 +20,10 @@ pub fn limit(settings: &TopicSettings) -> usize {
     usize::try_from(limit).map_or(0, |limit| limit.min(MAX_RECORD_BYTES))
 }
 
-/// Checks that a topic has as many partitions as when it was used first.
+/// Checks that a topic has as many partitions as when it was first used.
 ///
 /// # Errors
-/// A [`TopicError`].
+/// [`TopicError::PartitionsChanged`].
 pub(super) fn check_partitions(
     name: &str,
     settings: &TopicSettings,
@@ -58,7 +58,7 @@ fn check_cleanup(name: &str, policy: &str, format: Format) -> Result<(), TopicEr
 /// entry that will be sent.
 ///
 /// # Errors
-/// A [`TopicError`].
+/// The [`TopicError`] of the first setting that is not suitable.
 pub(super) fn check_settings(
     name: &str,
     settings: &TopicSettings,

@@ -100,7 +100,7 @@ pub enum TopicError {
         /// The configured format.
         format: Format,
     },
-    /// The topic has another number of partitions than before.
+    /// The number of partitions of the topic has changed.
     #[error(
         "topic {topic} had {saved} partitions and has {now} now: entries of one document would lose their \
          order. Start under another --topic-prefix"
@@ -108,7 +108,7 @@ pub enum TopicError {
     PartitionsChanged {
         /// The topic.
         topic: String,
-        /// The number of partitions when it was used first.
+        /// The number of partitions when it was first used.
         saved: u32,
         /// The number of partitions now.
         now: i64,

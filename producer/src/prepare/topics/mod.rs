@@ -1,5 +1,5 @@
 //! Topics: the producer creates them with the settings that the data needs, and refuses a topic whose
-//! settings would lose or disorder data.
+//! settings would lose or reorder data.
 //!
 //! # Modules
 //!
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Time to wait for the creator of a topic to commit its claim. With the default transaction timeout
 /// it is longer than the longest Kafka transaction of a source that is catching up.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
-/// Maximum number of partitions of several topics that are created in one request: a controller
+/// Maximum number of partitions that one request creates if it creates several topics; a controller
 /// accepts 10,000 (Kafka 4.1).
 const REQUEST_PARTITIONS: u32 = 1000;
 /// Tolerance for entries that are ahead of the brokers' clocks.
@@ -77,7 +77,8 @@ impl Topics {
     /// Checks all topics of the saved routing table; without `format`, any saved format is accepted.
     ///
     /// # Errors
-    /// The errors of [`Topics::ensure`].
+    /// [`TopicError`] if a topic was deleted, belongs to another source, has another format, or
+    /// would lose or reorder data.
     pub fn check_saved(&self, state: &State, format: Option<Format>) -> Result<(), ProducerError> {
         for (name, saved) in &state.topics {
             check_format(name, saved, format.unwrap_or(saved.format))?;
@@ -113,7 +114,7 @@ impl Topics {
     /// ids are zeros if the format has no schemas.
     ///
     /// # Errors
-    /// [`ProducerError::Registry`].
+    /// [`ProducerError::Registry`]; [`ProducerError::Interrupted`].
     pub fn schemas(&self, name: &str) -> Result<SchemaIds, ProducerError> {
         match self {
             Self::Cluster(cluster) => cluster.schemas(name),
@@ -126,7 +127,7 @@ impl Topics {
     /// here.
     ///
     /// # Errors
-    /// [`ProducerError::Kafka`].
+    /// [`ProducerError::KafkaFailure`], and the errors of [`Claims::read`].
     pub fn prepare(&mut self, names: &BTreeSet<String>) -> Result<(), ProducerError> {
         match self {
             Self::Cluster(cluster) => cluster.prepare(names),
@@ -138,8 +139,9 @@ impl Topics {
     /// state topic.
     ///
     /// # Errors
-    /// [`TopicError`] if the topic would lose or disorder data, belongs to another source, or
-    /// has another format; [`ProducerError::Kafka`].
+    /// [`TopicError`] if the topic would lose or reorder data, belongs to another source, or
+    /// has another format; [`ProducerError::KafkaFailure`]; [`ProducerError::Kafka`] if its limit
+    /// was lowered after the session started; [`ProducerError::Interrupted`].
     pub fn ensure(
         &self,
         name: &str,
@@ -231,7 +233,7 @@ pub struct Cluster {
 /// Returns those of the named topics that are data topics of a prefix, with their settings.
 ///
 /// # Errors
-/// [`ProducerError::Kafka`].
+/// [`ProducerError::KafkaFailure`].
 pub async fn existing<'n>(
     admin: &Admin,
     names: impl Iterator<Item = &'n str>,

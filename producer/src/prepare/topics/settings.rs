@@ -18,7 +18,8 @@ const OWNED: &[(&str, &str)] = &[
         "record timestamps are the times of the source, by which offsets can be reset",
     ),
 ];
-/// Limits that managed clusters allow for one batch if they do not allow [`MAX_RECORD_BYTES`].
+/// Limits of one batch that managed clusters allow if they do not allow [`MAX_RECORD_BYTES`], in
+/// bytes and in order of preference.
 const SMALLER_LIMITS: [usize; 2] = [20 << 20, 8 << 20];
 /// Segment sizes of internal topics, in order of preference. Small segments are quick to read; managed
 /// clusters allow no size below the second one.

@@ -30,7 +30,7 @@
 //! earlier entries as a whole, with a warning and a count. An `applyOps` without the number of
 //! operations of its chain counts as a chain of its own if the missing entry is from before such a
 //! start or, in a dump, was not stored as a part, because a server writes the number into the last
-//! entry of a chain of several.
+//! entry of a chain of several entries.
 
 mod operation;
 pub(crate) mod oplog_history;
@@ -122,8 +122,8 @@ pub struct Transactions {
     parts: Parts,
     /// Time of the first entry, if the stream started with the oldest available entry.
     begin: Option<Timestamp>,
-    /// Time of the first entry of the oldest transaction that was open at the saved position, until
-    /// the first entry of the dump is read again.
+    /// Time of the first entry of the oldest transaction that was open at the saved position;
+    /// `None` as soon as an entry of the dump has been read.
     unread: Option<Timestamp>,
     /// True if the next entry is the first of a stream that starts with the oldest available entry.
     from_oldest: bool,
@@ -283,8 +283,7 @@ impl Transactions {
     /// Returns the bytes of an earlier entry of the chain of `entry`.
     ///
     /// # Errors
-    /// The errors of [`Transactions::chain`]; [`ProducerError::Interrupted`] after a shutdown was
-    /// requested.
+    /// The errors of [`Transactions::chain`]; [`ProducerError::File`] if the temporary file fails.
     pub fn read(&mut self, entry: &Entry<'_>, at: OpTime) -> Result<Vec<u8>, ProducerError> {
         if self.shutdown.triggered() {
             return Err(ProducerError::Interrupted);

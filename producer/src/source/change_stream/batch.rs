@@ -14,7 +14,7 @@ pub struct EventBatch {
     entries: Vec<u8>,
     places: Vec<Place>,
     tokens: Vec<u8>,
-    /// The commands that the stream remembers, whenever they change within the batch.
+    /// The commands that the stream remembers: the whole list after each change within the batch.
     commands: Vec<Vec<RecentCommand>>,
     /// The point that the stream has reached beyond the last entry.
     high_water: Option<HighWater>,
@@ -37,7 +37,7 @@ struct Place {
     id: EntryId,
     lookup: DocumentLookup,
     token: Range<usize>,
-    /// The number of changes of the commands up to the entry.
+    /// The number of changes of the remembered commands up to the entry.
     commands: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The oplog entry that an event is carried as.
+//! Converts each event to the oplog entry of the same effect.
 //!
 //! | event | entry |
 //! | --- | --- |
@@ -10,8 +10,8 @@
 //! | other commands | `c` with the name of the event, which the replay ignores or stops at |
 //! | `invalidate` | `n`: the events before it say what happened |
 //!
-//! An update whose paths have two meanings is not guessed at. [`Conversion::Ambiguous`] makes the
-//! reader look up the whole document, which is carried as a replacement.
+//! If the paths of an update have two meanings, neither is assumed. [`Conversion::Ambiguous`] makes
+//! the reader look up the whole document, which is sent as a replacement.
 
 use std::collections::BTreeSet;
 
@@ -255,8 +255,9 @@ fn write_command(event: &Event<'_>, o: &mut DocumentBuilder<'_>) -> Result<(), M
             match description.get("dropTarget")? {
                 // It is the UUID of the collection that the rename has dropped.
                 Some(dropped) => drop(o.element(dropped)),
-                // Without expanded events it is unknown whether the rename has dropped one. It has
-                // succeeded, so no collection of that name remains.
+                // Without expanded events it is unknown whether the rename has dropped a
+                // collection. The rename has succeeded, so no other collection of that name
+                // remains.
                 None if event.description.is_none() => drop(o.boolean("dropTarget", true)),
                 None => {}
             }

@@ -44,7 +44,7 @@ pub async fn find(
 /// Writes a query by `_id`.
 fn write_find(source: &SourceReader, event: &Event<'_>) -> Result<Vec<u8>, Malformed> {
     let key = event.key.unwrap_or(Document::EMPTY);
-    // The shard key may have changed since the event, the `_id` cannot.
+    // The shard key may have changed since the event, but the `_id` cannot change.
     let id = key.get("_id")?.ok_or(Malformed::Missing("_id"))?;
     let mut command = Vec::new();
     let mut find = DocumentBuilder::start(&mut command);

@@ -17,7 +17,7 @@ pub struct Event<'e> {
     pub time: Timestamp,
     /// `wallTime`, milliseconds since 1970 (6.0 and later).
     pub wall: Option<i64>,
-    /// `ns.db`; empty if the event has no namespace, as `invalidate`.
+    /// `ns.db`; empty if the event has no namespace, such as `invalidate`.
     pub db: &'e str,
     /// `ns.coll`; empty for a whole database.
     pub collection: &'e str,

@@ -58,7 +58,7 @@ pub const CODES: &[Known] = &[
     known(
         260,
         Reaction::Lost,
-        "the resume token is not one of this deployment, or of another scope",
+        "the resume token belongs to another deployment, or to another scope",
     ),
     known(
         280,

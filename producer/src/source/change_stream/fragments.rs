@@ -21,7 +21,7 @@ impl Fragments {
     /// arrives.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] if a fragment is missing.
+    /// [`ProducerError::Undecodable`] if a fragment is missing or damaged.
     pub fn add(
         &mut self,
         document: Document<'_>,

@@ -9,7 +9,7 @@
 //! | `scope` | the whole deployment or one database |
 //! | `tail` | the cursor, which is opened again after network faults and elections |
 //! | `reader` | the state between events, such as ordinals |
-//! | `event`, `convert` | an event, and the entry that it is carried as |
+//! | `event`, `convert` | an event, and its conversion to an entry |
 //! | `fragments` | large events that the server has split |
 //! | `shards` | events of a sharded cluster that must not take effect as they are |
 //! | `documents` | lookups for updates whose description is ambiguous, and of documents that move |
@@ -19,9 +19,9 @@
 //!
 //! # Positions
 //!
-//! A position is a cluster time and the number of events with it that were carried; the number is 0
+//! A position is a cluster time and the number of events with it that were sent; the number is 0
 //! if no further event has that cluster time. The resume token is saved with it. A stream whose
-//! events are all excluded still advances, because each reply has a token: such a token is a
+//! events are all excluded still advances, because each reply has a token: this token is a
 //! high-water mark, before which everything was read.
 //!
 //! A stream continues after its token.

@@ -3,8 +3,8 @@
 //!
 //! Several events may have one cluster time, such as those of a transaction. The stream returns
 //! them in the same order whenever it is read, so the index of an event among them is its ordinal.
-//! A position with an ordinal says that some events of its cluster time have been carried, and a
-//! stream that continues there counts on.
+//! A position with an ordinal says that some events of its cluster time have been sent. A stream
+//! that continues there numbers the next events from this ordinal on.
 
 use oplog_relay_core::document::Document;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
@@ -28,8 +28,8 @@ pub enum Taken {
     Nothing,
     /// Its meaning is ambiguous: the caller looks up the document, and calls [`Reader::carry`].
     Lookup,
-    /// It deletes a document that may have moved to another shard: the caller looks whether the document
-    /// still exists, and calls [`Reader::carry_delete`].
+    /// It deletes a document that may have moved to another shard: the caller checks whether the
+    /// document still exists, and calls [`Reader::carry_delete`].
     Locate,
 }
 
@@ -91,7 +91,7 @@ impl Reader {
     /// fragment.
     ///
     /// # Errors
-    /// [`ProducerError::Undecodable`] if the event is damaged, or cannot be carried.
+    /// [`ProducerError::Undecodable`] if the event is damaged, or has no exact meaning as an entry.
     pub fn take(
         &mut self,
         document: Document<'_>,
@@ -137,8 +137,8 @@ impl Reader {
         self.push(event, DocumentLookup::None, batch)
     }
 
-    /// Adds an event whose document was looked up. `found` is the document, with the time of the
-    /// lookup; without it the event is carried without an effect.
+    /// Adds an event whose document was looked up. `found` is the document, and `at` the time of
+    /// the lookup. If the document is gone, a noop is added.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] if the event is damaged.
@@ -163,7 +163,7 @@ impl Reader {
         self.push(event, lookup, batch)
     }
 
-    /// Adds a delete. If the document still exists, the delete is carried without an effect.
+    /// Adds a delete, or a noop if the document still exists.
     ///
     /// # Errors
     /// [`ProducerError::Undecodable`] if the event is damaged.
@@ -190,7 +190,7 @@ impl Reader {
         let Position { ts, ord, .. } = self.position;
         if event.time < ts || (event.time == ts && ord == 0 && ts != Timestamp::default()) {
             return Err(event.refused(&format!(
-                "the stream has already passed its cluster time, it was at {ts}"
+                "the stream has already passed its cluster time: it was at {ts}"
             )));
         }
         let ord = if event.time == ts { ord } else { 0 };
@@ -212,8 +212,8 @@ impl Reader {
         Ok(Taken::Entry)
     }
 
-    /// Notes the token that a reply ends with. If it says that everything up to a later cluster time
-    /// was read, the batch reaches the position before that time.
+    /// Notes the token that a reply ends with. If it says that everything before a later cluster
+    /// time was read, the batch reaches the position before that time.
     pub fn reach(&mut self, token: Document<'_>, batch: &mut EventBatch) {
         if self.fragments.are_incomplete() {
             return;

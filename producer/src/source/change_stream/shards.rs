@@ -1,10 +1,10 @@
 //! The events of a sharded cluster that must not take effect as they are.
 //!
 //! **Commands.** Each shard on which a `drop`, `rename` or `dropDatabase` runs reports it, within
-//! moments of the others. The first report is carried, and a later one is not if the collection had
-//! no event in between. A second `rename` would otherwise replace the renamed collection by nothing.
-//! The last commands of the last minute are saved with the position, so a restart between two reports
-//! recognizes the second one.
+//! moments of the others. The first report is sent, and a later one is not if the collection had no
+//! event in between. Otherwise a second `rename` with `dropTarget` would drop the renamed
+//! collection, because no collection has the old name any more. Up to 100 commands of the last
+//! minute are saved with the position, so a restart between two reports recognizes the second one.
 //!
 //! **Documents that move.** A document whose shard key changes is deleted on one shard and inserted
 //! on another, in one transaction. Each shard commits at its own cluster time, and the stream orders
@@ -12,7 +12,7 @@
 //! delete. A target that is not sharded in the same way finds documents by their `_id`. There the
 //! delete would remove the document that was just inserted. An insert replaces the document with the
 //! same `_id` anyway, so a delete or an update is left out if the same transaction inserted the
-//! document under another document key before it: it concerns the document at its former place.
+//! document under another document key before: the delete or update concerns its former place.
 //!
 //! The documents that recent transactions inserted are kept in memory only. If the insert of a
 //! deleted document is not among them, because it is long ago or before a restart, the caller asks
@@ -30,7 +30,7 @@ use super::event::Event;
 /// Number of seconds of the source's time for which a command is remembered.
 const REMEMBERED_SECONDS: u32 = 60;
 
-/// Number of commands that are remembered. They are saved with each position.
+/// Maximum number of commands that are remembered. They are saved with each position.
 const MOST_REMEMBERED: usize = 100;
 
 /// Number of seconds of the source's time for which the inserts of transactions are kept at least.
@@ -41,7 +41,7 @@ const MOST_KEPT: usize = 50_000;
 /// The decision about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The event is carried.
+    /// The event is sent.
     Carry,
     /// Another shard has reported the same command.
     Repeated,
@@ -63,8 +63,8 @@ pub struct Shards {
 #[derive(Debug, Default)]
 struct Inserted {
     since: Timestamp,
-    /// The document keys of a document that were inserted and not deleted again, by the transaction
-    /// and the document. Most documents have one.
+    /// The document keys under which a document was inserted and not deleted again, by the digest
+    /// of the transaction and the document. Most documents have one such key.
     places: HashMap<Digest, Vec<Digest>>,
 }
 
@@ -75,7 +75,7 @@ impl Shards {
     /// Creates the state of a stream that continues after these commands.
     ///
     /// # Errors
-    /// [`PositionError`] if a command has no time.
+    /// [`PositionError`] if the time of a command cannot be read.
     pub fn new(commands: Vec<RecentCommand>) -> Result<Self, PositionError> {
         for command in &commands {
             command.time()?;
@@ -139,8 +139,9 @@ impl Shards {
             .find_map(|kept| kept.places.get_mut(&document));
         let is_delete = event.operation == "delete";
         let Some(places) = found.filter(|places| !places.is_empty()) else {
-            // A document key of only the `_id` usually belongs to a collection without a shard key, whose
-            // documents do not move. It may also belong to a document without the fields of the shard key.
+            // A document key that is the `_id` alone usually belongs to a collection without a
+            // shard key, whose documents do not move. It may also belong to a document without the
+            // fields of the shard key.
             let may_have_moved = is_delete && key.elements().nth(1).is_some();
             return Ok(match may_have_moved {
                 true => Verdict::Locate,
@@ -267,7 +268,7 @@ mod tests {
         let cases: &[&[(&str, i32, Verdict)]] = &[
             &[("insert", 2, Carry), ("delete", 1, MovedAway)],
             &[("delete", 1, Locate), ("insert", 2, Carry)],
-            // An update before it moves may also come late; one after it moved is carried.
+            // An update from before the move may also come late; an update after the move is sent.
             &[
                 ("insert", 2, Carry),
                 ("update", 1, MovedAway),
@@ -315,7 +316,7 @@ mod tests {
         }
     }
 
-    /// A document without the fields of the shard key has a document key of only the `_id`.
+    /// The document key of a document without the fields of the shard key is the `_id` alone.
     #[test]
     fn a_document_that_gets_its_shard_key_only_when_it_moves_is_kept() {
         use Verdict::{Carry, MovedAway};

@@ -216,8 +216,9 @@ impl EventTail {
         failing(Some(reason));
     }
 
-    /// Converts the events of a reply. Sends what exceeds [`FULL_REPLY`], because lookups may make the
-    /// entries much larger than the events. Returns `None` if the queue is closed.
+    /// Converts the events of a reply. Sends the entries early whenever they reach [`FULL_REPLY`],
+    /// because lookups may make them much larger than the events. Returns `None` if the queue is
+    /// closed.
     async fn read(
         &mut self,
         reply: RawBatch,
@@ -276,9 +277,9 @@ impl EventTail {
         Ok(())
     }
 
-    /// Asks the source whether the document of a delete still exists. Then it is at another place, or was
-    /// inserted again, and the event of that insert replaces it on the target. Its document key is not
-    /// compared: the key before the move may be a part of the key after it.
+    /// Asks the source whether the document of a delete still exists. If so, it is at another
+    /// place, or was inserted again, and the event of that insert replaces it on the target. Its
+    /// document key is not compared: the key before the move may be a part of the key after it.
     async fn locate(
         &mut self,
         event: &Event<'_>,

@@ -11,8 +11,8 @@ use oplog_relay_core::position::Timestamp;
 /// The first byte of a value that is a timestamp.
 const TIMESTAMP: u8 = 0x82;
 
-/// Returns the cluster time with which a token begins; `None` for a token of another form, as those
-/// of compatible services.
+/// Returns the cluster time with which a token begins; `None` for a token of another form, such as
+/// those of compatible services.
 #[must_use]
 pub fn time_of(token: Document<'_>) -> Option<Timestamp> {
     let data = token.get("_data").ok()??;

@@ -34,7 +34,7 @@ pub enum DumpError {
         /// The file.
         file: String,
     },
-    /// Two segments have different entries at one time.
+    /// Two segments have different entries with the same time.
     #[error(
         "the segments {one} and {other} have different entries at {at}: they are not from one replica \
          set, or one of them was modified. Give the segments of one oplog"
@@ -47,7 +47,7 @@ pub enum DumpError {
         /// The time.
         at: Timestamp,
     },
-    /// A segment continues in a lower term than the entries before it have.
+    /// A segment continues in a lower term than that of the entries before it.
     #[error(
         "the segment {segment} continues at {at} in term {term}, but the entries before it reach term \
          {reached} at {reached_at}: they are not from one replica set, or the set was initiated again in \

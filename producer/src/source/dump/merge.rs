@@ -35,7 +35,7 @@ pub(super) struct Waiting<'d> {
     pub(super) first: Option<Timestamp>,
 }
 
-/// Entries that were skipped.
+/// The number of entries that were skipped, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Overlap {
     /// Number of entries that several segments contain.

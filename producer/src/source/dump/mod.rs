@@ -53,7 +53,8 @@ impl Dump {
     ///
     /// # Errors
     /// [`ProducerError::File`] if a file cannot be read, [`DumpError`] if no segment exists
-    /// or one of them is not a segment of an oplog.
+    /// or one of them is not a segment of an oplog, [`ProducerError::Undecodable`] if the first
+    /// document of a segment is incomplete or has an impossible length.
     pub fn open(path: &str) -> Result<Self, ProducerError> {
         if path == "-" {
             return Ok(Self::of(Segment::StandardInput(AtomicBool::new(false))));

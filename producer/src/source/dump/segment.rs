@@ -13,12 +13,12 @@ use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::dump::error::DumpError;
 
-/// Maximum size of an entry. The server's limit is 16 MiB and 16 KiB; the rest is a margin for handmade
-/// entries.
+/// Maximum size of an entry in bytes. The server's limit is 16 MiB and 16 KiB; the rest is a margin
+/// for handmade entries.
 const MAX_ENTRY: usize = 64 << 20;
 /// Magic number of gzip, and its only compression method.
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// Maximum length of an entry's first field name that is checked.
+/// Maximum length, in bytes, of the name of a first field by which BSON is recognized.
 const FIRST_NAME: usize = 32;
 
 /// A file of a dump, or standard input.
@@ -145,9 +145,9 @@ impl SegmentReader {
     }
 }
 
-/// Returns true if the input is gzip. A BSON document of certain lengths starts with the same bytes, so
-/// later ones are examined too: in BSON the name of the first field, in gzip the time of the
-/// compressed file.
+/// Returns true if the input is gzip. A BSON document of certain lengths starts with the same
+/// bytes, so later bytes are examined too: in BSON the name of the first field, in gzip the time of
+/// the compressed file.
 fn is_gzip(start: &[u8]) -> bool {
     let first_field = start.get(5..).unwrap_or_default();
     let name = first_field.iter().take(FIRST_NAME);

@@ -33,8 +33,8 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
-    /// Measures a few reads of the largest collection. If a rate limit is configured, it is used
-    /// instead and nothing is read.
+    /// Estimates the size and the throughput of copies. The throughput is the configured rate
+    /// limit, or is measured by a few reads of the largest collection.
     ///
     /// # Errors
     /// [`ProducerError::Source`].

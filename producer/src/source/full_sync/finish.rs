@@ -14,7 +14,7 @@ use crate::source::full_sync::interleave::Interleaving;
 use crate::source::{Copied, SourceEvent, Work};
 use oplog_relay_runtime::clock::now_ms;
 
-/// A collection at the source with its indexes; `None` if it does not exist.
+/// A collection on the source with its indexes; `None` if it does not exist.
 type Seen = Option<(Listed, Vec<Typed>)>;
 
 impl Interleaving {

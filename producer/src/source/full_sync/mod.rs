@@ -30,8 +30,8 @@
 //! # Saved state
 //!
 //! The plan is saved before anything else is sent; the last `_id` of a range is saved with the record
-//! of its document. A restart reads only the ranges that are still open, and a capped collection
-//! that is not complete from its beginning.
+//! of its document. A restart reads only the ranges that are still open. A capped collection whose
+//! copy is incomplete is read from its beginning again.
 //!
 //! # Modules
 //!
@@ -40,8 +40,8 @@
 //!   and `names` their names at the position of the tail
 //! - `reader` sends the queries; `capped` reads capped collections
 //! - `finish` ends a copy with its indexes and views
-//! - `requests` takes requests for copies while the stream runs; `rejected` has the reasons why one
-//!   is rejected
+//! - `requests` takes requests for copies while the stream runs; `rejected` has the reasons why a
+//!   request is rejected
 //! - `estimate` estimates the duration
 
 mod capped;
@@ -118,7 +118,8 @@ pub struct FullSync {
 /// position is read between two equal lists of collections.
 ///
 /// # Errors
-/// [`SourceError`] for a source without an entry, or whose collections change continuously.
+/// [`SourceError`] for a source without an entry, or whose collections change continuously;
+/// [`ProducerError::Source`].
 pub async fn determine_start(
     client: &Client,
     source: &SourceReader,
@@ -156,7 +157,7 @@ pub struct CopyStart {
     pub listed: Vec<Listed>,
 }
 
-/// What a full sync is attached to.
+/// The parts of the process with which a full sync communicates.
 #[derive(Debug)]
 pub struct Attached {
     /// The requests for copies that arrive while the stream runs; `None` if they are not read.
@@ -200,7 +201,7 @@ impl FullSync {
     /// Resumes the saved full sync.
     ///
     /// # Errors
-    /// [`SavedError::Copies`] for a record that cannot be read.
+    /// [`SavedError::Copies`] for a record that cannot be read; [`ProducerError::Source`].
     pub async fn resume(
         client: &Client,
         position: Position,

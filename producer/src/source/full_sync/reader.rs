@@ -33,7 +33,7 @@ const UNKNOWN: [i32; 4] = [2, 59, 238, 40324];
 const RETRIES: u32 = 5;
 /// Names of the BSON types in queries, in the sort order of the types. Types of one group are
 /// compared by value. Arrays and regular expressions are left out, because a server does not store
-/// one as `_id`.
+/// them as `_id`.
 const TYPES: &[&[&str]] = &[
     &["minKey"],
     &["undefined"],
@@ -65,7 +65,7 @@ pub struct Listed {
     pub options: Typed,
 }
 
-/// A reader of one replica set; cheap to clone.
+/// A reader of one live source; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SourceReader {
     client: Client,
@@ -108,8 +108,8 @@ impl SourceReader {
         &self.client
     }
 
-    /// Returns the newest entry that a majority has, or the newest entry if the server does not report
-    /// that.
+    /// Returns the position of the newest entry that a majority has, or of the newest entry if the
+    /// server does not report its majority commit point.
     ///
     /// # Errors
     /// [`ProducerError::Source`].
@@ -164,7 +164,7 @@ impl SourceReader {
     /// collection or view by its name.
     ///
     /// # Errors
-    /// [`ProducerError::Source`].
+    /// [`ProducerError::Source`]; [`SourceError::BucketsUnlisted`] if a time series has the name.
     pub async fn find(
         &self,
         ns: &str,
@@ -234,7 +234,7 @@ impl SourceReader {
         Ok(copied.collect())
     }
 
-    /// Returns the size of a collection, 0 if the server does not report it.
+    /// Returns the size of a collection, or zeros if the server does not report it.
     pub async fn size(&self, ns: &str) -> CollectionSize {
         let Namespace {
             db,

@@ -53,7 +53,7 @@ impl Interleaving {
         Ok(())
     }
 
-    /// Plans the copies that a task has read.
+    /// Plans the copies of the requests that a task has read.
     async fn plan_read(
         &mut self,
         ReadRequests { requests, result }: ReadRequests,

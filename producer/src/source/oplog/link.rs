@@ -19,7 +19,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Reads the link of an entry, or of a projection of one to [`Link::FIELDS`].
+    /// Reads the link of an entry, or of its projection to [`Link::FIELDS`].
     ///
     /// # Errors
     /// Fails if `ts` is missing or a field has the wrong type.

@@ -1,4 +1,5 @@
-//! Reads `local.oplog.rs` of a replica-set member, also through a port-forward.
+//! Reads `local.oplog.rs` of a replica set. A connection to one member is sufficient, for example
+//! through a port-forward.
 //!
 //! This module only reads: one `find` and its `getMore`s on the oplog ([`Tail`]), single entries of
 //! transactions by their time, the oldest and the newest entry, `hello`, and at start the
@@ -147,7 +148,8 @@ impl Oplog {
     /// longer exists, or if another entry has its time.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`ProducerError::Behind`] if the oplog starts before it.
+    /// [`ProducerError::Source`]; [`ProducerError::Undecodable`] if the entry is damaged;
+    /// [`ProducerError::Behind`] if the entry is missing although the oplog starts before it.
     pub async fn link(&self, at: OpTime) -> Result<Option<Link>, ProducerError> {
         let fields = Link::FIELDS.map(|field| (field.to_owned(), 1.into()));
         let projection = [("_id".to_owned(), 0.into())].into_iter().chain(fields);
@@ -196,8 +198,8 @@ impl Oplog {
                 found => break found.map_err(ProducerError::Source)?,
             }
         };
-        // The query may have been sent to another member than the one of the tail, and that member
-        // may lag behind.
+        // The query may have been sent to a member other than the one that the tail reads, and that
+        // member may lag behind.
         if found.is_none() && self.oldest().await?.is_none_or(|oldest| oldest.ts <= at.ts) {
             return Err(ProducerError::Behind(at.ts));
         }
@@ -221,8 +223,8 @@ impl Oplog {
     }
 }
 
-/// Returns the newest entry that a majority has, or the newest entry if the server does not report
-/// that.
+/// Returns the position of the newest entry that a majority has, or of the newest entry if the
+/// server does not report its majority commit point.
 ///
 /// # Errors
 /// [`ProducerError::Source`].

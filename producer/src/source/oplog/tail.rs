@@ -144,9 +144,9 @@ impl Tail {
 
     /// Checks that the oplog reaches back to the position of the tail.
     ///
-    /// The oplog of a member that was synced recently is shorter than that of its set. Before the
-    /// position counts as lost, the primary is queried, and read from then on if its oplog reaches
-    /// back.
+    /// The oplog of a member that was synced recently is shorter than those of the other members.
+    /// Before the position counts as lost, the primary is queried, and read from then on if its
+    /// oplog reaches back to the position.
     async fn check_not_rolled_over(&mut self) -> Result<Member, ProducerError> {
         let Some(oldest) = self.oplog.oldest().await? else {
             return Ok(Member::Same);
