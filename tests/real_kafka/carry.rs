@@ -12,7 +12,7 @@ const WITHHELD: [&str; 3] = ["expireAfterSeconds", "recordPreImages", "v"];
 /// The database in which a replay records the commands that ran.
 pub(crate) const CATALOG: &str = "oplog_relay";
 
-/// The format in which a set is carried: every exact one.
+/// The format in which a set is sent: one of the formats that preserve every type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Raw,
@@ -45,12 +45,12 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// Carries a set of MongoDB 4.2 into Kafka, under its own prefix.
+    /// Sends a set of MongoDB 4.2 to Kafka, under its own prefix.
     pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
         Carried::recorded(Scenario::new(name), prefix, Form::Bson)
     }
 
-    /// Carries a set into Kafka, under its own prefix.
+    /// Sends a set to Kafka, under its own prefix.
     pub(crate) fn recorded(scenario: Scenario, prefix: &str, form: Form) -> Result<Carried> {
         let topics = Topics::none(prefix)?;
         topics.produce(&scenario.oplog()?, form.flags())?;

@@ -152,7 +152,7 @@ impl Source {
         Program::producer(own.into_iter().chain(flags))
     }
 
-    /// Carries everything up to now into the topics, and checks exit code and log.
+    /// Sends everything up to now to the topics, and checks exit code and log.
     pub(crate) fn carry(
         &self,
         topics: &Topics,
