@@ -117,7 +117,7 @@ impl Source {
         Ok(())
     }
 
-    /// Changes the first 200 documents, each in one of five ways, and inserts another hundred.
+    /// Changes the first 200 documents, each in one of four ways, and inserts another hundred.
     fn change_all(&mut self) -> Result<()> {
         for id in 0..300 {
             match id % 5 {
