@@ -176,7 +176,7 @@ fn home(
     Ok((topic, partitions as u32))
 }
 
-/// Checks that a JSON event has the meaning of its entry. JSON does not carry every field, and
+/// Checks that a JSON event has the meaning of its entry. JSON does not contain every field, and
 /// relaxed JSON does not preserve the width of numbers.
 fn expect_same_meaning(found: &[u8], wanted: &Entry<'_>, format: Format) -> Result<()> {
     let found = Entry::parse(Document::new(found)?)?;

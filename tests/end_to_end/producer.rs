@@ -248,7 +248,8 @@ fn entry(seconds: u32, increment: u32, term: i64, id: i32) -> Document {
 }
 
 /// Replaces the oplog with these entries. For each of them FerretDB adds its own entry, with the
-/// present time and the namespace `local.oplog.rs`. Returns the time of the last of those.
+/// present time and the namespace `local.oplog.rs`. Returns the time of the last entry, which is
+/// FerretDB's.
 async fn rewrite_oplog(server: &FerretDb, entries: &[Document]) -> Result<bson::Timestamp> {
     let local = Client::with_uri_str(server.uri()).await?.database("local");
     let oplog = local.collection::<Document>("oplog.rs");

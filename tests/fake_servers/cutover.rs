@@ -290,7 +290,8 @@ async fn every_version_gets_the_expiries_back_and_keeps_its_indexes() -> Result<
     Ok(())
 }
 
-/// `collMod` writes the replaced expiry, because servers up to 6.0 refuse it at creation.
+/// The test sets the postponed expiry with `collMod`, because servers up to 6.0 refuse it when an
+/// index is created.
 #[tokio::test(flavor = "multi_thread")]
 async fn expiries_that_an_earlier_oplog_consumer_replaced_are_restored() -> Result<()> {
     for version in [Version::V5_0, Version::V7_0] {

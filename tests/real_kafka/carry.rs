@@ -6,13 +6,14 @@ use oplog_relay_kit::model::{Agreement, Model, ModelServer, Scenario, Version};
 
 use crate::topics::Topics;
 
-/// Options and fields that may differ on the target: those that a replay must withhold, those for
-/// change streams of the source alone, and the version of an index, which each server chooses.
+/// Options and fields that may differ on the target: those that a replay must withhold, those that
+/// concern only change streams of the source, and the version of an index, which each server
+/// chooses.
 const WITHHELD: [&str; 3] = ["expireAfterSeconds", "recordPreImages", "v"];
 /// The database in which a replay records the commands that ran.
 pub(crate) const CATALOG: &str = "oplog_relay";
 
-/// The format in which a set is carried: every exact one.
+/// The format in which a set is sent: one of the formats that preserve every type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Raw,
@@ -45,12 +46,12 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// Carries a set of MongoDB 4.2 into Kafka, under its own prefix.
+    /// Sends a set of MongoDB 4.2 to Kafka, under its own prefix.
     pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
         Carried::recorded(Scenario::new(name), prefix, Form::Bson)
     }
 
-    /// Carries a set into Kafka, under its own prefix.
+    /// Sends a set to Kafka, under its own prefix.
     pub(crate) fn recorded(scenario: Scenario, prefix: &str, form: Form) -> Result<Carried> {
         let topics = Topics::none(prefix)?;
         topics.produce(&scenario.oplog()?, form.flags())?;
@@ -74,7 +75,7 @@ impl Carried {
         self
     }
 
-    /// Replays over a target that already has this content.
+    /// Replays into targets that already have this content.
     pub(crate) fn over(mut self, before: Model) -> Carried {
         self.before = before;
         self
@@ -86,7 +87,7 @@ impl Carried {
         self
     }
 
-    /// Replays it into a new target.
+    /// Replays the set into a new target.
     pub(crate) fn first(&self, processes: usize) -> Result<Replayed<'_>> {
         let replayed = Replayed {
             carried: self,
@@ -128,14 +129,14 @@ pub(crate) struct Replayed<'c> {
 }
 
 impl Replayed<'_> {
-    /// Replays it again from the start.
+    /// Replays the set again from the start.
     pub(crate) fn rewound(&self, processes: usize, agreement: Agreement) -> Result<()> {
         self.reset(&["--to-earliest"])?;
         let scenario = &self.carried.scenario;
         self.pass("from its beginning", processes, scenario, agreement)
     }
 
-    /// Replays it again from the time of its middle entry.
+    /// Replays the set again from the time of its middle entry.
     pub(crate) fn rewound_to_middle(&self, processes: usize, agreement: Agreement) -> Result<()> {
         let middle = Timestamp::from_millisecond(self.carried.scenario.middle()?)?;
         let middle = middle.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();

@@ -15,7 +15,7 @@ fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).with_context(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// Checks that a replay refuses the topics; emit and audit as well, if wanted.
+/// Checks that a replay refuses the topics, and with `by_all` also an emit and an audit.
 pub(crate) fn expect_refused(topics: &Topics, by_all: bool) -> Result<()> {
     let target = ModelServer::start(Model::default())?;
     let group = format!("{}-group", topics.prefix());

@@ -27,8 +27,8 @@ const KEY_HAS_ID: &str =
 const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
 const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
 
-/// Returns inserts, replacements and deletes, and updates of single fields if wanted: the Debezium
-/// handler of the sink does not apply those.
+/// Returns inserts, replacements and deletes, and with `with_updates` also updates of single
+/// fields, which the sink's Debezium handler does not apply.
 fn made(with_updates: bool) -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -96,7 +96,7 @@ fn wait_for_documents(
     waited.with_context(|| format!("{database} has {last:?}, not {expected:?}"))
 }
 
-/// Returns the `_id`s in the file that Debezium's transform was written to.
+/// Returns the `_id`s in the file with the output of Debezium's transform.
 fn unwrapped(path: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let field = |line: &str| {

@@ -117,7 +117,7 @@ impl Source {
         Ok(())
     }
 
-    /// Changes the first 200 documents, each in one of five ways, and inserts another hundred.
+    /// Changes the first 200 documents, each in one of four ways, and inserts another hundred.
     fn change_all(&mut self) -> Result<()> {
         for id in 0..300 {
             match id % 5 {
@@ -152,7 +152,7 @@ impl Source {
         Program::producer(own.into_iter().chain(flags))
     }
 
-    /// Carries everything up to now into the topics, and checks exit code and log.
+    /// Sends everything up to now to the topics, and checks exit code and log.
     pub(crate) fn carry(
         &self,
         topics: &Topics,

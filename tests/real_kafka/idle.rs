@@ -24,8 +24,8 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// Returns a source with a document whose value in a unique index belongs to another document on
-/// the target, which no entry mentions.
+/// Returns topics with a document that a unique index of the target refuses, and the target: there
+/// the value belongs to a document that no entry mentions.
 pub(crate) fn taken(prefix: &str) -> Result<(Topics, ModelServer)> {
     let mut made = Made::default();
     made.create("s.a", 1)?;

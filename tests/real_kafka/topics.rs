@@ -18,7 +18,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Carries a dump into topics of eight partitions.
+    /// Sends a dump to topics of eight partitions.
     pub(crate) fn carry(prefix: &str, oplog: &[u8]) -> Result<Topics> {
         let topics = Topics::none(prefix)?;
         topics.produce(oplog, &[])?;
@@ -36,12 +36,12 @@ impl Topics {
         Topics { kafka, prefix }
     }
 
-    /// Carries the part of a dump after the saved position.
+    /// Sends the part of a dump after the saved position.
     pub(crate) fn produce(&self, oplog: &[u8], more: &[&str]) -> Result<()> {
         self.produce_to_code(oplog, more, (0, ""))
     }
 
-    /// Carries the part of a dump after the saved position, and checks the exit code and a text of
+    /// Sends the part of a dump after the saved position, and checks the exit code and a text of
     /// the log.
     pub(crate) fn produce_to_code(
         &self,

@@ -1,7 +1,7 @@
 //! Benchmarks of both programs.
 //!
-//! - [`comparison`] whole programs, compared with the plain clients
-//! - [`pieces`] the steps of the work per entry
+//! - [`comparison`]: whole programs, compared with the plain clients
+//! - [`pieces`]: the steps of the work per entry
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

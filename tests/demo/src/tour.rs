@@ -1,5 +1,5 @@
-//! A guided tour: writes at a source are carried through Kafka into a target and onto the screen,
-//! with a crash and a rewind on the way, and a check of the result at the end.
+//! A guided tour: writes at a source pass through Kafka to a target and to the screen, with a crash
+//! and a rewind on the way, and a check of the result at the end.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

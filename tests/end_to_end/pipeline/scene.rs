@@ -32,7 +32,7 @@ impl Scene {
         })
     }
 
-    /// Carries a history into Kafka.
+    /// Sends a history to Kafka.
     pub(crate) fn produce(&self, history: &History, more: &[&str]) -> Result<()> {
         let path = history.dump(self.folder.path())?;
         let source = path.to_str().context("the path is not UTF-8")?;

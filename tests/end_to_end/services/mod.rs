@@ -215,7 +215,8 @@ fn servers_started_at_once_do_not_collide() -> Result<()> {
 
 #[test]
 fn the_java_partitioner_answers_for_every_key() -> Result<()> {
-    // The first three are golden values of Kafka's own test of murmur2, as partitions of 2^31 - 1.
+    // The first three keys and their hashes are those of Kafka's own test of murmur2. With 2^31 - 1
+    // partitions the partition is the hash without its sign bit.
     let keys = [
         (b"21".to_vec(), i32::MAX),
         (b"foobar".to_vec(), i32::MAX),

@@ -31,7 +31,7 @@ fn made(op: &str, increment: u32, o: Document) -> Result<Vec<u8>> {
     .to_vec()?)
 }
 
-/// Carries two thousand inserts and then a command, under a prefix.
+/// Sends two thousand inserts and then a command, under a prefix.
 fn produce(kafka: &Kafka, prefix: &str, format: &[&str]) -> Result<()> {
     carry(kafka, prefix, &history()?, format)
 }
@@ -45,7 +45,7 @@ fn history() -> Result<Vec<u8>> {
     Ok(dump)
 }
 
-/// Carries the part of a dump after the saved position.
+/// Sends the part of a dump after the saved position.
 fn carry(kafka: &Kafka, prefix: &str, dump: &[u8], format: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("oplog.bson");

@@ -95,7 +95,7 @@ fn again(kafka: &Kafka, topic: &str, partition: i32, record: &TopicRecord) -> Re
     Ok(())
 }
 
-/// Returns the last record of partition 1; commands are in the first partition.
+/// Returns the last record of partition 1; commands are in partition 0.
 fn last(kafka: &Kafka, prefix: &str) -> Result<(String, i32, TopicRecord)> {
     let contents = read_undecoded(&kafka.brokers(), prefix)?;
     let mut places = contents.into_iter();

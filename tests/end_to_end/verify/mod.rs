@@ -1,5 +1,4 @@
-//! `oplog-consumer verify` and `audit`: the differences that they find, the repairs, and the rights
-//! that they need.
+//! `oplog-consumer verify` and `audit`: the differences that they find, and the repairs.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! Change streams as a source: events over the wire to the entries that are carried.
+//! Change streams as a source: from the events on the wire to the entries that are sent.
 
 mod events;
 mod faults;

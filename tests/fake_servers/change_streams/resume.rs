@@ -72,7 +72,7 @@ async fn a_stream_continues_at_every_position_with_the_same_entries() -> Result<
 }
 
 /// The insert of a document that changes its shard may come before its delete. A restart between
-/// the two must not carry the delete.
+/// the two must not send the delete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_between_the_events_of_a_document_that_moves_keeps_the_document() -> Result<()> {
     let server = serve(&Scenario::sharded(), MONGOS)?;

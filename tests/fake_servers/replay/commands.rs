@@ -155,7 +155,7 @@ async fn index_name_other_key_86() -> Result<()> {
     Ok(())
 }
 
-/// One of two indexes exists, with a shorter expiry; the other one does not exist.
+/// One of two indexes exists, with another expiry; the other index does not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn index_that_differs_only_in_withheld_options_is_kept_and_missing_ones_are_created()
 -> Result<()> {

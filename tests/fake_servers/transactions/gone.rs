@@ -43,7 +43,7 @@ async fn txn_chain_left_oplog_217_before_start_oldest_is_skipped() -> Result<()>
     let server = made.serve_without(|seconds| seconds < 8)?;
     let live = Stream::live(&server, Begin::oldest()).await?;
     ensure!(ids(&live)? == [3, 4, 5, 6], "{:?}", ids(&live));
-    // The large, the prepared and the small transaction; the aborted one is not incomplete.
+    // The large, the prepared and the small transaction; the aborted one does not count.
     let counts = live.counts;
     ensure!((counts.incomplete, counts.aborted, counts.committed) == (3, 1, 0));
     for end in &live.ends {

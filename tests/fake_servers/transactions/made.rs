@@ -1,4 +1,4 @@
-//! Hand-made entries of a source, in the forms of servers from 4.2 on.
+//! Handmade entries of a source, in the forms of servers from 4.2 on.
 
 use anyhow::Result;
 use bson::spec::BinarySubtype;

@@ -1,5 +1,5 @@
 //! Transactions of a live source: the stub server's oplog through the producer's tail and encoder,
-//! compared with the same entries as a dump, and from every position inside.
+//! compared with the records of the same entries as a dump, and resumed at the end of every chunk.
 
 mod gone;
 mod made;

@@ -45,7 +45,7 @@ pub(crate) struct CarriedEntry {
     ordered: bool,
 }
 
-/// The result of carrying entries to Kafka.
+/// The records that Kafka would receive, and what a consumer would read of them.
 #[derive(Default)]
 pub(crate) struct Carried {
     /// The records, as descriptions.

@@ -11,7 +11,7 @@ use crate::model::Model;
 
 /// The database of all collections.
 const DB: &str = "ddl";
-/// Of the last rounds, one in this many does not drop its collection.
+/// One in this many of the last rounds does not drop its collection.
 const KEPT_EACH: u32 = 10;
 const PER_ROUND: u32 = 4;
 

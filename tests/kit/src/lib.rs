@@ -3,10 +3,10 @@
 //! # Modules
 //!
 //! - [`services`]: real servers and this workspace's programs as processes
-//! - [`stub`]: a fake mongod that serves an oplog and fails on request; [`model`]: one that stores
-//!   data, as the source or the target of a test; both speak the wire protocol on a port;
-//!   [`fake_registry`]: a stand-in for a schema registry
-//! - [`event_server`]: a mongos or a replica set whose change stream was recorded
+//! - [`stub`]: a fake mongod that serves an oplog and fails on request
+//! - [`model`]: a fake mongod that stores data, as the source or the target of a test
+//! - [`event_server`]: a fake mongos or replica set that serves the events of a change stream
+//! - [`fake_registry`]: a stand-in for a schema registry
 //! - [`generated`]: a server of generated documents; [`load`] and [`ddl`]: the writes of a source
 //! - [`stream`]: the entries of a source, read with the producer's parts and without Kafka;
 //!   [`copying`]: a full sync, likewise

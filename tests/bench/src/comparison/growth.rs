@@ -1,8 +1,8 @@
 //! Speed and memory with a growing number of partitions, of collections and of entries. All three
 //! axes start from a common point.
 //!
-//! At each point `oplog-producer` carries the entries into Kafka (`bson`), and `oplog-consumer
-//! emit` reads them from there. The plain clients, `loop` and `consume`, are measured at the same
+//! At each point `oplog-producer` sends the entries to Kafka (`bson`), and `oplog-consumer emit`
+//! reads them from there. The plain clients, `loop` and `consume`, are measured at the same
 //! points, because more partitions slow down the broker and librdkafka there as well. All topics
 //! are created before a measurement, because the cost of creating a topic does not depend on what
 //! is written to it. The reported value is the median of as many rounds as the cases have. Points

@@ -10,7 +10,7 @@ use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
 const PREFIX: &str = "large";
 
-/// Carries large documents to Kafka, to a target and to JSON, and reports the peak memory of each.
+/// Sends large documents to Kafka, to a target and to JSON, and reports the peak memory of each.
 pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
     let partitions = options.partitions.first().copied().unwrap_or(1);
     let recipe = Recipe::new(options.large_entries, Shape::Large);

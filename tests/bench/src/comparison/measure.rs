@@ -14,7 +14,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// The resources that a case used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
-    /// Number of entries that were carried.
+    /// Number of entries that passed through.
     pub(super) entries: u64,
     /// Bytes of these entries in the source.
     pub(super) bytes: u64,

@@ -30,13 +30,13 @@
 //! | `ddl` | the lag of both programs while collections are created and dropped |
 //! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
-//! The cases of a group have the same number of entries and the same settings of librdkafka's
-//! queue. A rate counts from the moment at which a case is connected, and the ratio is that of the
-//! rates. The start before that has its own column: connecting, and for this project's programs
-//! creating topics, initializing the transactional producer, reading the checkpoint and joining the
-//! group. The work after the last entry is part of the rate: the last commit, and for a consumer
-//! the detection that it is caught up. Each figure is shown beside its goal, with a note that says
-//! whether the goal was met.
+//! The cases of a group have the same number of entries. The plain producer has the compression,
+//! the batch size and the queue size of `oplog-producer`. A rate counts from the moment at which a
+//! case is connected, and the ratio is that of the rates. The start before that has its own column:
+//! connecting, and for this project's programs creating topics, initializing the transactional
+//! producer, reading the checkpoint and joining the group. The work after the last entry is part of
+//! the rate: the last commit, and for a consumer the detection that it is caught up. Each figure is
+//! shown beside its goal, with a note that says whether the goal was met.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `input` | the entries: the stub's, and hand-made updates |
+//! | `input` | the entries: the stub's, and handmade updates |
 //! | `produce` | header, key, encoding |
 //! | `consume` | decoding, reading, diffs, plans, commands |
 

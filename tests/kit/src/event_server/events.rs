@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use bson::{Document as Bson, Timestamp, doc};
 use oplog_relay_core::document::{Document, Element};
 
-/// Recorded or made events.
+/// Recorded or handmade events.
 #[derive(Debug, Clone, Default)]
 pub struct Events {
     all: Vec<Event>,
@@ -30,7 +30,7 @@ pub(super) enum Place {
 }
 
 impl Events {
-    /// Returns these events.
+    /// Returns the events with these bytes.
     ///
     /// # Errors
     /// An event has no token.
@@ -55,7 +55,7 @@ impl Events {
         Ok(events)
     }
 
-    /// Returns these events.
+    /// Returns handmade events.
     ///
     /// # Errors
     /// An event cannot be encoded, or has no token.
@@ -92,7 +92,7 @@ impl Events {
         self.all.last().map_or(START, |event| event.time)
     }
 
-    /// Returns the place of the first event with a time or a later one.
+    /// Returns the place of the first event at or after a time.
     pub(super) fn at_time(&self, time: Timestamp) -> Place {
         let is_earlier = |event: &Event| order(event.time) < order(time);
         Place::At(self.all.partition_point(is_earlier))

@@ -1,5 +1,5 @@
-//! A server that serves the recorded events of a change stream over MongoDB's wire protocol, as a
-//! mongos or as a replica set.
+//! A server that serves recorded or handmade events of a change stream over MongoDB's wire
+//! protocol, as a mongos or as a replica set.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -15,6 +15,8 @@
 //! | `find` | the document with an `_id` |
 //! | `listCollections`, `listIndexes`, `find` on system collections | nothing |
 //! | `find` on the oplog | 13, as for a user without rights on `local` |
+//! | `buildInfo`, `ping`, `killCursors`, `endSessions` | the version, or `ok` |
+//! | all others | 59 |
 
 mod answer;
 mod events;

@@ -56,7 +56,7 @@ pub(super) struct Changing {
     pub(super) first: usize,
     /// Maximum number of events in a reply.
     pub(super) reply: usize,
-    /// The logical time, if it is later than the last event.
+    /// The logical time; later than every event that exists.
     pub(super) clock: Timestamp,
     /// The codes with which the next commands of a name fail; 0 ends the connection.
     pub(super) failures: VecDeque<(String, i32)>,
@@ -133,7 +133,7 @@ impl EventServer {
         self.listener.uri()
     }
 
-    /// Sets the number of events that exist, and the logical time to that of the last of them.
+    /// Sets the number of events that exist, and the logical time to just after the last of them.
     pub fn release(&self, number: usize) {
         let mut state = self.shared.lock();
         state.released = number;
@@ -146,7 +146,7 @@ impl EventServer {
         self.shared.lock().reply = events;
     }
 
-    /// Sets the logical time, at which no event happens.
+    /// Advances the logical time to this one, without an event. Earlier times are ignored.
     pub fn set_clock(&self, time: Timestamp) {
         let mut state = self.shared.lock();
         if order(time) > order(state.clock) {
@@ -154,7 +154,7 @@ impl EventServer {
         }
     }
 
-    /// Lets the logical time advance with each empty reply, as the periodic noops of a replica set do.
+    /// Lets the logical time advance with each empty reply, as periodic noops do in a replica set.
     pub fn tick(&self) {
         self.shared.lock().ticks = true;
     }

@@ -176,7 +176,7 @@ impl Model {
         writes: &[Write<'_>],
     ) -> Result<Vec<usize>> {
         if writes.is_empty() {
-            // The last write of a bulk was repeated, and a server does not accept an empty command.
+            // The rewritten write was the last of its bulk. A server refuses an empty command.
             return Ok(Vec::new());
         }
         let (db, collection) = ns.split_once('.').context("no namespace")?;

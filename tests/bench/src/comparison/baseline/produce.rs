@@ -120,7 +120,7 @@ pub(super) fn read_and_write(source: &str, sink: &Sink, entries: u64) -> Result<
     sink.finish()
 }
 
-/// A plain librdkafka producer with the batch sizes of `oplog-producer`.
+/// A plain librdkafka producer with the batch size and the queue size of `oplog-producer`.
 pub(super) struct Sink {
     producer: BaseProducer,
     /// The topic of the first collection.

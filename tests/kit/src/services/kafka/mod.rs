@@ -150,7 +150,7 @@ impl Kafka {
         self.broker.sasl_address().context("broker without users")
     }
 
-    /// Grants rights, one a line: `<user> <operation> <resource type> <pattern type> <name>`.
+    /// Grants rights, one per line: `<user> <operation> <resource type> <pattern type> <name>`.
     ///
     /// # Errors
     /// The broker refuses them.

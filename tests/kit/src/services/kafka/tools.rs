@@ -137,7 +137,7 @@ pub fn java_partitions(keys: &[(Vec<u8>, i32)]) -> Result<Vec<i32>> {
     Ok(partitions)
 }
 
-/// Grants rights, one a line.
+/// Grants rights, one per line.
 pub(crate) fn grant(brokers: &str, rights: &[String]) -> Result<()> {
     const SOURCE: &str = include_str!("../../../services/kafka/GrantRights.java");
     let workdir = Workdir::create("rights")?;
