@@ -10,6 +10,7 @@ use oplog_relay_runtime::mongo::{self, MongoError};
 use oplog_relay_runtime::startup_error::StartupError;
 
 use crate::entry_fault::EntryFault;
+use crate::instances::error::InstancesError;
 use crate::position_lost::PositionLost;
 use crate::prepare::topics::error::TopicError;
 use crate::publish::error::PublishError;
@@ -50,13 +51,17 @@ pub enum ProducerError {
     /// Records can never be written to Kafka.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The instance cannot be a member of the group that shares the sources.
+    #[error(transparent)]
+    Instances(#[from] InstancesError),
     /// The stream cannot continue from the saved position without losing or repeating entries.
     #[error(transparent)]
     PositionLost(#[from] Box<PositionLost>),
     /// Another instance has taken over this source.
     #[error(
         "another oplog-producer with the transactional id {transactional_id:?} has taken over, so this \
-         instance stops. Run one instance per source, or give the other one its own --topic-prefix"
+         instance stops. Run one instance per source, start all of them with --high-availability, or give the \
+         other one its own --topic-prefix"
     )]
     Fenced {
         /// The transactional id.
@@ -168,6 +173,7 @@ impl ProducerError {
             Self::RequestRejected(error) => Directive::Stop(error.exit_code()),
             Self::Dump(error) => Directive::Stop(error.exit_code()),
             Self::Publish(error) => Directive::Stop(error.exit_code()),
+            Self::Instances(error) => Directive::Stop(error.exit_code()),
             Self::KafkaFailure(failure) => kafka_directive(failure),
             Self::PositionLost(_) => Directive::Stop(ExitCode::SourcePositionLost),
             Self::Fenced { .. } => Directive::Stop(ExitCode::Fenced),
@@ -181,6 +187,17 @@ impl ProducerError {
             Self::Interrupted | Self::Ended(_) | Self::Output(_) => {
                 Directive::Stop(ExitCode::Failed)
             }
+        }
+    }
+
+    /// Returns true if the error may pass without a change by the operator: a server cannot be reached,
+    /// or failed. One of several sources is then tried again for as long as the program runs.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Mongo(error) => !error.is_misconfiguration(),
+            Self::Source(_) => true,
+            _ => self.directive() == Directive::Retry,
         }
     }
 
@@ -204,6 +221,7 @@ impl ProducerError {
             | Self::RequestRejected(_)
             | Self::Dump(_)
             | Self::Publish(_)
+            | Self::Instances(_)
             | Self::KafkaFailure(_) => match self.directive() {
                 Directive::Stop(ExitCode::Usage) => "usage",
                 Directive::Stop(_) | Directive::Retry => "kafka",

@@ -12,8 +12,10 @@
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
 //!
+//! - [`run`] is the command `run`: it follows one source or several
 //! - [`session`] checks the saved state, plans the start, and runs the stages until the work is
 //!   done, a shutdown is requested, or an error occurs
+//! - [`instances`] decides which of several instances follows a source
 //! - [`saved`] holds the state of a source that is saved in Kafka
 //! - [`registry`] asks a schema registry for the ids of the schemas of Avro topics
 //! - [`config`] checks the arguments and reports all faults at once
@@ -58,45 +60,37 @@ pub mod encode;
 pub mod entry_fault;
 pub mod error;
 pub mod inspect;
+pub mod instances;
 pub mod position_lost;
 pub mod prepare;
 pub mod publish;
 pub mod registry;
 pub mod request;
+pub mod run;
 pub mod saved;
 pub mod session;
 pub mod source;
 pub mod telemetry;
 
 use std::io::Write as _;
-use std::sync::{Arc, OnceLock};
 
 use oplog_relay_runtime::exit::ExitCode;
-use oplog_relay_runtime::http::{self, Health};
+use oplog_relay_runtime::http;
 use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_runtime::startup_error::StartupError;
 use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
-use tokio::task::JoinSet;
 
 use crate::config::arguments::{Arguments, Command};
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
-use crate::publish::{Pace, transaction_timeout};
-use crate::registry::SchemaRegistry;
 use crate::request::request_full_sync;
-use crate::session::Supervisor;
-use crate::session::liveness::{BEAT, beating};
-use crate::session::pipeline::Outcome;
-use crate::source::origin::Origin;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::status;
 
 /// Runs the command given on the command line and returns its exit code. Errors are written to standard
 /// error.
 pub async fn main(arguments: Arguments) -> ExitCode {
     let ended = match arguments.command {
         Command::Run(arguments) => match RunConfig::check(&arguments) {
-            Ok(config) => Box::pin(run(config)).await,
+            Ok(config) => Box::pin(run_sources(config)).await,
             Err(error) => Err(error.into()),
         },
         Command::Inspect(arguments) => match InspectConfig::check(&arguments) {
@@ -115,8 +109,8 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Logs the error that ends the program, and returns its exit code.
-fn report(error: &ProducerError) -> ExitCode {
+/// Logs the error that ends the program or a source, and returns its exit code.
+pub(crate) fn report(error: &ProducerError) -> ExitCode {
     if let ProducerError::Config(error) = error {
         // There is no other place to report an error if standard error is closed.
         drop(error.print());
@@ -138,6 +132,11 @@ fn report(error: &ProducerError) -> ExitCode {
     };
     tracing::error!(exit_code = code.code(), "{text}");
     code
+}
+
+async fn run_sources(config: RunConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    Box::pin(run::run(config, on_signals()?)).await
 }
 
 async fn run_inspect(config: InspectConfig) -> Result<ExitCode, ProducerError> {
@@ -169,87 +168,6 @@ async fn health(address: &str) -> ExitCode {
             drop(writeln!(std::io::stderr().lock(), "{reason}"));
             ExitCode::Failed
         }
-    }
-}
-
-async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
-    start_logs(&config.log)?;
-    let shutdown = on_signals()?;
-    let metrics = Metrics::new().map_err(StartupError::from)?;
-    let metrics = Arc::new(metrics);
-    let health = Health::new(config.serve.stalled_after);
-    let registry = config.registry.as_ref().map(SchemaRegistry::new);
-    let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
-    let listener = http::bind(&config.serve.address)
-        .await
-        .map_err(StartupError::from)?;
-    let mut background = JoinSet::new();
-    // Without --source-name, the name is known only after the source has answered.
-    let name = Arc::new(OnceLock::<String>::new());
-    if let Some(given) = &config.stream.source_name {
-        name.get_or_init(|| given.clone());
-    }
-    if let Some(listener) = listener {
-        let (counted, name) = (Arc::clone(&metrics), Arc::clone(&name));
-        let status: http::Status =
-            Arc::new(move || counted.status(name.get().map_or("", String::as_str)));
-        let registry = metrics.registry.clone();
-        let served = http::serve(listener, registry, health.clone(), status, shutdown.clone());
-        background.spawn(log_failure(served));
-    }
-    let origin = Origin::of(&config.stream);
-    let Some(origin) = beating(&health, BEAT, shutdown.unless(origin)).await else {
-        return Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed));
-    };
-    let origin = origin?.reporting_stalls_after(config.serve.stalled_after);
-    let name = name.get_or_init(|| origin.name().to_owned()).clone();
-    background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
-    let pace = Pace::new(transaction_timeout(&config.kafka));
-    let producer = Supervisor {
-        config: Arc::new(config),
-        pace,
-        origin: Arc::new(origin),
-        metrics,
-        health,
-        registry,
-        shutdown,
-    };
-    let shutdown = producer.shutdown.clone();
-    let outcome = run_until_forced(producer, &shutdown).await;
-    let signalled = shutdown.exit_code();
-    shutdown.trigger();
-    background.shutdown().await;
-    match outcome? {
-        Outcome::Done => {
-            tracing::info!("done: everything that was requested is committed");
-            Ok(ExitCode::Done)
-        }
-        Outcome::Stopped => {
-            signalled.ok_or(ProducerError::Ended("the stream ended without a shutdown"))
-        }
-    }
-}
-
-/// Runs sessions until they end, or drops them if a shutdown takes too long.
-async fn run_until_forced(
-    producer: Supervisor,
-    shutdown: &Shutdown,
-) -> Result<Outcome, ProducerError> {
-    tokio::select! {
-        outcome = producer.run() => outcome,
-        () = shutdown.forced() => {
-            tracing::warn!(
-                "stopped before the shutdown was complete; the next start continues from the checkpoint"
-            );
-            Ok(Outcome::Stopped)
-        }
-    }
-}
-
-/// Serves HTTP, and logs the error that ends it.
-async fn log_failure(served: impl Future<Output = Result<(), http::HttpError>>) {
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the HTTP server failed");
     }
 }
 

@@ -46,9 +46,11 @@ pub struct StreamArguments {
     /// MongoDB connection string of a replica set (mongodb:// or mongodb+srv://; with
     /// directConnection=true behind a port-forward), or a dump: oplog.bson, oplog.bson.gz, a folder
     /// of segments, or - for standard input. The connection string may be read from a file:
-    /// file:/run/secrets/source.
-    #[arg(long, value_name = "URI|PATH|-")]
-    pub source: Option<String>,
+    /// file:/run/secrets/source. `run` follows several sources if the flag is repeated, each as
+    /// NAME=URI; in the configuration file, a table [[source]] for each source may also have its own
+    /// topic_prefix, source_mode, start, sync, include_namespaces and exclude_namespaces.
+    #[arg(long, value_name = "[NAME=]URI|PATH|-")]
+    pub source: Vec<String>,
     /// How a live source is read: oplog (the oplog of a replica set, the fastest and most exact way),
     /// change-stream (a change stream of a replica set, or of a sharded cluster through mongos) or
     /// auto (the oplog if it can be read, otherwise a change stream). A change stream begins at
@@ -226,6 +228,17 @@ pub struct RunArguments {
     /// continues from it, and also finishes a copy that was interrupted.
     #[arg(long, value_name = "full|tail|full-then-tail")]
     pub sync: Option<String>,
+    /// Follow the sources together with other instances: of all instances with this flag and the same
+    /// --topic-prefix, one follows each source, and the others stand by. They form a Kafka consumer
+    /// group, __<prefix>.producers, so the user needs Read on it. If an instance ends or is no longer
+    /// heard of, another one takes over its sources. Each source needs a name.
+    #[arg(long)]
+    pub high_availability: bool,
+    /// Time after which an instance that is no longer heard of loses its sources to another one. At
+    /// least 6s; the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms also
+    /// limit it.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub takeover_after: String,
     /// Number of concurrent reads of a full sync.
     #[arg(long, value_name = "N", default_value = "4")]
     pub full_sync_readers: String,

@@ -3,15 +3,19 @@
 //! # Modules
 //!
 //! - `arguments` defines the commands and flags
+//! - `sources` splits the values of `--source`, of which each has a configuration of its own
+//! - `instances` checks the flags of several instances that share their sources
 //! - `format` checks the flags that describe the format of record values
 //! - `lookup` checks the flags that select the documents to look up
 //! - `registry` checks the flags of the schema registry
 
 pub mod arguments;
 mod format;
+mod instances;
 mod lookup;
 mod registry;
 mod source_mode;
+mod sources;
 
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::format::Format;
@@ -29,10 +33,13 @@ use oplog_relay_runtime::telemetry::LogOptions;
 use crate::config::arguments::{
     FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
 };
+pub use crate::config::instances::InstancesConfig;
+use crate::config::instances::check_instances;
 pub use crate::config::lookup::Lookups;
 use crate::config::registry::check_registry;
 pub use crate::config::source_mode::WantedMode;
 use crate::config::source_mode::{check_copy, check_source_mode};
+use crate::config::sources::{GivenSource, check_each, given_sources};
 use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
@@ -78,6 +85,21 @@ pub struct StreamConfig {
 /// The configuration of `run`.
 #[derive(Debug, Clone)]
 pub struct RunConfig {
+    /// The sources, at least one.
+    pub sources: Vec<SourceConfig>,
+    /// The group of instances that share the sources, if there is one.
+    pub instances: Option<InstancesConfig>,
+    /// The schema registry, if the format has schemas.
+    pub registry: Option<RegistryConfig>,
+    /// The HTTP address, and the time without progress after which a stall is reported.
+    pub serve: ServeOptions,
+    /// Settings of the log.
+    pub log: LogOptions,
+}
+
+/// The configuration of one source of `run`.
+#[derive(Debug, Clone)]
+pub struct SourceConfig {
     /// Settings that determine the records.
     pub stream: StreamConfig,
     /// Connection settings of Kafka.
@@ -96,12 +118,6 @@ pub struct RunConfig {
     pub until_caught_up: bool,
     /// Settings of full syncs.
     pub full_sync: FullSyncConfig,
-    /// The schema registry, if the format has schemas.
-    pub registry: Option<RegistryConfig>,
-    /// The HTTP address, and the time without progress after which a stall is reported.
-    pub serve: ServeOptions,
-    /// Settings of the log.
-    pub log: LogOptions,
 }
 
 /// The action if no position is saved.
@@ -171,16 +187,42 @@ impl RunConfig {
     /// The error contains all faults.
     pub fn check(arguments: &RunArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let stream = check_stream(&arguments.stream, true, &mut faults);
         let log = arguments.log.check(&mut faults);
         let serve = arguments.serve.check(&mut faults);
-        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
-        let options = parse_options(
-            &arguments.kafka_option,
-            &[PRODUCER_OWNED, OWNED],
+        let given = given_sources(&arguments.stream, &mut faults);
+        let sources = check_each(&given, &mut faults, |source, faults| {
+            SourceConfig::check(&source.apply(arguments), faults)
+        });
+        // The check of each source reports the faults of the format.
+        let format = format::check_format(&arguments.stream, &mut Faults::new());
+        let registry = check_registry(
+            &arguments.registry,
+            format,
+            arguments.change_routing,
             &mut faults,
         );
-        check_transaction_timeout(&options, &mut faults);
+        let instances = check_instances(arguments, &sources, &mut faults);
+        faults.finish()?;
+        let (Some(log), Some(serve)) = (log, serve) else {
+            return Err(ConfigError::Faults(Vec::new()));
+        };
+        Ok(Self {
+            sources,
+            instances,
+            registry,
+            serve,
+            log,
+        })
+    }
+}
+
+impl SourceConfig {
+    /// Checks the arguments of `run` with one source.
+    fn check(arguments: &RunArguments, faults: &mut Faults) -> Option<Self> {
+        let stream = check_stream(&arguments.stream, true, faults);
+        let brokers = required("--brokers", arguments.brokers.as_deref(), faults);
+        let options = parse_options(&arguments.kafka_option, &[PRODUCER_OWNED, OWNED], faults);
+        check_transaction_timeout(&options, faults);
         let replication_factor = faults.take_or(
             "--replication-factor",
             match arguments.replication_factor.parse() {
@@ -188,36 +230,22 @@ impl RunConfig {
                 _ => Err("must be -1 (the broker's default) or a positive number"),
             },
         );
-        let topic_config = check_topic_config(&arguments.topic_config, &mut faults);
-        let oversize = check_oversize(arguments, &mut faults);
-        let full_sync = check_full_sync(arguments, stream.as_ref(), &mut faults);
-        let format = stream.as_ref().map(|stream| stream.format);
-        let registry = check_registry(
-            &arguments.registry,
-            format,
-            arguments.change_routing,
-            &mut faults,
-        );
-        faults.finish()?;
-        let numbers = replication_factor.zip(full_sync);
-        let (Some(stream), Some(log), Some(serve), Some(brokers), Some(numbers)) =
-            (stream, log, serve, brokers, numbers)
-        else {
-            return Err(ConfigError::Faults(Vec::new()));
-        };
-        Ok(Self {
-            stream,
-            kafka: KafkaOptions { brokers, options },
-            replication_factor: numbers.0,
-            full_sync: numbers.1,
+        let topic_config = check_topic_config(&arguments.topic_config, faults);
+        let oversize = check_oversize(arguments, faults);
+        let full_sync = check_full_sync(arguments, stream.as_ref(), faults);
+        Some(Self {
+            stream: stream?,
+            kafka: KafkaOptions {
+                brokers: brokers?,
+                options,
+            },
+            replication_factor: replication_factor?,
+            full_sync: full_sync?,
             topic_config,
-            oversize: oversize.unwrap_or_default(),
+            oversize: oversize?,
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,
-            registry,
-            serve,
-            log,
         })
     }
 }
@@ -279,7 +307,13 @@ impl InspectConfig {
     /// The error contains all faults.
     pub fn check(arguments: &InspectArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let stream = check_stream(&arguments.stream, false, &mut faults);
+        let given = given_sources(&arguments.stream, &mut faults);
+        if given.len() > 1 {
+            faults.add("--source", "inspect reads one source");
+        }
+        let source = given.into_iter().next().unwrap_or_else(GivenSource::none);
+        let stream = source.apply_to_stream(&arguments.stream);
+        let stream = check_stream(&stream, false, &mut faults);
         let log = arguments.log.check(&mut faults);
         faults.finish()?;
         match (stream, log) {
@@ -385,7 +419,8 @@ fn check_stream(
     needs_prefix: bool,
     faults: &mut Faults,
 ) -> Option<StreamConfig> {
-    let source = required("--source", arguments.source.as_deref(), faults);
+    let source = arguments.source.first().map(String::as_str);
+    let source = required("--source", source, faults);
     let origin = source.and_then(|source| check_origin(&source, faults));
     let prefix = match arguments.topic_prefix.as_deref() {
         None if !needs_prefix => Some("oplog".to_owned()),

@@ -6,12 +6,92 @@ use super::*;
 use crate::config::arguments::{Arguments, Command};
 use crate::registry::RegistryLogin;
 
-fn run(flags: &[&str]) -> Result<RunConfig, ConfigError> {
+fn run_all(flags: &[&str]) -> Result<RunConfig, ConfigError> {
     let flags = ["oplog-producer", "run"].iter().chain(flags);
     let Command::Run(arguments) = Arguments::try_parse_from(flags).unwrap().command else {
         panic!("not run");
     };
     RunConfig::check(&arguments)
+}
+
+/// Returns the configuration of the only source.
+fn run(flags: &[&str]) -> Result<SourceConfig, ConfigError> {
+    let mut config = run_all(flags)?;
+    assert_eq!(config.sources.len(), 1);
+    Ok(config.sources.remove(0))
+}
+
+#[test]
+fn several_sources_have_names_and_settings_of_their_own() {
+    let common = ["--brokers=k:1", "--topic-prefix=cdc", "--start=oldest"];
+    let with = |flags: &[&str]| run_all(&[&common[..], flags].concat());
+    let config = with(&[
+        "--source=eu=mongodb://eu/?replicaSet=a",
+        r#"--source={"name":"us","uri":"mongodb://us","start":"now","include_namespaces":["shop"]}"#,
+    ])
+    .unwrap();
+    let [eu, us] = &config.sources[..] else {
+        panic!("two sources");
+    };
+    let name = |source: &SourceConfig| source.stream.source_name.clone();
+    assert_eq!((name(eu), name(us)), (Some("eu".into()), Some("us".into())));
+    assert_eq!(
+        (eu.stream.start, us.stream.start),
+        (Some(Start::Oldest), Some(Start::Now))
+    );
+    assert!(eu.stream.filter.passes("web.x") && !us.stream.filter.passes("web.x"));
+
+    let faults = |flags: &[&str]| with(flags).unwrap_err().to_string();
+    let missing = faults(&["--source=eu=mongodb://eu", "--source=mongodb://us"]);
+    assert!(
+        missing.contains("each of several sources needs a name"),
+        "{missing}"
+    );
+    let twice = faults(&["--source=eu=mongodb://a", "--source=eu=mongodb://b"]);
+    assert!(twice.contains("two sources have the name eu"), "{twice}");
+    let named = faults(&[
+        "--source=eu=mongodb://a",
+        "--source=us=mongodb://b",
+        "--source-name=x",
+    ]);
+    assert!(named.contains("--source-name: names one source"), "{named}");
+    let other = faults(&["--source=eu=mongodb://a", "--source-name=x"]);
+    assert!(other.contains("--source-name: is x"), "{other}");
+    // A fault of one source names it; a fault that all have is reported once.
+    let mixed = faults(&[
+        "--source=eu=mongodb://a",
+        r#"--source={"name":"us","uri":"mongodb://b","start":"never"}"#,
+        "--partitions=0",
+    ]);
+    assert!(mixed.contains("source us, --start: "), "{mixed}");
+    assert_eq!(mixed.matches("--partitions").count(), 1, "{mixed}");
+    assert_eq!(mixed.lines().count(), 2, "{mixed}");
+}
+
+#[test]
+fn instances_share_live_sources_with_names() {
+    let common = ["--brokers=k:1", "--topic-prefix=cdc", "--high-availability"];
+    let with = |flags: &[&str]| run_all(&[&common[..], flags].concat());
+    let config = with(&["--source=eu=mongodb://eu"]).unwrap();
+    let instances = config.instances.unwrap();
+    assert_eq!(instances.group, "__cdc.producers");
+    assert_eq!(instances.takeover_after.as_secs(), 10);
+    for (flags, fault) in [
+        (&["--source=mongodb://eu"][..], "needs --source-name"),
+        (
+            &["--source=eu=mongodb://eu", "--until-caught-up"],
+            "--until-caught-up",
+        ),
+        (&["--source=eu=mongodb://eu", "--sync=full"], "--sync full"),
+        (
+            &["--source=eu=mongodb://eu", "--takeover-after=1s"],
+            "at least 6s",
+        ),
+        (&["--source=dump=-"], "needs live sources"),
+    ] {
+        let faults = with(flags).unwrap_err().to_string();
+        assert!(faults.contains(fault), "{faults}");
+    }
 }
 
 #[test]
@@ -327,7 +407,7 @@ fn records_can_be_split_only_in_raw_and_bson() {
 fn a_registry_is_for_avro_and_its_faults_contain_no_secrets() {
     let with = |flags: &[&str]| {
         let common = ["--source=mongodb://a/", "--brokers=k", "--topic-prefix=cdc"];
-        run(&[&common[..], flags].concat())
+        run_all(&[&common[..], flags].concat())
     };
     let url = "--registry-url=https://one:8081/api,http://two";
     let registry = with(&["--format=avro", url]).unwrap().registry.unwrap();

@@ -17,8 +17,10 @@ const PART: u32 = 12;
 const FIRST_BYTES: u64 = 2 << 20;
 /// Lower bound of the limit, so that records of common sizes are not sent one by one to a slow broker.
 const LEAST_BYTES: u64 = 64 << 10;
-/// Upper bound of the limit.
+/// Upper bound of the limit, or of the sum of the limits of several sources.
 const MOST_BYTES: u64 = 48 << 20;
+/// Smallest upper bound of one of several sources.
+const LEAST_SHARE: u64 = 2 << 20;
 
 /// A limit of the bytes in flight. Clones share it; it outlives sessions.
 #[derive(Debug, Clone)]
@@ -27,6 +29,8 @@ pub struct Pace {
     sample: Arc<Mutex<Sample>>,
     /// Maximum time for delivering everything in flight.
     time: Duration,
+    /// Upper bound of the limit.
+    most: u64,
 }
 
 /// Number of bytes handed over since the last adjustment, and the time that the publisher waited for
@@ -45,7 +49,17 @@ impl Pace {
             bytes: Arc::new(AtomicU64::new(FIRST_BYTES)),
             sample: Arc::default(),
             time: timeout / PART,
+            most: MOST_BYTES,
         }
+    }
+
+    /// Divides the upper bound among that many sources, so that a program with several sources needs
+    /// as much memory as one with a single source.
+    #[must_use]
+    pub fn shared_by(mut self, sources: usize) -> Self {
+        let sources = u64::try_from(sources.max(1)).unwrap_or(u64::MAX);
+        self.most = (MOST_BYTES / sources).max(LEAST_SHARE);
+        self
     }
 
     /// Returns the number of bytes that may be in flight.
@@ -111,7 +125,7 @@ impl Pace {
     }
 
     fn set(&self, bytes: u64) {
-        let bytes = bytes.clamp(LEAST_BYTES, MOST_BYTES);
+        let bytes = bytes.clamp(LEAST_BYTES, self.most);
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 }
@@ -144,6 +158,17 @@ mod tests {
         }
         // With a sixth of the time, a sixth of the bytes is allowed.
         assert_eq!(settle(&Pace::new(TIMEOUT / 6), 600_000), 500_000);
+    }
+
+    #[test]
+    fn several_sources_share_the_upper_bound() {
+        let fast = 100_000_000;
+        for (sources, expected) in [(1, MOST_BYTES), (4, MOST_BYTES / 4), (100, LEAST_SHARE)] {
+            assert_eq!(
+                settle(&Pace::new(TIMEOUT).shared_by(sources), fast),
+                expected
+            );
+        }
     }
 
     #[test]

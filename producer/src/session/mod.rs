@@ -7,12 +7,10 @@
 //! - `plan` determines the starting point
 //! - `pipeline` runs source, encoder and publisher
 //! - `parts` waits for the parts of a session, and chooses among their errors
-//! - `liveness` reports liveness while a session starts
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
 pub mod error;
-pub(crate) mod liveness;
 mod parts;
 pub mod pipeline;
 pub(crate) mod plan;
@@ -31,9 +29,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::RunConfig;
+use crate::config::SourceConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::{Directive, ProducerError};
+use crate::instances::Leadership;
 use crate::position_lost::PositionLost;
 use crate::prepare::claims::Claims;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
@@ -43,7 +42,6 @@ use crate::publish::{Pace, Publisher, RecordSizes};
 use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
-use crate::session::liveness::{BEAT, beating};
 use crate::session::parts::{Part, join};
 use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Queues, Until};
 use crate::session::plan::StreamStart;
@@ -134,7 +132,7 @@ impl Failure<'_> {
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     /// The configuration.
-    pub config: Arc<RunConfig>,
+    pub config: Arc<SourceConfig>,
     /// The source of entries.
     pub origin: Arc<Origin>,
     /// Metrics of the process.
@@ -145,6 +143,8 @@ pub struct Supervisor {
     pub pace: Pace,
     /// The registry of the topics' schemas, if the format has schemas.
     pub registry: Option<Arc<SchemaRegistry>>,
+    /// The right to follow the source, if instances share it.
+    pub leadership: Option<Leadership>,
     /// The shutdown signal.
     pub shutdown: Shutdown,
 }
@@ -208,6 +208,13 @@ impl Supervisor {
         let began = Instant::now();
         let mut lagging = Lagging::default();
         loop {
+            // Opening a session fences the instance that follows the source, so an instance that was
+            // suspended and has lost its sources must not open one.
+            if let Some(leadership) = &self.leadership
+                && !leadership.confirm().await
+            {
+                return Ok(Outcome::Stopped);
+            }
             let commits = self.metrics.commit_count();
             let error = match self.session().await {
                 Ok(outcome) => return Ok(outcome),
@@ -243,7 +250,7 @@ impl Supervisor {
     }
 
     async fn session(&self) -> Result<Outcome, ProducerError> {
-        match beating(&self.health, BEAT, self.open()).await? {
+        match self.health.beat_during(self.open()).await? {
             Some(session) => self.stream(session).await,
             None => Ok(Outcome::Stopped),
         }

@@ -1,5 +1,6 @@
 //! Metrics of the producer. Their names are a contract with dashboards.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -22,7 +23,10 @@ const COMMIT_BUCKETS: [f64; 12] = [
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
 
-/// The metrics of one process. Shared by reference.
+/// The label of the metrics of several sources.
+const SOURCE: &str = "source";
+
+/// The metrics of one source. Shared by reference.
 #[derive(Debug)]
 pub struct Metrics {
     /// The registry behind `/metrics`.
@@ -42,6 +46,7 @@ pub struct Metrics {
     queue_bytes: IntGauge,
     errors: IntCounterVec,
     sessions: IntCounter,
+    active: IntGauge,
     copied: CopyCounters,
     lookups: LookupCounters,
     /// Progress of a full sync.
@@ -79,12 +84,24 @@ fn commit_histogram() -> Result<Histogram, prometheus::Error> {
 }
 
 impl Metrics {
-    /// Registers all metrics.
+    /// Registers all metrics of a program with one source.
     ///
     /// # Errors
     /// Fails if a name is registered twice.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        Self::in_registry(Registry::new())
+    }
+
+    /// Registers all metrics of one of several sources, with its name as the label `source`.
+    ///
+    /// # Errors
+    /// Fails if a name is registered twice.
+    pub fn of_source(name: &str) -> Result<Self, prometheus::Error> {
+        let label = HashMap::from([(SOURCE.to_owned(), name.to_owned())]);
+        Self::in_registry(Registry::new_custom(None, Some(label))?)
+    }
+
+    fn in_registry(registry: Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| {
             registered(&registry, IntCounter::with_opts(opts(name, help))?)
         };
@@ -131,6 +148,10 @@ impl Metrics {
             sessions: counter(
                 "sessions_total",
                 "Sessions opened. A retry after a failure opens another one.",
+            )?,
+            active: int_gauge(
+                "active",
+                "1 while this instance follows the source, 0 while it stands by or has ended.",
             )?,
             errors,
             copied: CopyCounters::register(&registry)?,
@@ -252,6 +273,11 @@ impl Metrics {
     #[must_use]
     pub fn commit_count(&self) -> u64 {
         self.commits.get()
+    }
+
+    /// Sets whether this instance follows the source.
+    pub fn set_active(&self, active: bool) {
+        self.active.set(active.into());
     }
 
     /// Counts a session that was opened.

@@ -13,9 +13,10 @@ const LIVE: Duration = Duration::from_millis(250);
 /// Interval between two log lines.
 const LOGGED: Duration = Duration::from_secs(5);
 
-/// Shows progress until the shutdown.
-pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
-    let line = StatusLine::new(true);
+/// Shows progress until the shutdown. The progress of one of several sources is only logged, and only
+/// while the source moves.
+pub async fn show(metrics: Arc<Metrics>, source: String, is_alone: bool, shutdown: Shutdown) {
+    let line = StatusLine::new(is_alone);
     let every = if line.is_visible() { LIVE } else { LOGGED };
     let mut before = Reading::of(&metrics);
     loop {
@@ -25,6 +26,7 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
         }
         let now = Reading::of(&metrics);
         let rate = Rate::between(before, now);
+        let has_moved = now.totals.entries > before.totals.entries;
         before = now;
         let position = metrics
             .position()
@@ -33,6 +35,9 @@ pub async fn show(metrics: Arc<Metrics>, source: String, shutdown: Shutdown) {
         metrics.refresh();
         let lag = metrics.lag_seconds();
         let bars = metrics.full_sync.lines();
+        if !is_alone && !has_moved && bars.is_empty() {
+            continue;
+        }
         if line.is_visible() {
             line.update_lines(
                 &bars,

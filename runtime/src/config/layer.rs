@@ -251,14 +251,23 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn given(value: toml::Value) -> Result<Given, String> {
     match value {
         toml::Value::Array(values) => {
-            let texts: Option<Vec<String>> = values.into_iter().map(scalar).collect();
+            let texts: Option<Vec<String>> = values.into_iter().map(element).collect();
             texts
                 .map(Given::Many)
-                .ok_or_else(|| "a list can contain only plain values".to_owned())
+                .ok_or_else(|| "a list can contain only plain values and tables".to_owned())
         }
         value => scalar(value)
             .map(Given::One)
             .ok_or_else(|| "tables are not supported".to_owned()),
+    }
+}
+
+/// Returns the text of a list's element: a table as a JSON object, which flags that accept objects
+/// parse.
+fn element(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::Table(table) => serde_json::to_string(&table).ok(),
+        value => scalar(value),
     }
 }
 

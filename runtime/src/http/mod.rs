@@ -3,12 +3,15 @@
 //! # Modules
 //!
 //! - `health` has the state behind `/livez` and `/readyz`
+//! - `parts` has the metrics and the health of a program's parts
 //! - `probe` is the client of `/readyz`
 
 mod health;
+mod parts;
 mod probe;
 
 pub use health::Health;
+pub use parts::Part;
 pub use probe::probe;
 
 use std::fmt;
@@ -117,10 +120,8 @@ pub async fn bind(address: &HttpAddress) -> Result<Option<TcpListener>, HttpErro
 /// The content of the HTTP server.
 #[derive(Clone)]
 pub struct Http {
-    /// The source of `/metrics`.
-    pub registry: Registry,
-    /// The source of `/livez`, `/readyz` and `/healthz`.
-    pub health: Health,
+    /// The sources of `/metrics`, `/livez`, `/readyz` and `/healthz`.
+    pub parts: Vec<Part>,
     /// The source of `/status`.
     pub status: Status,
     /// The program's own routes.
@@ -130,18 +131,24 @@ pub struct Http {
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http")
-            .field("health", &self.health)
+            .field("parts", &self.parts)
             .finish_non_exhaustive()
     }
 }
 
 impl Http {
-    /// Creates a server with only the common routes.
+    /// Creates a server with only the common routes, for a program of one part.
     #[must_use]
     pub fn new(registry: Registry, health: Health, status: Status) -> Self {
+        Self::of_parts(vec![Part::whole(registry, health)], status)
+    }
+
+    /// Creates a server with only the common routes. The program is live if all of its parts are, and
+    /// ready if all of them are.
+    #[must_use]
+    pub fn of_parts(parts: Vec<Part>, status: Status) -> Self {
         Self {
-            registry,
-            health,
+            parts,
             status,
             routes: Router::new(),
         }
@@ -196,7 +203,7 @@ pub async fn serve(
 }
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
-    match TextEncoder::new().encode_to_string(&http.registry.gather()) {
+    match TextEncoder::new().encode_to_string(&parts::gather(&http.parts)) {
         Ok(text) => ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be encoded");
@@ -206,11 +213,12 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
 }
 
 async fn livez(State(http): State<Arc<Http>>) -> Response {
-    health_response(http.health.live())
+    health_response(parts::check(&http.parts, Health::live))
 }
 
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    health_response(http.health.live().and_then(|()| http.health.ready()))
+    let is_ready = |health: &Health| health.live().and_then(|()| health.ready());
+    health_response(parts::check(&http.parts, is_ready))
 }
 
 async fn status(State(http): State<Arc<Http>>) -> Response {

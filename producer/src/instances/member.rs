@@ -1,0 +1,221 @@
+//! The member of the group: a Kafka consumer that is polled by a thread of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::http::Health;
+use oplog_relay_runtime::kafka::{client_config, is_fatal, is_unauthorized};
+use oplog_relay_runtime::shutdown::Shutdown;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::context::MemberContext;
+use super::error::InstancesError;
+use super::leadership::Request;
+use super::shared_source::SharedSource;
+use crate::config::InstancesConfig;
+use crate::error::ProducerError;
+
+/// The longest time that a poll waits, and so the delay of requests and of the shutdown.
+const POLL: Duration = Duration::from_millis(100);
+/// Interval between two attempts to reach a broker after the client has lost all of them.
+const REACHED_EVERY: Duration = Duration::from_secs(2);
+/// Interval of heartbeats. A member learns of a rebalance with the answer, so this is most of the
+/// time that a takeover needs after an instance has left.
+const HEARTBEAT_MS: &str = "500";
+/// Time limit of a request, so that a broker that does not answer delays a confirmation only for a
+/// moment.
+const REQUEST_MS: &str = "10000";
+
+/// The sources that this instance leaves to others.
+#[derive(Debug)]
+struct Resigned {
+    source: Arc<SharedSource>,
+    /// The time at which it subscribes to the source again; `None` if it never does.
+    until: Option<Instant>,
+}
+
+/// The member of the group.
+#[derive(Debug)]
+pub(super) struct Member {
+    config: InstancesConfig,
+    sources: Vec<Arc<SharedSource>>,
+    health: Health,
+    requests: mpsc::Receiver<Request>,
+    resigned: Vec<Resigned>,
+}
+
+impl Member {
+    pub(super) const fn new(
+        config: InstancesConfig,
+        sources: Vec<Arc<SharedSource>>,
+        health: Health,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
+        Self {
+            config,
+            sources,
+            health,
+            requests,
+            resigned: Vec::new(),
+        }
+    }
+
+    /// Is a member until the shutdown. The group is left only when all sessions have ended, so that
+    /// the next instance of a source starts where they stopped.
+    pub(super) fn run(mut self, shutdown: &Shutdown) -> Result<(), ProducerError> {
+        let context = MemberContext::new(self.sources.clone(), self.health.clone());
+        let consumer: BaseConsumer<MemberContext> = (self.client())
+            .create_with_context(context)
+            .map_err(InstancesError::Options)?;
+        self.subscribe(&consumer)?;
+        tracing::info!(group = self.config.group, "joining the group of instances");
+        let mut reached = Instant::now();
+        while !(shutdown.is_forced() || shutdown.triggered() && self.are_returned()) {
+            self.health.beat();
+            // The partitions are paused, so there are only errors to receive.
+            if let Some(Err(error)) = consumer.poll(POLL) {
+                self.judge(&error)?;
+            }
+            self.answer_requests(&consumer)?;
+            self.end_rests(&consumer)?;
+            if consumer.context().is_cut_off() && reached.elapsed() >= REACHED_EVERY {
+                reached = Instant::now();
+                if consumer.fetch_metadata(None, REACHED_EVERY).is_ok() {
+                    consumer.context().reached();
+                }
+            }
+        }
+        // The consumer leaves the group when it is dropped.
+        Ok(())
+    }
+
+    fn client(&self) -> ClientConfig {
+        let first = self.sources.first().expect("a configuration has a source");
+        let mut client = client_config(&first.kafka);
+        let session = self.config.takeover_after.as_millis().to_string();
+        client
+            .set("group.id", &self.config.group)
+            .set("client.id", "oplog-producer")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", session)
+            .set("heartbeat.interval.ms", HEARTBEAT_MS)
+            .set("socket.timeout.ms", REQUEST_MS)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "latest");
+        client
+    }
+
+    /// Returns true if no session runs under a lease.
+    fn are_returned(&self) -> bool {
+        let mut sources = self.sources.iter();
+        sources.all(|source| source.await_return(Duration::ZERO))
+    }
+
+    /// Subscribes to all sources that this instance does not leave to others.
+    fn subscribe(&self, consumer: &BaseConsumer<MemberContext>) -> Result<(), InstancesError> {
+        let is_wanted = |source: &&Arc<SharedSource>| {
+            !self
+                .resigned
+                .iter()
+                .any(|it| Arc::ptr_eq(&it.source, source))
+        };
+        let wanted = self.sources.iter().filter(is_wanted);
+        let topics: Vec<&str> = wanted.map(|source| source.topic.as_str()).collect();
+        if topics.is_empty() {
+            consumer.unsubscribe();
+            return Ok(());
+        }
+        let subscribed = consumer.subscribe(&topics);
+        subscribed.map_err(|source| self.refused(source))
+    }
+
+    fn refused(&self, source: KafkaError) -> InstancesError {
+        let group = self.config.group.clone();
+        InstancesError::Refused { group, source }
+    }
+
+    /// Ends the program for an error that only an operator can remove. librdkafka retries after all
+    /// others by itself.
+    fn judge(&self, error: &KafkaError) -> Result<(), InstancesError> {
+        let group = || self.config.group.clone();
+        if is_unauthorized(error) {
+            return Err(InstancesError::Unauthorized {
+                group: group(),
+                source: error.clone(),
+            });
+        }
+        use RDKafkaErrorCode as Code;
+        let is_refused = matches!(
+            error.rdkafka_error_code(),
+            Some(Code::InvalidSessionTimeout | Code::InconsistentGroupProtocol)
+        );
+        if is_refused || is_fatal(error) {
+            return Err(self.refused(error.clone()));
+        }
+        tracing::debug!(%error, group = group(), "the group's client reports an error");
+        Ok(())
+    }
+
+    fn answer_requests(
+        &mut self,
+        consumer: &BaseConsumer<MemberContext>,
+    ) -> Result<(), InstancesError> {
+        while let Ok(request) = self.requests.try_recv() {
+            // The answer is not needed if the code that asked has ended.
+            match request {
+                Request::Confirm { source, answer } => {
+                    drop(answer.send(is_confirmed(consumer, &source)));
+                }
+                Request::Resign {
+                    source,
+                    rest,
+                    answer,
+                } => {
+                    let until = rest.map(|rest| Instant::now() + rest);
+                    self.resigned.push(Resigned { source, until });
+                    self.subscribe(consumer)?;
+                    drop(answer.send(true));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Subscribes again to the sources whose rest is over.
+    fn end_rests(&mut self, consumer: &BaseConsumer<MemberContext>) -> Result<(), InstancesError> {
+        let before = self.resigned.len();
+        let now = Instant::now();
+        self.resigned
+            .retain(|resigned| resigned.until.is_none_or(|until| until > now));
+        if self.resigned.len() < before {
+            self.subscribe(consumer)?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns true if the coordinator accepts a commit of this member's generation for the source's
+/// partition. The committed offset itself has no meaning.
+fn is_confirmed(consumer: &BaseConsumer<MemberContext>, source: &SharedSource) -> bool {
+    let is_assigned = || source.is_assigned() && !consumer.assignment_lost();
+    let mut list = TopicPartitionList::new();
+    if !is_assigned()
+        || list
+            .add_partition_offset(&source.topic, 0, Offset::Offset(0))
+            .is_err()
+    {
+        return false;
+    }
+    match consumer.commit(&list, CommitMode::Sync) {
+        Ok(()) => is_assigned(),
+        Err(error) => {
+            tracing::info!(%error, source = source.name, "the group does not confirm the assignment");
+            false
+        }
+    }
+}

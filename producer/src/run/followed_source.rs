@@ -1,0 +1,135 @@
+//! What other parts of the program show of a source.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use oplog_relay_runtime::http::{Health, Part};
+use oplog_relay_runtime::startup_error::StartupError;
+use serde_json::{Value, json};
+
+use crate::config::SourceConfig;
+use crate::error::ProducerError;
+use crate::session::pipeline::Outcome;
+use crate::telemetry::metrics::Metrics;
+
+/// What an instance does for a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// It connects to the source, or follows it.
+    Active,
+    /// Another instance follows the source, and this one waits.
+    Standby,
+    /// Everything that was requested is committed, or the program was stopped.
+    Ended,
+    /// An error ended the source.
+    Failed(String),
+}
+
+impl Role {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::Ended => "ended",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// A source of this program.
+#[derive(Debug)]
+pub(super) struct FollowedSource {
+    pub(super) config: Arc<SourceConfig>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Health,
+    pub(super) is_alone: bool,
+    /// The source's name. Without `--source-name` it is known only after the source has answered.
+    name: OnceLock<String>,
+    role: Mutex<Role>,
+}
+
+impl FollowedSource {
+    pub(super) fn new(
+        config: SourceConfig,
+        is_alone: bool,
+        stalled_after: Duration,
+    ) -> Result<Arc<Self>, ProducerError> {
+        let name = OnceLock::new();
+        if let Some(given) = &config.stream.source_name {
+            name.get_or_init(|| given.clone());
+        }
+        let metrics = match name.get() {
+            Some(name) if !is_alone => Metrics::of_source(name),
+            _ => Metrics::new(),
+        };
+        Ok(Arc::new(Self {
+            config: Arc::new(config),
+            metrics: Arc::new(metrics.map_err(StartupError::from)?),
+            health: Health::new(stalled_after),
+            is_alone,
+            name,
+            role: Mutex::new(Role::Standby),
+        }))
+    }
+
+    /// Returns the source's name; empty as long as it is unknown.
+    pub(super) fn name(&self) -> &str {
+        self.name.get().map_or("", String::as_str)
+    }
+
+    /// Sets the name that the source has reported.
+    pub(super) fn set_name(&self, name: &str) {
+        self.name.get_or_init(|| name.to_owned());
+    }
+
+    /// Returns the source as a part of the HTTP server.
+    pub(super) fn part(&self) -> Part {
+        let name = (!self.is_alone).then(|| format!("source {}", self.name()));
+        Part {
+            name,
+            ..Part::whole(self.metrics.registry.clone(), self.health.clone())
+        }
+    }
+
+    /// Notes that this instance follows the source from now on.
+    pub(super) fn is_active(&self) {
+        *self.role() = Role::Active;
+        self.metrics.set_active(true);
+        self.health.set_ready(false, "starting");
+    }
+
+    /// Notes that another instance may follow the source from now on. A standby is ready to take over.
+    pub(super) fn is_standby(&self) {
+        *self.role() = Role::Standby;
+        self.metrics.set_active(false);
+        self.metrics.interrupted();
+        self.health.set_ready(true, "");
+    }
+
+    /// Notes that nothing more happens for the source.
+    pub(super) fn has_ended(&self, ended: &Result<Outcome, ProducerError>) {
+        self.metrics.set_active(false);
+        *self.role() = match ended {
+            Ok(_) => Role::Ended,
+            Err(error) => {
+                self.health.set_ready(false, &error.to_string());
+                Role::Failed(error.to_string())
+            }
+        };
+    }
+
+    /// Returns the source's part of `/status`.
+    pub(super) fn status(&self) -> Value {
+        let mut status = self.metrics.status(self.name());
+        let role = self.role().clone();
+        status["role"] = json!(role.name());
+        if let Role::Failed(error) = role {
+            status["error"] = json!(error);
+        }
+        status
+    }
+
+    fn role(&self) -> MutexGuard<'_, Role> {
+        self.role.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,208 @@
+//! Follows a source: connects to it, and runs sessions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oplog_relay_runtime::retry::Backoff;
+use oplog_relay_runtime::shutdown::Shutdown;
+use tokio::task::JoinSet;
+
+use crate::error::ProducerError;
+use crate::instances::{Leadership, Lease};
+use crate::publish::{Pace, transaction_timeout};
+use crate::registry::SchemaRegistry;
+use crate::run::followed_source::FollowedSource;
+use crate::session::Supervisor;
+use crate::session::pipeline::Outcome;
+use crate::source::origin::Origin;
+use crate::telemetry::status;
+
+/// Delays between two attempts to follow a source, and between two of its leases.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// Interval of the checks whether a source is followed successfully.
+const CHECKED_EVERY: Duration = Duration::from_secs(1);
+/// The time during which an instance that cannot follow a source leaves it to others.
+const REST: Duration = Duration::from_secs(30);
+
+/// The action after an outage of the source or of Kafka that lasts longer than a session retries.
+#[derive(Debug)]
+pub(super) enum Outages {
+    /// The program ends with the error.
+    End,
+    /// The source is tried again, because other sources depend on this program.
+    Retried,
+    /// Another instance may follow the source instead.
+    Shared(Leadership),
+}
+
+/// Follows one source.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) source: Arc<FollowedSource>,
+    /// Number of sources of the program.
+    pub(super) sources: usize,
+    pub(super) registry: Option<Arc<SchemaRegistry>>,
+    pub(super) outages: Outages,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Follower {
+    /// Follows the source until it is done, an error ends it, or a shutdown is requested.
+    pub(super) async fn run(self) -> Result<Outcome, ProducerError> {
+        let ended = match &self.outages {
+            Outages::End => {
+                self.source.is_active();
+                self.follow(&self.shutdown, None).await
+            }
+            Outages::Retried => self.follow_through_outages().await,
+            Outages::Shared(leadership) => self.follow_in_turn(leadership).await,
+        };
+        self.source.has_ended(&ended);
+        // A source that has ended reports no liveness, which must not look like a stall.
+        self.source.health.rest();
+        ended
+    }
+
+    async fn follow_through_outages(&self) -> Result<Outcome, ProducerError> {
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        loop {
+            self.source.is_active();
+            let error = match self.follow(&self.shutdown, None).await {
+                Err(error) if error.is_outage() => error,
+                ended => return ended,
+            };
+            self.note_outage(&error);
+            let pause = backoff.sleep(&self.shutdown);
+            if !self.source.health.beat_during(pause).await {
+                return Ok(Outcome::Stopped);
+            }
+        }
+    }
+
+    fn note_outage(&self, error: &ProducerError) {
+        let source = self.source.name();
+        tracing::warn!(source, %error, "the source cannot be followed; it is tried again");
+        self.source.metrics.failed(error.kind());
+        self.source.health.set_ready(false, &error.to_string());
+    }
+
+    /// Follows the source whenever it is this instance's turn.
+    async fn follow_in_turn(&self, leadership: &Leadership) -> Result<Outcome, ProducerError> {
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        loop {
+            self.source.is_standby();
+            let turn = self.shutdown.unless(leadership.turn());
+            if self.source.health.beat_during(turn).await.is_none() {
+                return Ok(Outcome::Stopped);
+            }
+            self.source.is_active();
+            let began = Instant::now();
+            let source = self.source.name();
+            tracing::info!(source, "this instance follows the source");
+            let lease = leadership.lease(&self.shutdown);
+            let ended = self.follow_during(&lease, leadership).await;
+            drop(lease);
+            match ended {
+                Ok(outcome) if self.shutdown.triggered() => return Ok(outcome),
+                Ok(_) => tracing::info!(source, "another instance may follow the source"),
+                // The instance that took over has the lease, or asks for it now.
+                Err(error @ ProducerError::Fenced { .. }) => {
+                    tracing::warn!(source, %error, "another instance has taken over the source");
+                }
+                Err(error) if error.is_outage() => self.note_outage(&error),
+                Err(error) => {
+                    leadership.resign(None).await;
+                    return Err(error);
+                }
+            }
+            if began.elapsed() > LONGEST_DELAY {
+                backoff.reset();
+            }
+            let pause = backoff.sleep(&self.shutdown);
+            if !self.source.health.beat_during(pause).await {
+                return Ok(Outcome::Stopped);
+            }
+        }
+    }
+
+    /// Follows the source until the lease ends. Gives the source up if this instance cannot follow
+    /// it, because another one may be able to.
+    async fn follow_during(
+        &self,
+        lease: &Lease,
+        leadership: &Leadership,
+    ) -> Result<Outcome, ProducerError> {
+        let following = self.follow(lease.shutdown(), Some(leadership.clone()));
+        tokio::pin!(following);
+        tokio::select! {
+            ended = &mut following => return ended,
+            () = self.failing() => {}
+        }
+        let (source, rest) = (self.source.name(), REST.as_secs());
+        tracing::warn!(
+            source,
+            rest_s = rest,
+            "this instance cannot follow the source, so it leaves it to another one for a while"
+        );
+        leadership.resign(Some(REST)).await;
+        following.await
+    }
+
+    /// Waits until the source has been neither live nor ready for the time after which a stall is
+    /// reported.
+    async fn failing(&self) {
+        let health = &self.source.health;
+        let mut well = Instant::now();
+        while well.elapsed() <= health.limit() {
+            tokio::time::sleep(CHECKED_EVERY).await;
+            if health.live().and_then(|()| health.ready()).is_ok() {
+                well = Instant::now();
+            }
+        }
+    }
+
+    /// Connects to the source and runs sessions until they end. Sessions are dropped if a shutdown
+    /// takes too long.
+    async fn follow(
+        &self,
+        shutdown: &Shutdown,
+        leadership: Option<Leadership>,
+    ) -> Result<Outcome, ProducerError> {
+        let health = &self.source.health;
+        let stream = &self.source.config.stream;
+        let connecting = shutdown.unless(Origin::of(stream));
+        let Some(origin) = health.beat_during(connecting).await else {
+            return Ok(Outcome::Stopped);
+        };
+        let origin = origin?.reporting_stalls_after(health.limit());
+        self.source.set_name(origin.name());
+        let mut shown = JoinSet::new();
+        shown.spawn(status::show(
+            Arc::clone(&self.source.metrics),
+            self.source.name().to_owned(),
+            self.source.is_alone,
+            shutdown.clone(),
+        ));
+        let timeout = transaction_timeout(&self.source.config.kafka);
+        let supervisor = Supervisor {
+            config: Arc::clone(&self.source.config),
+            pace: Pace::new(timeout).shared_by(self.sources),
+            origin: Arc::new(origin),
+            metrics: Arc::clone(&self.source.metrics),
+            health: health.clone(),
+            registry: self.registry.clone(),
+            leadership,
+            shutdown: shutdown.clone(),
+        };
+        tokio::select! {
+            outcome = supervisor.run() => outcome,
+            () = shutdown.forced() => {
+                tracing::warn!(
+                    "stopped before the shutdown was complete; the next start continues from the checkpoint"
+                );
+                Ok(Outcome::Stopped)
+            }
+        }
+    }
+}

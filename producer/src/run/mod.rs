@@ -1,0 +1,146 @@
+//! The command `run`: follows one source, or several of which each has its own position, metrics and
+//! failures. Instances may share their sources ([`crate::instances`]).
+//!
+//! # Modules
+//!
+//! - `followed_source` has what other parts of the program show of a source
+//! - `follower` follows a source, through outages and in turn with other instances
+
+mod followed_source;
+mod follower;
+
+use std::sync::Arc;
+
+use oplog_relay_runtime::exit::ExitCode;
+use oplog_relay_runtime::http::{self, Http, Part};
+use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::startup_error::StartupError;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::config::RunConfig;
+use crate::error::ProducerError;
+use crate::instances::{Instances, Leadership, SharedSource};
+use crate::registry::SchemaRegistry;
+use crate::report;
+use crate::run::followed_source::FollowedSource;
+use crate::run::follower::{Follower, Outages};
+use crate::session::pipeline::Outcome;
+
+/// Follows the sources until they are done or a shutdown is requested. If one of several sources
+/// fails, the others continue.
+///
+/// # Errors
+/// [`StartupError`] if the program cannot start; the error of the only source; the error of the group
+/// of instances.
+pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, ProducerError> {
+    let registry = config.registry.as_ref().map(SchemaRegistry::new);
+    let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
+    let is_alone = config.sources.len() == 1;
+    let stalled_after = config.serve.stalled_after;
+    let sources = config.sources.into_iter();
+    let sources = sources.map(|source| FollowedSource::new(source, is_alone, stalled_after));
+    let sources: Vec<Arc<FollowedSource>> = sources.collect::<Result<_, _>>()?;
+    let instances = config.instances.map(|instances| {
+        let shared = sources
+            .iter()
+            .map(|source| SharedSource::of(&source.config));
+        Instances::new(instances, shared.collect())
+    });
+    let mut parts: Vec<Part> = sources.iter().map(|source| source.part()).collect();
+    parts.extend(instances.as_ref().map(Instances::part));
+    let listener = http::bind(&config.serve.address)
+        .await
+        .map_err(StartupError::from)?;
+    let mut background = JoinSet::new();
+    if let Some(listener) = listener {
+        let shown = Http::of_parts(parts, status_of(sources.clone()));
+        background.spawn(log_failure(shown.serve(listener, shutdown.clone())));
+    }
+    let mut followers = JoinSet::new();
+    for (number, source) in sources.iter().enumerate() {
+        let leadership = instances.as_ref().map(|it| it.leadership(number));
+        let follower = Follower {
+            source: Arc::clone(source),
+            sources: sources.len(),
+            registry: registry.clone(),
+            outages: outages(is_alone, leadership),
+            shutdown: shutdown.clone(),
+        };
+        followers.spawn(follower.run());
+    }
+    let members = async {
+        match instances {
+            Some(instances) => instances.run(&shutdown).await,
+            None => Ok(()),
+        }
+    };
+    let (ended, left) = tokio::join!(await_all(followers, is_alone, &shutdown), members);
+    background.shutdown().await;
+    left?;
+    ended
+}
+
+const fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
+    match leadership {
+        Some(leadership) => Outages::Shared(leadership),
+        None if is_alone => Outages::End,
+        None => Outages::Retried,
+    }
+}
+
+/// Waits until all sources have ended, and returns the exit code of the program. The first source
+/// that failed determines it, unless a signal ended the others.
+async fn await_all(
+    mut followers: JoinSet<Result<Outcome, ProducerError>>,
+    is_alone: bool,
+    shutdown: &Shutdown,
+) -> Result<ExitCode, ProducerError> {
+    let mut failed = None;
+    let mut is_stopped = false;
+    while let Some(ended) = followers.join_next().await {
+        match ended.map_err(|_| ProducerError::Ended("a task that follows a source ended"))? {
+            Ok(outcome) => is_stopped |= outcome == Outcome::Stopped,
+            Err(error) if is_alone => {
+                shutdown.trigger();
+                return Err(error);
+            }
+            Err(error) => {
+                let code = report(&error);
+                failed.get_or_insert(code);
+            }
+        }
+    }
+    let signalled = shutdown.exit_code();
+    shutdown.trigger();
+    if let Some(code) = signalled
+        .filter(|_| is_stopped || failed.is_some())
+        .or(failed)
+    {
+        return Ok(code);
+    }
+    if is_stopped {
+        return Err(ProducerError::Ended("the stream ended without a shutdown"));
+    }
+    tracing::info!("done: everything that was requested is committed");
+    Ok(ExitCode::Done)
+}
+
+/// Returns the body of `/status`: that of the only source, or a list.
+fn status_of(sources: Vec<Arc<FollowedSource>>) -> http::Status {
+    Arc::new(move || match &sources[..] {
+        [source] => source.status(),
+        sources => json!({
+            "program": "oplog-producer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "sources": sources.iter().map(|source| source.status()).collect::<Vec<_>>(),
+        }),
+    })
+}
+
+/// Serves HTTP, and logs the error that ends it.
+async fn log_failure(served: impl Future<Output = Result<(), http::HttpError>>) {
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the HTTP server failed");
+    }
+}

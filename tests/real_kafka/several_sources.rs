@@ -1,0 +1,84 @@
+//! Several sources of one process: their positions, metrics and failures are their own.
+
+use anyhow::{Result, ensure};
+use oplog_relay_kit::http_status::{metrics, probe, status};
+use oplog_relay_kit::services::{Kafka, Port, Program, wait_until};
+use oplog_relay_kit::stub::{Oplog, Server, Shape};
+use oplog_relay_kit::topic_reader::count_keys;
+
+use crate::topics::LIMIT;
+
+const ENTRIES: u64 = 2000;
+
+/// Starts a producer of these sources, each with topics of its own.
+fn start(group: &str, port: &Port, sources: &[(&str, String)], more: &[&str]) -> Result<Program> {
+    let mut flags = vec![
+        "run".to_owned(),
+        format!("--http=127.0.0.1:{}", port.number()),
+        format!("--brokers={}", Kafka::shared()?.brokers()),
+        "--start=oldest".to_owned(),
+    ];
+    for (name, uri) in sources {
+        let prefix = format!("{group}-{name}");
+        let source = serde_json::json!({ "name": name, "uri": uri, "topic_prefix": prefix });
+        flags.push(format!("--source={source}"));
+    }
+    Program::producer(flags.iter().map(String::as_str).chain(more.iter().copied()))
+}
+
+#[test]
+fn a_source_that_is_down_harms_no_other() -> Result<()> {
+    let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
+    let port = Port::lease()?;
+    let unreachable = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=500".to_owned();
+    let sources = [("down", unreachable), ("up", server.uri())];
+    let mut producer = start("several", &port, &sources, &[])?;
+    let brokers = Kafka::shared()?.brokers();
+    wait_until("the entries of the source that is up", LIMIT, || {
+        count_keys(&brokers, "several-up").is_ok_and(|count| count == ENTRIES)
+    })?;
+    let ready = || probe(port.number(), "/readyz").unwrap_or_else(|| panic!("no answer"));
+    wait_until("the reason why the program is not ready", LIMIT, || {
+        let ready = ready();
+        !ready.passes && ready.text.lines().count() == 1 && ready.text.contains("source down: ")
+    })?;
+    let shown = status(port.number()).unwrap_or_default();
+    ensure!(shown["sources"][1]["caught_up"] == true, "{shown}");
+    let all = metrics(port.number()).unwrap_or_default();
+    for line in [
+        format!("oplog_producer_records_total{{source=\"up\"}} {ENTRIES}"),
+        "oplog_producer_records_total{source=\"down\"} 0".to_owned(),
+    ] {
+        ensure!(
+            all.lines().any(|found| found == line),
+            "{line} is not in {all}"
+        );
+    }
+    ensure!(producer.is_running()?, "{}", producer.stderr_text()?);
+    producer.terminate()?;
+    ensure!(producer.wait(LIMIT)? == 143, "{}", producer.stderr_text()?);
+    Ok(())
+}
+
+#[test]
+fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_finished() -> Result<()>
+{
+    let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
+    let port = Port::lease()?;
+    // The first source is to start before its oldest entry.
+    let lost = serde_json::json!({
+        "name": "lost", "uri": server.uri(), "topic_prefix": "failing-lost", "start": "1000:1",
+    });
+    let lost = format!("--source={lost}");
+    let sources = [("whole", server.uri())];
+    let mut producer = start("failing", &port, &sources, &[&lost, "--until-caught-up"])?;
+    let code = producer.wait(LIMIT)?;
+    let log = producer.stderr_text()?;
+    ensure!(
+        code == 3 && log.contains("exit_code=3"),
+        "ended with {code}: {log}"
+    );
+    let count = count_keys(&Kafka::shared()?.brokers(), "failing-whole")?;
+    ensure!(count == ENTRIES, "{count} entries");
+    Ok(())
+}
