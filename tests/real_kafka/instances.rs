@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use oplog_relay_core::format::Format;
 use oplog_relay_kit::http_status::{metric, probe, status};
 use oplog_relay_kit::services::{Kafka, Port, Program, wait_until};

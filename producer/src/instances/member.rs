@@ -166,11 +166,8 @@ impl Member {
         consumer: &BaseConsumer<MemberContext>,
     ) -> Result<(), InstancesError> {
         while let Ok(request) = self.requests.try_recv() {
-            // The answer is not needed if the code that asked has ended.
-            match request {
-                Request::Confirm { source, answer } => {
-                    drop(answer.send(is_confirmed(consumer, &source)));
-                }
+            let (is_done, answer) = match request {
+                Request::Confirm { source, answer } => (is_confirmed(consumer, &source), answer),
                 Request::Resign {
                     source,
                     rest,
@@ -179,8 +176,11 @@ impl Member {
                     let until = rest.map(|rest| Instant::now() + rest);
                     self.resigned.push(Resigned { source, until });
                     self.subscribe(consumer)?;
-                    drop(answer.send(true));
+                    (true, answer)
                 }
+            };
+            if answer.send(is_done).is_err() {
+                tracing::debug!("the code that asked for the assignment has ended");
             }
         }
         Ok(())

@@ -53,10 +53,10 @@ impl Follower {
         let ended = match &self.outages {
             Outages::End => {
                 self.source.is_active();
-                self.follow(&self.shutdown, None).await
+                Box::pin(self.follow(&self.shutdown, None)).await
             }
-            Outages::Retried => self.follow_through_outages().await,
-            Outages::Shared(leadership) => self.follow_in_turn(leadership).await,
+            Outages::Retried => Box::pin(self.follow_through_outages()).await,
+            Outages::Shared(leadership) => Box::pin(self.follow_in_turn(leadership)).await,
         };
         self.source.has_ended(&ended);
         // A source that has ended reports no liveness, which must not look like a stall.
@@ -68,7 +68,7 @@ impl Follower {
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
             self.source.is_active();
-            let error = match self.follow(&self.shutdown, None).await {
+            let error = match Box::pin(self.follow(&self.shutdown, None)).await {
                 Err(error) if error.is_outage() => error,
                 ended => return ended,
             };
@@ -101,7 +101,7 @@ impl Follower {
             let source = self.source.name();
             tracing::info!(source, "this instance follows the source");
             let lease = leadership.lease(&self.shutdown);
-            let ended = self.follow_during(&lease, leadership).await;
+            let ended = Box::pin(self.follow_during(&lease, leadership)).await;
             drop(lease);
             match ended {
                 Ok(outcome) if self.shutdown.triggered() => return Ok(outcome),

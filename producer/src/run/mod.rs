@@ -81,7 +81,7 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
     ended
 }
 
-const fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
+fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
     match leadership {
         Some(leadership) => Outages::Shared(leadership),
         None if is_alone => Outages::End,

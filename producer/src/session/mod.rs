@@ -216,7 +216,7 @@ impl Supervisor {
                 return Ok(Outcome::Stopped);
             }
             let commits = self.metrics.commit_count();
-            let error = match self.session().await {
+            let error = match Box::pin(self.session()).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
             };
@@ -250,7 +250,7 @@ impl Supervisor {
     }
 
     async fn session(&self) -> Result<Outcome, ProducerError> {
-        match self.health.beat_during(self.open()).await? {
+        match self.health.beat_during(Box::pin(self.open())).await? {
             Some(session) => self.stream(session).await,
             None => Ok(Outcome::Stopped),
         }

@@ -45,8 +45,7 @@ pub struct Metrics {
     queue_records: IntGauge,
     queue_bytes: IntGauge,
     errors: IntCounterVec,
-    sessions: IntCounter,
-    active: IntGauge,
+    turns: TurnMetrics,
     copied: CopyCounters,
     lookups: LookupCounters,
     /// Progress of a full sync.
@@ -145,14 +144,7 @@ impl Metrics {
             latency: Latency::register(&registry)?,
             queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
             queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
-            sessions: counter(
-                "sessions_total",
-                "Sessions opened. A retry after a failure opens another one.",
-            )?,
-            active: int_gauge(
-                "active",
-                "1 while this instance follows the source, 0 while it stands by or has ended.",
-            )?,
+            turns: TurnMetrics::register(&registry)?,
             errors,
             copied: CopyCounters::register(&registry)?,
             lookups: LookupCounters::register(&registry)?,
@@ -277,18 +269,18 @@ impl Metrics {
 
     /// Sets whether this instance follows the source.
     pub fn set_active(&self, active: bool) {
-        self.active.set(active.into());
+        self.turns.active.set(active.into());
     }
 
     /// Counts a session that was opened.
     pub fn session_opened(&self) {
-        self.sessions.inc();
+        self.turns.sessions.inc();
     }
 
     /// Returns the number of sessions opened so far.
     #[must_use]
     pub fn session_count(&self) -> u64 {
-        self.sessions.get()
+        self.turns.sessions.get()
     }
 
     /// Counts a failure of a kind.
@@ -345,8 +337,32 @@ impl Metrics {
             "source_bytes": bytes,
             "records": self.records.get(),
             "commits": self.commits.get(),
-            "sessions": self.sessions.get(),
+            "sessions": self.turns.sessions.get(),
             "full_sync": self.full_sync.status(),
+        })
+    }
+}
+
+/// Whether this instance follows the source, and the sessions in which it did.
+#[derive(Debug)]
+struct TurnMetrics {
+    active: IntGauge,
+    sessions: IntCounter,
+}
+
+impl TurnMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let active = opts(
+            "active",
+            "1 while this instance follows the source, 0 while it stands by or has ended.",
+        );
+        let sessions = opts(
+            "sessions_total",
+            "Sessions opened. A retry after a failure opens another one.",
+        );
+        Ok(Self {
+            active: registered(registry, IntGauge::with_opts(active)?)?,
+            sessions: registered(registry, IntCounter::with_opts(sessions)?)?,
         })
     }
 }
