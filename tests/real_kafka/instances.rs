@@ -1,6 +1,7 @@
 //! Instances of oplog-producer that share their sources.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
@@ -22,6 +23,7 @@ struct Sources {
     servers: BTreeMap<String, Server>,
     entries: u64,
     brokers: String,
+    _kafka: Arc<Kafka>,
 }
 
 impl Sources {
@@ -36,11 +38,13 @@ impl Sources {
             .iter()
             .map(|name| Ok(((*name).to_owned(), Server::start_live(Oplog::make(recipe))?)))
             .collect();
+        let kafka = Kafka::shared()?;
         Ok(Sources {
             group,
             servers: servers?,
             entries: recipe.entries,
-            brokers: Kafka::shared()?.brokers(),
+            brokers: kafka.brokers(),
+            _kafka: kafka,
         })
     }
 

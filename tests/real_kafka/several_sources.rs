@@ -10,12 +10,18 @@ use crate::topics::LIMIT;
 
 const ENTRIES: u64 = 2000;
 
-/// Starts a producer of these sources, each with topics of its own.
-fn start(group: &str, port: &Port, sources: &[(&str, String)], more: &[&str]) -> Result<Program> {
+/// Starts a producer of these sources, each with topics of its own that begin with `group`.
+fn start(
+    kafka: &Kafka,
+    group: &str,
+    port: &Port,
+    sources: &[(&str, String)],
+    more: &[&str],
+) -> Result<Program> {
     let mut flags = vec![
         "run".to_owned(),
         format!("--http=127.0.0.1:{}", port.number()),
-        format!("--brokers={}", Kafka::shared()?.brokers()),
+        format!("--brokers={}", kafka.brokers()),
         "--start=oldest".to_owned(),
     ];
     for (name, uri) in sources {
@@ -28,12 +34,13 @@ fn start(group: &str, port: &Port, sources: &[(&str, String)], more: &[&str]) ->
 
 #[test]
 fn a_source_that_is_down_harms_no_other() -> Result<()> {
+    let kafka = Kafka::shared()?;
     let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
     let port = Port::lease()?;
     let unreachable = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=500".to_owned();
     let sources = [("down", unreachable), ("up", server.uri())];
-    let mut producer = start("several", &port, &sources, &[])?;
-    let brokers = Kafka::shared()?.brokers();
+    let mut producer = start(&kafka, "several", &port, &sources, &[])?;
+    let brokers = kafka.brokers();
     wait_until("the entries of the source that is up", LIMIT, || {
         count_keys(&brokers, "several-up").is_ok_and(|count| count == ENTRIES)
     })?;
@@ -46,8 +53,8 @@ fn a_source_that_is_down_harms_no_other() -> Result<()> {
     ensure!(shown["sources"][1]["caught_up"] == true, "{shown}");
     let all = metrics(port.number()).unwrap_or_default();
     for line in [
-        format!("oplog_producer_records_total{{source=\"up\"}} {ENTRIES}"),
-        "oplog_producer_records_total{source=\"down\"} 0".to_owned(),
+        format!("oplog_producer_entries_total{{op=\"insert\",source=\"up\"}} {ENTRIES}"),
+        "oplog_producer_entries_total{op=\"insert\",source=\"down\"} 0".to_owned(),
     ] {
         ensure!(
             all.lines().any(|found| found == line),
@@ -63,6 +70,7 @@ fn a_source_that_is_down_harms_no_other() -> Result<()> {
 #[test]
 fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_finished() -> Result<()>
 {
+    let kafka = Kafka::shared()?;
     let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
     let port = Port::lease()?;
     // The first source is to start before its oldest entry.
@@ -71,14 +79,20 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     });
     let lost = format!("--source={lost}");
     let sources = [("whole", server.uri())];
-    let mut producer = start("failing", &port, &sources, &[&lost, "--until-caught-up"])?;
+    let mut producer = start(
+        &kafka,
+        "failing",
+        &port,
+        &sources,
+        &[&lost, "--until-caught-up"],
+    )?;
     let code = producer.wait(LIMIT)?;
     let log = producer.stderr_text()?;
     ensure!(
         code == 3 && log.contains("exit_code=3"),
         "ended with {code}: {log}"
     );
-    let count = count_keys(&Kafka::shared()?.brokers(), "failing-whole")?;
+    let count = count_keys(&kafka.brokers(), "failing-whole")?;
     ensure!(count == ENTRIES, "{count} entries");
     Ok(())
 }
