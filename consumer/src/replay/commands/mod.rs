@@ -52,7 +52,7 @@ use crate::worker::batch::Located;
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 const GONE: [i32; 2] = [26, 27];
 
-type DriverResult<T> = mongodb::error::Result<T>;
+pub(crate) type DriverResult<T> = mongodb::error::Result<T>;
 
 /// The circumstances of a command that does not name a collection.
 const NO_COLLECTION_NAMED: Circumstances<'static> = Circumstances {
