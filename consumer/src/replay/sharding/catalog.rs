@@ -18,7 +18,10 @@ const NO_COLLECTION: i32 = 26;
 
 /// What a cluster reports about a collection.
 enum Reported {
-    Key(Option<ShardKey>),
+    /// It is not sharded.
+    Unsharded,
+    /// It is sharded; there is no key if `_id` is sufficient to route its writes.
+    Sharded(Option<ShardKey>),
     /// The collection is sharded, but the user may not read its shard key for this reason.
     Hidden(String),
 }
@@ -46,8 +49,10 @@ impl MongoSink {
                 self.reported_key(ns)
             })
             .await?;
+        let is_sharded = !matches!(reported, Reported::Unsharded);
         let key = match reported {
-            Reported::Key(key) => key.map(Arc::new),
+            Reported::Unsharded => None,
+            Reported::Sharded(key) => key.map(Arc::new),
             Reported::Hidden(reason) => {
                 return Err(WriteFailure::ShardKeyHidden {
                     ns: ns.to_owned(),
@@ -56,6 +61,10 @@ impl MongoSink {
                 .into());
             }
         };
+        // A collection that is sharded by `_id` has no key here either, but is sharded already.
+        if key.is_none() && !is_sharded && self.shard_before_write(ns).await? {
+            return Box::pin(self.shard_key_of(ns)).await;
+        }
         sharding.remember(ns, key.clone());
         Ok(key)
     }
@@ -83,7 +92,7 @@ impl MongoSink {
             "find": "collections", "filter": { "_id": ns }, "limit": 1, "singleBatch": true,
         };
         let refused = match config.run_command(find).await {
-            Ok(reply) => return Ok(Reported::Key(key_in(&reply))),
+            Ok(reply) => return Ok(reported_in(&reply)),
             Err(error) if is_permanent(&error) => error,
             Err(error) => return Err(error),
         };
@@ -93,30 +102,37 @@ impl MongoSink {
             Ok(stats) if stats.get_bool("sharded").unwrap_or(false) => {
                 Ok(Reported::Hidden(error_text(&refused)))
             }
-            Ok(_) => Ok(Reported::Key(None)),
-            Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(Reported::Key(None)),
+            Ok(_) => Ok(Reported::Unsharded),
+            Err(error) if error_code(&error) == Some(NO_COLLECTION) => Ok(Reported::Unsharded),
             Err(error) if is_permanent(&error) => Ok(Reported::Hidden(error_text(&error))),
             Err(error) => Err(error),
         }
     }
 }
 
-fn is_permanent(error: &mongodb::error::Error) -> bool {
+/// Returns true if the same request would fail again.
+pub(crate) fn is_permanent(error: &mongodb::error::Error) -> bool {
     let directive = error_code(error).map(|code| rule_for(code).directive);
     directive != Some(Directive::Retry) && !is_transient(error)
 }
 
-/// Returns the shard key in a reply of `config.collections`. Servers before 5.0 keep the documents of
-/// dropped collections. Collections that are not sharded, but were moved to another shard, are in it
-/// with the key `_id` since 8.0.
-fn key_in(reply: &Document) -> Option<ShardKey> {
-    let cursor = reply.get_document("cursor").ok()?;
-    let found = cursor.get_array("firstBatch").ok()?.first()?.as_document()?;
-    if found.get_bool("dropped").unwrap_or(false) {
-        return None;
+/// Reads a reply of `config.collections`. Servers before 5.0 keep the documents of dropped collections.
+/// Since 8.0 it also has collections that are not sharded (`unsplittable`), but were moved to another
+/// shard.
+fn reported_in(reply: &Document) -> Reported {
+    let cursor = reply.get_document("cursor").ok();
+    let batch = cursor.and_then(|cursor| cursor.get_array("firstBatch").ok());
+    let found = batch.and_then(|batch| batch.first()?.as_document());
+    let flag = |name| found.is_some_and(|found| found.get_bool(name).unwrap_or(false));
+    let key = found.and_then(|found| found.get_document("key").ok());
+    let (Some(found), Some(key)) = (found, key) else {
+        return Reported::Unsharded;
+    };
+    if flag("dropped") || flag("unsplittable") {
+        return Reported::Unsharded;
     }
     let collation = found.get_document("defaultCollation").ok();
     let locale = collation.and_then(|collation| collation.get_str("locale").ok());
     let has_collation = locale.is_some_and(|locale| locale != "simple");
-    ShardKey::new(found.get_document("key").ok()?, has_collation)
+    Reported::Sharded(ShardKey::new(key, has_collation))
 }

@@ -158,7 +158,10 @@ impl MongoSink {
     ) -> Result<Attempt, ConsumerError> {
         let Sending { ns, token, .. } = sending;
         Ok(
-            match self.try_transaction(sending, std::slice::from_ref(&one)).await? {
+            match self
+                .try_transaction(sending, std::slice::from_ref(&one))
+                .await?
+            {
                 Transaction::Committed => {
                     self.target.metrics.moved_documents.inc();
                     Attempt::Done(self.with_zeros(ns, placing, token).await?)

@@ -26,6 +26,7 @@
 //!
 //! - `shard_key` extracts the values of a shard key, and detects updates that may change them
 //! - `known` caches the shard keys of collections, `catalog` reads them from the cluster
+//! - `created` shards collections that the replay creates
 //! - `run` plans writes by the stored values; pure code
 //! - `routed` sends what was planned, `changed` the documents that must be read first
 //! - `moved` moves documents, and `moving` keeps those that move without a transaction
@@ -33,6 +34,7 @@
 
 pub(crate) mod catalog;
 pub(crate) mod changed;
+mod created;
 mod held;
 pub(crate) mod known;
 pub(crate) mod moved;

@@ -115,7 +115,10 @@ impl MongoSink {
             match self.try_transaction(sending, moves).await? {
                 Transaction::Committed => {
                     self.target.readiness.target_reached();
-                    self.target.metrics.moved_documents.inc_by(count(moves.len()));
+                    self.target
+                        .metrics
+                        .moved_documents
+                        .inc_by(count(moves.len()));
                     return Ok(Sent::Done);
                 }
                 Transaction::Gone => return Ok(gone(moves)),
@@ -362,11 +365,7 @@ struct MoveCommands {
 }
 
 impl MoveCommands {
-    fn new(
-        sending: Sending<'_>,
-        moves: &[Move<'_>],
-        bypasses: bool,
-    ) -> Result<Self, Malformed> {
+    fn new(sending: Sending<'_>, moves: &[Move<'_>], bypasses: bool) -> Result<Self, Malformed> {
         let collection = Namespace::split(sending.ns).collection;
         let mut deletes = Vec::new();
         for one in moves {

@@ -88,7 +88,11 @@ impl MongoSink {
     }
 
     /// Deletes the note of a document that is stored again, if there may be one.
-    pub(crate) async fn end_moving(&self, ns: &str, write: &Write<'_>) -> Result<(), ConsumerError> {
+    pub(crate) async fn end_moving(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+    ) -> Result<(), ConsumerError> {
         let sharding = self.target.sharding.as_ref();
         if !sharding.is_some_and(super::known::Sharding::may_have_moving) {
             return Ok(());

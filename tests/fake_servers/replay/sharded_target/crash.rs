@@ -115,7 +115,11 @@ async fn a_move_that_fails_for_a_moment_is_repeated() -> Result<()> {
                 .done(&[("u", 1, r#"{"$v":2,"diff":{"u":{"k":2}}}"#)])
                 .await?;
             let message = format!("{command} fails with {code}");
-            assert_eq!(scene.documents()?, [r#"{"_id":1,"k":2,"x":1}"#], "{message}");
+            assert_eq!(
+                scene.documents()?,
+                [r#"{"_id":1,"k":2,"x":1}"#],
+                "{message}"
+            );
         }
     }
     Ok(())

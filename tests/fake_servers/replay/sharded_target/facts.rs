@@ -60,12 +60,16 @@ async fn a_shard_key_that_is_out_of_date_is_read_again() -> Result<()> {
     scene.rewind(0);
     scene.done(&first).await?;
     scene.done(&[("u", 1, r#"{"_id":1,"k":5}"#)]).await?;
-    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":5}"#, r#"{"_id":2,"k":2}"#]);
+    assert_eq!(
+        scene.documents()?,
+        [r#"{"_id":1,"k":5}"#, r#"{"_id":2,"k":2}"#]
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn a_shard_key_that_cannot_be_read_is_reported_with_the_right_that_is_missing() -> Result<()> {
+async fn a_shard_key_that_cannot_be_read_is_reported_with_the_right_that_is_missing() -> Result<()>
+{
     let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[]).await?;
     scene.server.model().hide_config();
     scene.done(&[("i", 1, r#"{"_id":1,"k":1}"#)]).await?;

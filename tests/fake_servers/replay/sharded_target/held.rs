@@ -25,10 +25,7 @@ const EXCHANGE: &[(&str, i32, &str)] = &[
 
 #[tokio::test]
 async fn documents_that_an_index_refuses_are_held_until_their_place_is_free() -> Result<()> {
-    let expected = [
-        r#"{"_id":1,"k":2,"u":"b"}"#,
-        r#"{"_id":2,"k":1,"u":"a"}"#,
-    ];
+    let expected = [r#"{"_id":1,"k":2,"u":"b"}"#, r#"{"_id":2,"k":1,"u":"a"}"#];
     for transactions in [true, false] {
         for at_once in [1, 2, EXCHANGE.len()] {
             let scene = indexed(transactions).await?;

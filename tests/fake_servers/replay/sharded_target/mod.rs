@@ -1,6 +1,7 @@
 //! Replay into a sharded cluster: collections that are sharded by anything but `_id`.
 
 mod crash;
+mod created;
 mod facts;
 mod held;
 mod random;
@@ -27,10 +28,18 @@ const HISTORY: &[(&str, i32, &str)] = &[
     ("i", 1, r#"{"_id":1,"k":1,"o":{"k":1},"r":[1,2,3],"x":0}"#),
     ("i", 2, r#"{"_id":2,"k":2,"o":{"k":2},"x":0}"#),
     ("i", 3, r#"{"_id":3,"x":0}"#),
-    ("i", 4, r#"{"_id":4,"k":"a","o":{"k":null},"t":{"$timestamp":{"t":0,"i":0}}}"#),
+    (
+        "i",
+        4,
+        r#"{"_id":4,"k":"a","o":{"k":null},"t":{"$timestamp":{"t":0,"i":0}}}"#,
+    ),
     ("u", 1, r#"{"$v":2,"diff":{"u":{"x":1}}}"#),
     ("u", 2, r#"{"$v":1,"$set":{"x":1,"y.z":2}}"#),
-    ("u", 1, r#"{"$v":2,"diff":{"u":{"k":10},"so":{"u":{"k":11}}}}"#),
+    (
+        "u",
+        1,
+        r#"{"$v":2,"diff":{"u":{"k":10},"so":{"u":{"k":11}}}}"#,
+    ),
     ("u", 1, r#"{"$v":2,"diff":{"sr":{"a":true,"l":1}}}"#),
     ("u", 3, r#"{"$v":1,"$set":{"k":7,"o.k":8}}"#),
     ("u", 3, r#"{"$v":1,"$set":{"x":2}}"#),
@@ -97,7 +106,11 @@ async fn documents_move_in_transactions_or_without_them() -> Result<()> {
             ])
             .await?;
         scene
-            .done(&[("u", 1, r#"{"$v":1,"$set":{"k":3},"$unset":{"o":true,"r":true}}"#)])
+            .done(&[(
+                "u",
+                1,
+                r#"{"$v":1,"$set":{"k":3},"$unset":{"o":true,"r":true}}"#,
+            )])
             .await?;
         let expected = [
             r#"{"_id":1,"k":3,"x":0}"#,
@@ -199,7 +212,10 @@ async fn a_document_that_the_cluster_refuses_is_refused_with_its_reason() -> Res
     ];
     let (applied, refused) = scene.apply_all(&log).await?;
     assert_eq!(applied, Applied::Done);
-    let texts: Vec<&str> = refused.iter().map(|refusal| refusal.text.as_str()).collect();
+    let texts: Vec<&str> = refused
+        .iter()
+        .map(|refusal| refusal.text.as_str())
+        .collect();
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(texts[0].contains("array"), "{texts:?}");
     assert_eq!(scene.documents()?, [r#"{"_id":2,"k":1}"#]);

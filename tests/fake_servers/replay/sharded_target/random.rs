@@ -26,16 +26,26 @@ fn history(numbers: &mut Numbers, length: usize) -> Vec<(&'static str, i32, Stri
         let entry = match (exists[id], kind) {
             (false, _) => {
                 exists[id] = true;
-                let k = if kind == 0 { String::new() } else { format!(r#","k":{k}"#) };
+                let k = if kind == 0 {
+                    String::new()
+                } else {
+                    format!(r#","k":{k}"#)
+                };
                 ("i", format!(r#"{{"_id":{id}{k},"o":{{"k":{x}}}}}"#))
             }
             (true, 0) => {
                 exists[id] = false;
                 ("d", format!(r#"{{"_id":{id}}}"#))
             }
-            (true, 1) => ("u", format!(r#"{{"_id":{id},"k":{k},"o":{{"k":{k}}},"x":{x}}}"#)),
+            (true, 1) => (
+                "u",
+                format!(r#"{{"_id":{id},"k":{k},"o":{{"k":{k}}},"x":{x}}}"#),
+            ),
             (true, 2) => ("u", format!(r#"{{"$v":1,"$set":{{"k":{k}}}}}"#)),
-            (true, 3) => ("u", format!(r#"{{"$v":2,"diff":{{"u":{{"k":{k},"x":{x}}}}}}}"#)),
+            (true, 3) => (
+                "u",
+                format!(r#"{{"$v":2,"diff":{{"u":{{"k":{k},"x":{x}}}}}}}"#),
+            ),
             (true, 4) => ("u", format!(r#"{{"$v":1,"$set":{{"o.k":{k},"y":{x}}}}}"#)),
             (true, 5) => ("u", r#"{"$v":1,"$unset":{"k":true}}"#.to_owned()),
             (true, 6) => ("u", format!(r#"{{"$v":2,"diff":{{"i":{{"n{x}":{x}}}}}}}"#)),
@@ -69,7 +79,11 @@ async fn a_random_history_with_restarts_ends_with_each_document_once() -> Result
             scene.done(&log[at..end]).await?;
             replica_set.rewind(u32::try_from(at)?);
             replica_set.done(&log[at..end]).await?;
-            assert_eq!(scene.documents()?, replica_set.documents()?, "seed {seed}, {key}, {at}");
+            assert_eq!(
+                scene.documents()?,
+                replica_set.documents()?,
+                "seed {seed}, {key}, {at}"
+            );
             at = end;
             if numbers.below(4) == 0 {
                 // The group continues at an earlier offset.

@@ -143,8 +143,12 @@ impl Model {
             return Err(Failure::new(238, "the model counts whole collections"));
         }
         let name = call.collection()?;
-        let collections = self.shards().filter_map(|shard| shard.collection(call.db, name));
-        let records: usize = collections.map(|collection| collection.records().count()).sum();
+        let collections = self
+            .shards()
+            .filter_map(|shard| shard.collection(call.db, name));
+        let records: usize = collections
+            .map(|collection| collection.records().count())
+            .sum();
         done(doc! { "n": i64::try_from(records).unwrap_or(i64::MAX) })
     }
 

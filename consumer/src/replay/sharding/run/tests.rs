@@ -47,7 +47,10 @@ fn push<'w, 'a>(run: &mut Run<'w, 'a>, places: &mut Places, writes: &[&'w Write<
 
 #[test]
 fn a_document_that_stays_is_routed_and_one_that_moves_is_changed() {
-    let (one, two) = (bytes(&doc! { "_id": 1, "k": 1 }), bytes(&doc! { "_id": 1, "k": 2 }));
+    let (one, two) = (
+        bytes(&doc! { "_id": 1, "k": 1 }),
+        bytes(&doc! { "_id": 1, "k": 2 }),
+    );
     let stays = write(1, Action::Replace(Document::new(&one).unwrap()));
     let moves = write(2, Action::Insert(Document::new(&two).unwrap()));
     let mut places = Places::from_iter([(b"1".to_vec(), Place::At(values(1)))]);

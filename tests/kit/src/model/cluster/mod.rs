@@ -209,11 +209,7 @@ fn without_session(body: Document<'_>) -> Result<Vec<u8>, Failure> {
 }
 
 /// Returns a command with one statement.
-fn with_statement(
-    call: Call<'_>,
-    list: &str,
-    statement: Element<'_>,
-) -> Result<Vec<u8>, Failure> {
+fn with_statement(call: Call<'_>, list: &str, statement: Element<'_>) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
     for element in call.body.elements() {

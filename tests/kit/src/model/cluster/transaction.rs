@@ -57,7 +57,7 @@ impl Model {
         let name = body.first()?.map(|first| first.name).unwrap_or_default();
         match name {
             b"abortTransaction" => return done(doc! {}),
-            b"commitTransaction" => return self.commit(transaction),
+            b"commitTransaction" => return self.commit(&transaction),
             _ if body.get("writeConcern")?.is_some() => {
                 let message = "writeConcern is not allowed within a multi-statement transaction";
                 return Err(Failure::new(72, message));
@@ -77,12 +77,15 @@ impl Model {
         Ok(reply)
     }
 
-    fn commit(&mut self, transaction: Transaction) -> Answer {
+    fn commit(&mut self, transaction: &Transaction) -> Answer {
         let mut after = self.clone();
         for (db, command, before) in &transaction.commands {
             let reply = after.try_command(db, Document::new(command)?);
             if reply.as_ref().ok() != Some(before) {
-                return Err(Failure::new(112, "WriteConflict error: this operation conflicted"));
+                return Err(Failure::new(
+                    112,
+                    "WriteConflict error: this operation conflicted",
+                ));
             }
         }
         if let Some(cluster) = &mut after.cluster {

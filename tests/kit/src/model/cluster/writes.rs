@@ -100,7 +100,8 @@ fn with_index(error: Document<'_>, index: usize) -> Result<Vec<u8>, Failure> {
 }
 
 /// The statements of a command, of which each is sent to its shards.
-type Send = fn(&mut Model, Call<'_>, &ShardKey, Document<'_>, &mut Sum, usize) -> Result<(), Failure>;
+type Send =
+    fn(&mut Model, Call<'_>, &ShardKey, Document<'_>, &mut Sum, usize) -> Result<(), Failure>;
 
 impl Model {
     pub(super) fn insert_sharded(&mut self, call: Call<'_>, key: &ShardKey) -> Answer {
