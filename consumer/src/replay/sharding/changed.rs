@@ -14,7 +14,7 @@ use crate::error::ConsumerError;
 use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros};
-use crate::replay::sharding::moved::Move;
+use crate::replay::sharding::move_commands::Move;
 use crate::replay::sharding::routed::{Sending, place_at};
 use crate::replay::sharding::run::{Base, Change, Places, Values};
 use crate::replay::sink::{MongoSink, count};

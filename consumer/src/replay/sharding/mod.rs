@@ -29,7 +29,8 @@
 //! - `created` shards collections that the replay creates
 //! - `run` plans writes by the stored values; pure code
 //! - `routed` sends what was planned, `changed` the documents that must be read first
-//! - `moved` moves documents, and `moving` keeps those that move without a transaction
+//! - `moved` moves documents by the commands in `move_commands`, and `moving` keeps those that move
+//!   without a transaction
 //! - `held` writes documents that an index refused before
 
 pub(crate) mod catalog;
@@ -37,6 +38,7 @@ pub(crate) mod changed;
 mod created;
 mod held;
 pub(crate) mod known;
+pub(crate) mod move_commands;
 pub(crate) mod moved;
 pub(crate) mod moving;
 pub(crate) mod routed;

@@ -9,7 +9,7 @@ use mongodb::ClientSession;
 use mongodb::bson::RawDocumentBuf;
 use mongodb::error::{Error, ErrorKind, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::WriteConcern;
-use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::document::Document;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{
     REPLY_LIMIT, error_code, error_text, in_time, is_transient, undecoded_reply,
@@ -21,12 +21,12 @@ use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::held_documents::key as held_key;
-use crate::replay::plan::{Action, BulkKind, CommandOptions, Write, write_command};
+use crate::replay::plan::BulkKind;
+use crate::replay::sharding::move_commands::{Move, MoveCommands, deletes_of};
 use crate::replay::sharding::routed::Sending;
-use crate::replay::sharding::run::Values;
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::replay::writes::bulk::{MAX_TIME_MS, Misrouted, Sent};
+use crate::replay::writes::bulk::{Misrouted, Sent};
 use crate::replay::writes::bypass::is_no_bypass;
 use crate::replay::writes::outcome::refusal;
 use crate::replay::writes::reply::{WriteError, WriteReply};
@@ -40,17 +40,6 @@ const COMMITS: u32 = 3;
 /// `CommandNotSupported`, `ReadConcernMajorityNotEnabled`, `NotImplemented` and
 /// `OperationNotSupportedInTransaction`.
 const NO_TRANSACTIONS: [i32; 6] = [20, 59, 115, 148, 238, 263];
-
-/// A document that moves.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Move<'m> {
-    /// The insert of the new form.
-    pub(crate) write: Write<'m>,
-    /// The values of the shard key with which the document is stored.
-    pub(crate) stored: &'m [Values],
-    /// The stored document, if the new form was derived from it.
-    pub(crate) before: Option<&'m [u8]>,
-}
 
 /// The outcome of a transaction.
 pub(crate) enum Transaction {
@@ -354,55 +343,6 @@ impl MongoSink {
         }
         Ok(Sent::Done)
     }
-}
-
-/// The commands of a transaction.
-struct MoveCommands {
-    delete: Vec<u8>,
-    insert: Vec<u8>,
-    /// True if the insert bypasses the validators of the target.
-    bypasses: bool,
-}
-
-impl MoveCommands {
-    fn new(sending: Sending<'_>, moves: &[Move<'_>], bypasses: bool) -> Result<Self, Malformed> {
-        let collection = Namespace::split(sending.ns).collection;
-        let mut deletes = Vec::new();
-        for one in moves {
-            deletes.extend(deletes_of(sending, one)?);
-        }
-        let inserts: Vec<Write<'_>> = moves.iter().map(|one| one.write).collect();
-        let options = CommandOptions {
-            bypass_validation: bypasses,
-            upsert_unmatched: false,
-            max_time_ms: MAX_TIME_MS,
-            in_transaction: true,
-        };
-        let (mut delete, mut insert) = (Vec::new(), Vec::new());
-        write_command(collection, BulkKind::Delete, &deletes, options, &mut delete)?;
-        write_command(collection, BulkKind::Insert, &inserts, options, &mut insert)?;
-        Ok(Self {
-            delete,
-            insert,
-            bypasses,
-        })
-    }
-}
-
-/// Returns the deletes of the stored forms of a document.
-pub(crate) fn deletes_of<'m>(
-    sending: Sending<'_>,
-    one: &Move<'m>,
-) -> Result<Vec<Write<'m>>, Malformed> {
-    let mut deletes = Vec::new();
-    for values in one.stored {
-        deletes.push(Write {
-            action: Action::Delete,
-            routing: sending.key.routing(values)?,
-            ..one.write
-        });
-    }
-    Ok(deletes)
 }
 
 /// Returns the outcome for documents that are no longer where they were.
