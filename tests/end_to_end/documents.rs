@@ -52,9 +52,9 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of mongod, of cargo and of the tests' own programs, and the flag that
+/// Flags of Kafka's tools, of mongod and mongodump, of cargo and of the tests' own programs, and the flag that
 /// every program has.
-const FOREIGN_FLAGS: [&str; 29] = [
+const FOREIGN_FLAGS: [&str; 30] = [
     "--add",
     "--all-topics",
     "--allow-principal",
@@ -71,6 +71,7 @@ const FOREIGN_FLAGS: [&str; 29] = [
     "--no-deps",
     "--open",
     "--operation",
+    "--oplog",
     "--quick",
     "--release",
     "--replSet",

@@ -224,15 +224,13 @@ fn an_entry_that_the_source_does_not_have_is_no_position() -> Result<()> {
     let uri = server.uri();
     let last = server.oplog().time(2_999);
     let (oldest, between) = (server.oplog().time(0), Timestamp::new(last.seconds, 0));
+    let before = server.oplog().time(1_999);
+    let told = format!("the last one before is {before}");
     let refused = |to: &str, refusal| {
         let set = ["--source", &uri, "--to", to, "--fence"];
         position(&topics, "rs0", "set", &set, refusal).map(drop)
     };
-    let before = server.oplog().time(1_999);
-    refused(
-        &between.to_string(),
-        (2, &format!("the last one before is {before}")),
-    )?;
+    refused(&between.to_string(), (2, &told))?;
     refused(
         &format!("{}:0", last.seconds + 9),
         (2, "after the newest entry"),

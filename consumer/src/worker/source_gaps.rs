@@ -48,7 +48,7 @@ mod tests {
         let with = stored("source", Some(gap));
         let without = stored("source", Some(r#"{"v":1,"name":"a"}"#));
         let other = stored("topic/x", Some("{}"));
-        assert_eq!(gaps_in(&[other.clone()]), None);
+        assert_eq!(gaps_in(std::slice::from_ref(&other)), None);
         let found = gaps_in(&[without.clone(), with.clone(), other]).unwrap();
         assert_eq!(found[0].through, "2:1");
         assert_eq!(gaps_in(&[with, without]), Some(Vec::new()));

@@ -120,7 +120,7 @@ mod tests {
         };
         gauges.set(Some(known));
         let whole = ("oplog_producer_oplog_window_seconds".to_owned(), 800.0);
-        assert_eq!(shown(), [whole.clone()]);
+        assert_eq!(shown(), std::slice::from_ref(&whole));
         gauges.set(Some(KnownWindow {
             position: Some(Timestamp::new(400, 1)),
             lost_in: Some(Duration::from_secs(60)),
