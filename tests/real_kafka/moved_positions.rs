@@ -1,7 +1,7 @@
 //! `oplog-producer position`: positions that are shown, set and imported, and gaps.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
@@ -10,7 +10,7 @@ use oplog_relay_core::position::Timestamp;
 use oplog_relay_kit::http_status::{metric, status};
 use oplog_relay_kit::model::{Model, ModelServer, State};
 use oplog_relay_kit::services::{Port, Program, wait_for, wait_until};
-use oplog_relay_kit::stub::{Oplog, Recipe, Server, Shape};
+use oplog_relay_kit::stub::{Oplog, Pace, Recipe, Server, Shape};
 use oplog_relay_kit::topic_reader::{entries, read_topics};
 use serde_json::Value;
 
@@ -173,6 +173,22 @@ fn a_position_is_shown_and_listed_while_its_producer_runs() -> Result<()> {
         "{line}"
     );
     Ok(())
+}
+
+#[test]
+fn a_position_that_will_soon_be_lost_causes_a_warning() -> Result<()> {
+    let topics = Topics::none("endangered")?;
+    // The producer reads one entry in each reply, so it stays at the beginning of the oplog.
+    let pace = Pace {
+        entries: 1,
+        pause: Duration::from_millis(300),
+    };
+    let server = Server::start_slow(Oplog::generate(9_000, Shape::Inserts), pace)?;
+    let producer = start(&topics, &server, &["--http=off"])?;
+    wait_until("a warning", LIMIT, || {
+        let log = producer.stderr_text().unwrap_or_default();
+        log.contains("less than a quarter of the oplog window is left")
+    })
 }
 
 #[test]

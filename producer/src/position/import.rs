@@ -8,6 +8,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::topic::position_topic;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::mongo::{self, READ, in_time};
@@ -38,15 +39,11 @@ pub(super) async fn import(
     };
     let imported = read_checkpoint(config).await?;
     let admin = Admin::connect(kafka).await?;
-    // The topics are created only here: a wrong name given to `set` must not create any.
-    ensure_internal_topic(
-        &admin,
-        place.prefix,
-        place.source,
-        config.replication_factor,
-    )
-    .await?;
-    let saved = write::read(place).await?;
+    let topic = position_topic(place.prefix, place.source);
+    let saved = match admin.partitions(&topic).await? {
+        Some(_) => write::read(place).await?,
+        None => Checkpoint::default(),
+    };
     let source = match &of.uri {
         Some(uri) => Some(LiveSource::open(uri, place.source, wanted_mode(&saved, config)).await?),
         None => None,
@@ -71,6 +68,14 @@ pub(super) async fn import(
         reason: GapReason::Operator,
         identity: identity.unwrap_or_else(|| SourceRecord::new(of.source_name.clone(), mode)),
     };
+    // A checkpoint that cannot be used creates no topics.
+    ensure_internal_topic(
+        &admin,
+        place.prefix,
+        place.source,
+        config.replication_factor,
+    )
+    .await?;
     let decided = write::change(place, &change).await?;
     write::report(&saved, decided.as_ref());
     Ok(())
