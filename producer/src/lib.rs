@@ -17,7 +17,8 @@
 //! - [`saved`] holds the state of a source that is saved in Kafka
 //! - [`registry`] asks a schema registry for the ids of the schemas of Avro topics
 //! - [`config`] checks the arguments and reports all faults at once
-//! - [`inspect`] and [`request`] are the commands `inspect` and `full-sync`
+//! - [`inspect`], [`request`] and [`position`] are the commands `inspect`, `full-sync` and `position`
+//! - [`oplog_window`] is the stretch of time for which a source has entries
 //! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
 //!
 //! # Ordering
@@ -58,6 +59,8 @@ pub mod encode;
 pub mod entry_fault;
 pub mod error;
 pub mod inspect;
+pub mod oplog_window;
+pub mod position;
 pub mod position_lost;
 pub mod prepare;
 pub mod publish;
@@ -79,12 +82,14 @@ use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 use tokio::task::JoinSet;
 
 use crate::config::arguments::{Arguments, Command};
+use crate::config::position::PositionConfig;
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::publish::{Pace, transaction_timeout};
 use crate::registry::SchemaRegistry;
 use crate::request::request_full_sync;
 use crate::session::Supervisor;
+use crate::session::head_room;
 use crate::session::liveness::{BEAT, beating};
 use crate::session::pipeline::Outcome;
 use crate::source::origin::Origin;
@@ -105,6 +110,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::FullSync(arguments) => match RequestConfig::check(&arguments) {
             Ok(config) => run_full_sync(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Position(arguments) => match PositionConfig::check(&arguments.command) {
+            Ok(config) => run_position(&config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => return health(&arguments.http).await,
@@ -161,6 +170,12 @@ async fn run_full_sync(config: RequestConfig) -> Result<ExitCode, ProducerError>
     Ok(ExitCode::Done)
 }
 
+async fn run_position(config: &PositionConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    position::run(config).await?;
+    Ok(ExitCode::Done)
+}
+
 async fn health(address: &str) -> ExitCode {
     match http::probe(address).await {
         Ok(()) => ExitCode::Done,
@@ -205,10 +220,13 @@ async fn run(config: RunConfig) -> Result<ExitCode, ProducerError> {
     let name = name.get_or_init(|| origin.name().to_owned()).clone();
     background.spawn(status::show(Arc::clone(&metrics), name, shutdown.clone()));
     let pace = Pace::new(transaction_timeout(&config.kafka));
+    let origin = Arc::new(origin);
+    let watched = (Arc::clone(&origin), Arc::clone(&metrics), shutdown.clone());
+    background.spawn(head_room::watch(watched.0, watched.1, watched.2));
     let producer = Supervisor {
         config: Arc::new(config),
         pace,
-        origin: Arc::new(origin),
+        origin,
         metrics,
         health,
         registry,

@@ -5,11 +5,16 @@
 //! - `arguments` defines the commands and flags
 //! - `format` checks the flags that describe the format of record values
 //! - `lookup` checks the flags that select the documents to look up
+//! - `on_position_lost` checks the reaction to a lost position
+//! - `position_arguments` defines the commands and flags of `position`, and `position` checks them
 //! - `registry` checks the flags of the schema registry
 
 pub mod arguments;
 mod format;
 mod lookup;
+mod on_position_lost;
+pub mod position;
+pub mod position_arguments;
 mod registry;
 mod source_mode;
 
@@ -30,6 +35,7 @@ use crate::config::arguments::{
     FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
 };
 pub use crate::config::lookup::Lookups;
+pub use crate::config::on_position_lost::OnPositionLost;
 use crate::config::registry::check_registry;
 pub use crate::config::source_mode::WantedMode;
 use crate::config::source_mode::{check_copy, check_source_mode};
@@ -88,6 +94,8 @@ pub struct RunConfig {
     pub topic_config: Vec<TopicSetting>,
     /// Handling of records that are too large for their topic.
     pub oversize: Oversize,
+    /// Reaction to a position that the oplog no longer reaches back to.
+    pub on_position_lost: OnPositionLost,
     /// True if the saved order and format may be changed.
     pub change_routing: bool,
     /// True if the filter may select more namespaces than the saved one.
@@ -183,10 +191,11 @@ impl RunConfig {
         check_transaction_timeout(&options, &mut faults);
         let replication_factor = faults.take_or(
             "--replication-factor",
-            match arguments.replication_factor.parse() {
-                Ok(factor) if factor == -1 || factor > 0 => Ok(factor),
-                _ => Err("must be -1 (the broker's default) or a positive number"),
-            },
+            parse_replication_factor(&arguments.replication_factor),
+        );
+        let on_position_lost = faults.take_or(
+            "--on-position-lost",
+            arguments.on_position_lost.parse::<OnPositionLost>(),
         );
         let topic_config = check_topic_config(&arguments.topic_config, &mut faults);
         let oversize = check_oversize(arguments, &mut faults);
@@ -212,6 +221,7 @@ impl RunConfig {
             full_sync: numbers.1,
             topic_config,
             oversize: oversize.unwrap_or_default(),
+            on_position_lost: on_position_lost.unwrap_or_default(),
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,
@@ -356,6 +366,13 @@ fn check_transaction_timeout(options: &[KafkaOption], faults: &mut Faults) {
                 "must be from 5000 to 900000 (15 minutes)",
             );
         }
+    }
+}
+
+fn parse_replication_factor(text: &str) -> Result<i32, &'static str> {
+    match text.parse() {
+        Ok(factor) if factor == -1 || factor > 0 => Ok(factor),
+        _ => Err("must be -1 (the broker's default) or a positive number"),
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::encode::chunk::{Chunk, TransactionCounts};
 use crate::telemetry::latency::{ChunkTimes, CommitTimes, Latency};
+use crate::telemetry::oplog_window::{KnownWindow, OplogGauges};
 use crate::telemetry::progress::Progress;
 
 /// Buckets of the commit duration, in seconds.
@@ -44,6 +45,7 @@ pub struct Metrics {
     sessions: IntCounter,
     copied: CopyCounters,
     lookups: LookupCounters,
+    oplog: OplogGauges,
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
@@ -96,7 +98,6 @@ impl Metrics {
         let by = |label: &str, name: &str, help: &str| {
             registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
         };
-        let errors = by("kind", "errors_total", "Failures, by kind.")?;
         let metrics = Self {
             entries: by_operation(&by("op", "entries_total", "Entries read from the source.")?),
             filtered: counter(
@@ -132,9 +133,10 @@ impl Metrics {
                 "sessions_total",
                 "Sessions opened. A retry after a failure opens another one.",
             )?,
-            errors,
+            errors: by("kind", "errors_total", "Failures, by kind.")?,
             copied: CopyCounters::register(&registry)?,
             lookups: LookupCounters::register(&registry)?,
+            oplog: OplogGauges::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
             known_until: AtomicI64::new(0),
@@ -243,6 +245,11 @@ impl Metrics {
         !self.source_fails.load(Ordering::Relaxed)
     }
 
+    /// Sets what is known about the source's oplog; `None` if it cannot be read.
+    pub fn set_oplog_window(&self, known: Option<KnownWindow>) {
+        self.oplog.set(known);
+    }
+
     /// Recalculates the lag gauge for the current time.
     pub fn refresh(&self) {
         self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
@@ -321,6 +328,7 @@ impl Metrics {
             "commits": self.commits.get(),
             "sessions": self.sessions.get(),
             "full_sync": self.full_sync.status(),
+            "oplog": self.oplog.status(),
         })
     }
 }
@@ -411,7 +419,7 @@ impl TransactionCounters {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("oplog_producer_{name}"), help)
 }
 
