@@ -18,8 +18,10 @@ use crate::format::Format;
 use crate::position::{Position, PositionError, Timestamp};
 use crate::resume::ResumePoint;
 
+mod gap;
 mod mode;
 
+pub use gap::{GapReason, GapRecord};
 pub use mode::SourceMode;
 
 /// The version of the record formats in this file.
@@ -156,6 +158,30 @@ pub struct SourceRecord {
     /// The way in which the source is read. Its positions have a meaning only for this way.
     #[serde(skip_serializing_if = "SourceMode::is_oplog", default)]
     pub mode: SourceMode,
+    /// The timestamp after which the stream began, `<seconds>:<increment>`: no entry up to it was sent.
+    /// Absent in records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub began: Option<String>,
+    /// The stretches of the source that were skipped, in the order in which that happened.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub gaps: Vec<GapRecord>,
+}
+
+impl SourceRecord {
+    /// Creates the record of a source about which nothing else is known.
+    #[must_use]
+    pub const fn new(name: String, mode: SourceMode) -> Self {
+        Self {
+            v: STATE_VERSION,
+            name,
+            set_name: None,
+            replica_set_id: None,
+            namespaces: None,
+            mode,
+            began: None,
+            gaps: Vec::new(),
+        }
+    }
 }
 
 /// The namespaces of a source that are carried: the patterns of `--include-namespaces` and

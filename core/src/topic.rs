@@ -65,6 +65,24 @@ pub fn state_topic(prefix: &str, source: &str) -> String {
     format!("__{prefix}.state.{source}")
 }
 
+/// The prefix and the source in the name of a position topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositionTopicName<'t> {
+    /// The prefix.
+    pub prefix: &'t str,
+    /// Name of the source.
+    pub source: &'t str,
+}
+
+/// Returns the parts of the name of a position topic, or `None` for another topic.
+#[must_use]
+pub fn parse_position_topic(topic: &str) -> Option<PositionTopicName<'_>> {
+    let (prefix, rest) = topic.strip_prefix("__")?.split_once('.')?;
+    let source = rest.strip_prefix("position.")?;
+    let is_valid = check_prefix(prefix).is_ok() && check_source_name(source).is_ok();
+    is_valid.then_some(PositionTopicName { prefix, source })
+}
+
 /// Returns the source of a state topic with this prefix, or `None` for another topic.
 #[must_use]
 pub fn source_of_state_topic<'t>(prefix: &str, topic: &'t str) -> Option<&'t str> {
@@ -170,6 +188,24 @@ fn fnv1a(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_topic_names_its_prefix_and_its_source() {
+        let parts = |topic: &str| {
+            let name = parse_position_topic(topic)?;
+            Some((name.prefix.to_owned(), name.source.to_owned()))
+        };
+        let topic = position_topic("cdc", "rs0");
+        assert_eq!(parts(&topic), Some(("cdc".to_owned(), "rs0".to_owned())));
+        for other in [
+            "__cdc.state.rs0",
+            "cdc.position.rs0",
+            "__cdc.position.a.b",
+            "__cdc",
+        ] {
+            assert_eq!(parts(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn names_are_escaped_as_frozen() {

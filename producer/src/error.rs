@@ -11,6 +11,7 @@ use oplog_relay_runtime::startup_error::StartupError;
 
 use crate::entry_fault::EntryFault;
 use crate::instances::error::InstancesError;
+use crate::position::error::PositionChangeError;
 use crate::position_lost::PositionLost;
 use crate::prepare::topics::error::TopicError;
 use crate::publish::error::PublishError;
@@ -36,6 +37,9 @@ pub enum ProducerError {
     /// The saved state of the source cannot be used.
     #[error(transparent)]
     Saved(Box<SavedError>),
+    /// The saved position cannot be changed as an operator wants.
+    #[error(transparent)]
+    PositionChange(Box<PositionChangeError>),
     /// A topic must not be written to.
     #[error(transparent)]
     Topic(Box<TopicError>),
@@ -168,6 +172,7 @@ impl ProducerError {
             Self::Startup(error) => Directive::Stop(error.exit_code()),
             Self::Session(error) => Directive::Stop(error.exit_code()),
             Self::Saved(error) => Directive::Stop(error.exit_code()),
+            Self::PositionChange(error) => Directive::Stop(error.exit_code()),
             Self::Topic(error) => Directive::Stop(error.exit_code()),
             Self::SourceUnfit(error) => Directive::Stop(error.exit_code()),
             Self::RequestRejected(error) => Directive::Stop(error.exit_code()),
@@ -216,6 +221,7 @@ impl ProducerError {
             Self::Startup(_)
             | Self::Session(_)
             | Self::Saved(_)
+            | Self::PositionChange(_)
             | Self::Topic(_)
             | Self::SourceUnfit(_)
             | Self::RequestRejected(_)
@@ -269,6 +275,12 @@ impl From<SessionError> for ProducerError {
 impl From<SavedError> for ProducerError {
     fn from(error: SavedError) -> Self {
         Self::Saved(Box::new(error))
+    }
+}
+
+impl From<PositionChangeError> for ProducerError {
+    fn from(error: PositionChangeError) -> Self {
+        Self::PositionChange(Box::new(error))
     }
 }
 

@@ -19,7 +19,8 @@
 //! - [`saved`] holds the state of a source that is saved in Kafka
 //! - [`registry`] asks a schema registry for the ids of the schemas of Avro topics
 //! - [`config`] checks the arguments and reports all faults at once
-//! - [`inspect`] and [`request`] are the commands `inspect` and `full-sync`
+//! - [`inspect`], [`request`] and [`position`] are the commands `inspect`, `full-sync` and `position`
+//! - [`oplog_window`] is the stretch of time for which a source has entries
 //! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
 //!
 //! # Ordering
@@ -61,6 +62,8 @@ pub mod entry_fault;
 pub mod error;
 pub mod inspect;
 pub mod instances;
+pub mod oplog_window;
+pub mod position;
 pub mod position_lost;
 pub mod prepare;
 pub mod publish;
@@ -81,6 +84,7 @@ use oplog_relay_runtime::startup_error::StartupError;
 use oplog_relay_runtime::telemetry::{LogOptions, init as init_logs};
 
 use crate::config::arguments::{Arguments, Command};
+use crate::config::position::PositionConfig;
 use crate::config::{InspectConfig, RequestConfig, RunConfig};
 use crate::error::{Directive, ProducerError};
 use crate::request::request_full_sync;
@@ -99,6 +103,10 @@ pub async fn main(arguments: Arguments) -> ExitCode {
         },
         Command::FullSync(arguments) => match RequestConfig::check(&arguments) {
             Ok(config) => run_full_sync(config).await,
+            Err(error) => Err(error.into()),
+        },
+        Command::Position(arguments) => match PositionConfig::check(&arguments.command) {
+            Ok(config) => run_position(&config).await,
             Err(error) => Err(error.into()),
         },
         Command::Health(arguments) => return health(&arguments.http).await,
@@ -157,6 +165,12 @@ async fn run_full_sync(config: RequestConfig) -> Result<ExitCode, ProducerError>
     tracing::info!(
         "full sync requested; the running producer starts it within seconds (see /status)"
     );
+    Ok(ExitCode::Done)
+}
+
+async fn run_position(config: &PositionConfig) -> Result<ExitCode, ProducerError> {
+    start_logs(&config.log)?;
+    position::run(config).await?;
     Ok(ExitCode::Done)
 }
 

@@ -28,7 +28,7 @@ pub enum PositionLost {
     #[error(
         "position lost: the oplog of the source does not contain the entry at the checkpoint \
          {checkpoint}; it contains {found} instead (oldest entry: {oldest}). The entry was rolled \
-         back, or this is a different or a restored replica set. {REMEDIES}"
+         back, or this is a different or a restored replica set. {range}. {REMEDIES}"
     )]
     RolledBack {
         /// The saved position.
@@ -37,6 +37,8 @@ pub enum PositionLost {
         found: Position,
         /// Time of the oldest entry of the oplog.
         oldest: Timestamp,
+        /// The stretch that may have been rolled back.
+        range: RolledBackRange,
     },
     /// A change stream does not continue from the checkpoint.
     #[error(
@@ -129,6 +131,46 @@ pub enum PositionLost {
         /// The entry that is missing.
         part: Timestamp,
     },
+}
+
+/// The stretch of a source that was sent but may no longer be part of the source's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolledBackRange {
+    /// The last entry that both histories can share; `None` if the source does not have one.
+    pub shared: Option<Position>,
+    /// The checkpoint.
+    pub checkpoint: Position,
+}
+
+impl RolledBackRange {
+    /// Creates the range after the last shared entry up to the checkpoint.
+    #[must_use]
+    pub const fn new(shared: Option<Position>, checkpoint: Position) -> Self {
+        Self { shared, checkpoint }
+    }
+}
+
+impl std::fmt::Display for RolledBackRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let checkpoint = self.checkpoint;
+        match self.shared {
+            Some(shared) => write!(
+                f,
+                "The last entry that both histories can share is {shared}, {} before the checkpoint: \
+                 entries that were sent after {} up to {} may not be in the source's history, while they \
+                 are in Kafka and on the targets (compare with oplog-consumer verify --repair)",
+                Gap::between(shared.ts, checkpoint.ts),
+                shared.ts,
+                checkpoint.ts
+            ),
+            None => write!(
+                f,
+                "The source has no earlier entry of term {} or before, so it does not tell how much of \
+                 what was sent up to {} is not in its history",
+                checkpoint.term, checkpoint.ts
+            ),
+        }
+    }
 }
 
 /// A duration in whole seconds, printed in readable units.

@@ -9,6 +9,16 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Returns a time in milliseconds since 1970 as RFC 3339 with whole seconds, in UTC.
+#[must_use]
+pub fn utc(millis: i64) -> String {
+    let seconds = millis.div_euclid(1000);
+    match jiff::Timestamp::from_second(seconds) {
+        Ok(time) => time.to_string(),
+        Err(_) => format!("{seconds} s after 1970"),
+    }
+}
+
 /// A point in time by both clocks: the monotonic clock for durations on this host, and the wall
 /// clock for durations since an event on another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +51,13 @@ impl TimePoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_shown_in_utc() {
+        assert_eq!(utc(1_700_000_000_999), "2023-11-14T22:13:20Z");
+        assert_eq!(utc(-1), "1969-12-31T23:59:59Z");
+        assert_eq!(utc(i64::MAX), "9223372036854775 s after 1970");
+    }
 
     #[test]
     fn the_time_since_a_wall_time_is_never_negative() {

@@ -8,7 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use oplog_consumer::dead_letter::Reason;
 use oplog_producer::encode::chunk::Chunk;
+use oplog_producer::oplog_window::OplogWindow;
+use oplog_producer::telemetry::oplog_window::KnownWindow;
 use oplog_relay_core::command::{self, Treatment};
+use oplog_relay_core::position::Timestamp;
 use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
 use prometheus::Registry;
@@ -22,7 +25,19 @@ const ERRORS: &str = "docs/errors.md";
 const METRICS: &str = "docs/metrics.md";
 const REPLAY: &str = "docs/replay.md";
 const COMMANDS: [(&str, &[&str]); 2] = [
-    ("oplog-producer", &["run", "inspect", "full-sync", "health"]),
+    (
+        "oplog-producer",
+        &[
+            "run",
+            "inspect",
+            "full-sync",
+            "position show",
+            "position list",
+            "position set",
+            "position import",
+            "health",
+        ],
+    ),
     (
         "oplog-consumer",
         &[
@@ -37,9 +52,9 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of mongod, of cargo and of the tests' own programs, and the flag that
+/// Flags of Kafka's tools, of mongod and mongodump, of cargo and of the tests' own programs, and the flag that
 /// every program has.
-const FOREIGN_FLAGS: [&str; 29] = [
+const FOREIGN_FLAGS: [&str; 30] = [
     "--add",
     "--all-topics",
     "--allow-principal",
@@ -56,6 +71,7 @@ const FOREIGN_FLAGS: [&str; 29] = [
     "--no-deps",
     "--open",
     "--operation",
+    "--oplog",
     "--quick",
     "--release",
     "--replSet",
@@ -151,6 +167,15 @@ fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
     // A metric with a label exists from its first value on.
     producer.failed("source");
     producer.sent(&Chunk::default(), 0);
+    let window = OplogWindow {
+        oldest: Timestamp::new(1, 1),
+        newest: Timestamp::new(9, 1),
+    };
+    producer.set_oplog_window(Some(KnownWindow {
+        window,
+        position: Some(window.newest),
+        lost_in: None,
+    }));
     consumer.count_error("commit");
     consumer.count_dead_letter(Reason::Write);
     let programs = [
@@ -200,7 +225,8 @@ fn the_page_of_the_configuration_shows_the_help_of_each_command() -> Result<()> 
     for (program, commands) in COMMANDS {
         for command in commands {
             let heading = format!("{program} {command}");
-            sections.push_str(&section(&heading, program, &[command, "--help"])?);
+            let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+            sections.push_str(&section(&heading, program, &words)?);
         }
     }
     check_sections(CONFIGURATION, &sections)

@@ -21,6 +21,7 @@ mod large_documents;
 mod lives;
 mod made;
 mod memory;
+mod moved_positions;
 mod oldest_kafka;
 mod out;
 mod oversize;

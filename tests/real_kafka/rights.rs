@@ -9,7 +9,7 @@ use oplog_relay_kit::services::{Kafka, KafkaOptions, Program};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::made::Made;
+use crate::made::{BEGIN, Made};
 use crate::oversize::state;
 use crate::topics::LIMIT;
 
@@ -27,6 +27,12 @@ const RIGHTS: &[&str] = &[
     "producer Write TransactionalId prefixed cdc.",
     // `oplog-producer full-sync`
     "requester Write Topic prefixed __cdc.state.",
+    // `oplog-producer position show`
+    "viewer Read Topic prefixed __cdc.",
+    // `oplog-producer position set`
+    "mover Read Topic prefixed __cdc.",
+    "mover Write Topic prefixed __cdc.",
+    "mover Write TransactionalId prefixed cdc.",
     // `oplog-consumer replay`, and its `--dead-letter`
     "replayer Read Topic prefixed cdc.",
     "replayer Read Topic prefixed __cdc.",
@@ -58,9 +64,11 @@ const RIGHTS: &[&str] = &[
     "half Read Topic prefixed __cdc.",
     "half Read Group literal half",
 ];
-const USERS: [&str; 12] = [
+const USERS: [&str; 14] = [
     "producer",
     "requester",
+    "viewer",
+    "mover",
     "replayer",
     "emitter",
     "lister",
@@ -240,7 +248,22 @@ fn the_documented_rights_are_enough_and_a_missing_one_is_named() -> Result<()> {
     let right = "does not have the rights Describe and Read on topic cdc.s.b";
     let replayed = guarded.consume("half", "replay", &[&to])?;
     expect("a hidden topic", 1, right, replayed)?;
+    positions_need_only_the_internal_topics(&guarded)?;
     a_refused_login_is_not_a_dead_broker(&guarded)
+}
+
+fn positions_need_only_the_internal_topics(guarded: &Guarded) -> Result<()> {
+    let of = ["--topic-prefix=cdc", "--source-name=rs0"];
+    let show = [&["position", "show"], &of[..]].concat();
+    let shown = guarded.run("oplog-producer", "viewer", &show)?;
+    expect("position show", 0, "prefix cdc", shown)?;
+    let to = format!("--to={BEGIN}:1");
+    let set = [&["position", "set", "--term=1", "--fence", &to], &of[..]].concat();
+    let refused = guarded.run("oplog-producer", "viewer", &set)?;
+    let right = "needs the right Write on the transactional id cdc.rs0";
+    expect("position set without a right", 1, right, refused)?;
+    let moved = guarded.run("oplog-producer", "mover", &set)?;
+    expect("position set", 0, "sent again", moved)
 }
 
 fn a_refused_login_is_not_a_dead_broker(guarded: &Guarded) -> Result<()> {

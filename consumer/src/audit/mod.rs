@@ -121,6 +121,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
             tally.missing(&missing.name, &missing.topic.source)?;
         }
     }
+    tally.gaps(&topics.gaps())?;
     for held in partitions.iter().filter(|held| held.low > 0) {
         tally.removed(held)?;
     }

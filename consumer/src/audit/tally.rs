@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
+use oplog_relay_core::state::GapRecord;
+
 use crate::error::ConsumerError;
 use crate::group::start::Held;
 use crate::json_line::JsonLine;
@@ -128,6 +130,30 @@ impl Tally {
         print_line(&format!("missing: topic {topic}: {reason}"))?;
         let line = JsonLine::new("missing").text("topic", topic);
         self.write(line.text("reason", &reason))
+    }
+
+    /// Reports the gaps in the streams of sources, which their producers have recorded. They are no faults
+    /// of the records that exist.
+    pub(super) fn gaps(
+        &mut self,
+        gaps: &BTreeMap<String, Vec<GapRecord>>,
+    ) -> Result<(), ConsumerError> {
+        for (source, gaps) in gaps {
+            for gap in gaps {
+                self.gap(source, gap)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gap(&mut self, source: &str, gap: &GapRecord) -> Result<(), ConsumerError> {
+        let (after, through, reason) = (&gap.after, &gap.through, gap.reason.text());
+        print_line(&format!(
+            "gap: source {source}: the entries after {after} through {through} were never sent ({reason})"
+        ))?;
+        let line = JsonLine::new("gap").text("source", source);
+        let line = line.text("after", after).text("through", through);
+        self.write(line.text("reason", reason))
     }
 
     /// Reports a partition that does not start at offset 0.

@@ -201,6 +201,13 @@ pub struct ReplayArguments {
     /// always left out.
     #[arg(long, value_name = "stop|leave-out", default_value = "stop")]
     pub refused_options: String,
+    /// Create a collection sharded by this key on a target that is a sharded cluster:
+    /// db.collection=KEY, as in `shop.orders={"customerId":"hashed"}`, or file:PATH with one of them
+    /// in each line. Repeat the flag for more collections. A collection is sharded when the replay
+    /// creates it, at a full sync, a create command or its first write; one that has documents stays
+    /// as it is. The target's user needs the role clusterManager.
+    #[arg(long, value_name = "NS=KEY|file:PATH", value_delimiter = '\n')]
+    pub shard_collections: Vec<String>,
     /// Number of connections on which the writes of one partition's batch are sent concurrently.
     /// Writes to one document stay in order.
     #[arg(long, value_name = "N", default_value = "4")]

@@ -7,11 +7,13 @@
 //! - `settings` checks the arguments of `replay`, `emit`, `cutover` and `dead-letters`
 //! - `proof` checks those of `verify` and `audit`
 //! - `input` checks the options that select the input
+//! - `shard_collections` reads the shard keys of the collections that a replay creates
 
 pub mod arguments;
 mod input;
 mod proof;
 mod settings;
+mod shard_collections;
 
 use oplog_relay_core::filter::{NamespaceFilter, with_commas};
 use oplog_relay_runtime::config::{
@@ -31,6 +33,7 @@ pub use settings::{
     CutoverConfig, DeadLettersConfig, Destination, EmitConfig, GroupConfig, LineForm, NotEmpty,
     RefusedOptions, RemovedRecords, ReplayConfig, Unmatched, Unrepeatable,
 };
+pub use shard_collections::ShardKeys;
 
 /// The reasons for dead letters that `--dead-letter` of a replay accepts.
 const REPLAY_REASONS: [Reason; 3] = [Reason::Undecodable, Reason::Command, Reason::Write];
@@ -93,6 +96,7 @@ impl ReplayConfig {
         let refused_options = RefusedOptions::read(&arguments.refused_options);
         let refused_options = faults.take_or("--refused-options", refused_options);
         let lanes = faults.take_or("--lanes", check_lanes(&arguments.lanes));
+        let shard_collections = shard_collections::check(&arguments.shard_collections, &mut faults);
         let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
         let checked = group
             .zip(target)
@@ -119,6 +123,7 @@ impl ReplayConfig {
             change_subscription: arguments.change_subscription,
             if_not_empty,
             refused_options,
+            shard_collections,
             lanes,
         })
     }
@@ -313,6 +318,8 @@ mod tests {
             "1k",
             "--kafka-option",
             "enable.auto.commit=true",
+            "--shard-collections",
+            "shop.orders",
         ];
         let text = replay(&flags).unwrap_err().to_string();
         let places = [
@@ -327,6 +334,7 @@ mod tests {
             "--if-target-not-empty",
             "--queue-bytes",
             "--kafka-option",
+            "--shard-collections",
         ];
         for place in places {
             assert!(text.contains(place), "{place} in {text}");

@@ -10,6 +10,7 @@ use oplog_relay_runtime::http::ServeOptions;
 use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
+use crate::config::shard_collections::ShardKeys;
 use crate::dead_letter::Reasons;
 use crate::input::Input;
 use crate::replay::catalog::Subscription;
@@ -136,6 +137,8 @@ pub struct ReplayConfig {
     pub if_not_empty: NotEmpty,
     /// The policy for a command option that the target does not support.
     pub refused_options: RefusedOptions,
+    /// The shard keys of collections that are created sharded on the target.
+    pub shard_collections: ShardKeys,
     /// Number of connections for the writes of one partition's batch.
     pub lanes: usize,
 }

@@ -21,6 +21,8 @@
 //! - `commands` runs commands and records them in the [`catalog`]
 //! - `held_documents` holds documents that an index refuses temporarily, and suspends such indexes
 //! - `note` writes the notes of the catalog and of `held_documents`
+//! - `sharding` routes writes to collections that are sharded on the target, and moves documents between
+//!   shards
 //! - `refusals` handles writes that the target refuses permanently, `damage` has the error for
 //!   malformed documents, `request_refused` the one for other requests
 //! - [`directive`] is the table of the target's error codes
@@ -36,6 +38,7 @@ mod ordered;
 pub mod plan;
 pub(crate) mod refusals;
 pub mod request_refused;
+pub(crate) mod sharding;
 pub(crate) mod sink;
 mod target;
 pub mod writes;

@@ -48,9 +48,10 @@ impl MongoSink {
         Ok(is_ordered)
     }
 
-    /// Clears the cached order of collections, which a command may have changed.
+    /// Clears the cached order and shard keys of collections, which a command may have changed.
     pub(crate) fn forget_order(&self) {
         self.known_order().clear();
+        self.forget_shard_keys();
     }
 
     async fn find_order(&self, ns: &str) -> mongodb::error::Result<bool> {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use mongodb::Client;
+use oplog_relay_runtime::config::{ConfigError, Fault};
 use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::shutdown::Shutdown;
 
-use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, Unmatched};
+use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, ShardKeys, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::group::start::{Past, Traces};
@@ -57,6 +58,8 @@ pub(super) struct Policies {
     /// True if options that the target does not know are left out.
     pub(super) leaves_out_options: bool,
     pub(super) allow_lossy: bool,
+    /// The shard keys of collections that are created sharded.
+    pub(super) shard_collections: ShardKeys,
 }
 
 /// The settings of a replay.
@@ -76,6 +79,8 @@ pub struct Settings<'s> {
     pub planner: Planner,
     /// The reasons for which records become dead letters.
     pub dead_letter: Reasons,
+    /// The shard keys of collections that are created sharded.
+    pub shard_collections: ShardKeys,
 }
 
 pub(super) fn count(number: usize) -> u64 {
@@ -84,6 +89,17 @@ pub(super) fn count(number: usize) -> u64 {
 
 pub(super) fn catalog_unreadable(error: &mongodb::error::Error) -> mongo::MongoError {
     mongo::MongoError::from_driver("the target's catalog", error)
+}
+
+/// Returns the fault of a target that cannot shard collections.
+fn not_sharded() -> ConfigError {
+    ConfigError::Faults(vec![Fault {
+        place: "--shard-collections".to_owned(),
+        message:
+            "the target is not a sharded cluster: give --target the address of its mongos, or \
+                  leave this flag out"
+                .to_owned(),
+    }])
 }
 
 impl MongoSink {
@@ -111,6 +127,7 @@ impl MongoSink {
             refused_options: config.refused_options,
             planner: config.planner(),
             dead_letter: config.group.dead_letter.clone(),
+            shard_collections: config.shard_collections.clone(),
         };
         let sink = Self::open(client, settings, metrics, readiness, shutdown).await?;
         let GroupConfig {
@@ -189,7 +206,8 @@ impl MongoSink {
     /// Opens the replay into a target with an existing client.
     ///
     /// # Errors
-    /// Returns an error if the target's limits and features, or its catalog, cannot be read.
+    /// Returns an error if the target's limits and features, or its catalog, cannot be read, or if
+    /// collections are to be sharded on a target that is not a sharded cluster.
     pub async fn open(
         client: Client,
         settings: Settings<'_>,
@@ -198,6 +216,9 @@ impl MongoSink {
         shutdown: Shutdown,
     ) -> Result<Self, ConsumerError> {
         let target = Target::open(client, metrics, readiness, shutdown).await?;
+        if target.sharding.is_none() && !settings.shard_collections.is_empty() {
+            return Err(not_sharded().into());
+        }
         let catalog = Catalog::open(&target.client, settings.group)
             .await
             .map_err(|error| catalog_unreadable(&error))?;
@@ -213,6 +234,7 @@ impl MongoSink {
                 if_not_empty: settings.if_not_empty,
                 leaves_out_options: settings.refused_options == RefusedOptions::LeaveOut,
                 allow_lossy: settings.allow_lossy,
+                shard_collections: settings.shard_collections,
             },
             held_documents: HeldDocuments::default(),
             permits: Permits::default(),

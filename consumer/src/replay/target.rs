@@ -9,6 +9,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::error::ConsumerError;
 use crate::replay::capabilities::accepts_uuids;
+use crate::replay::sharding::known::Sharding;
 use crate::replay::writes::bypass::Bypass;
 use crate::replay::writes::limits::{Limits, is_ferretdb};
 use crate::telemetry::metrics::Metrics;
@@ -28,6 +29,8 @@ pub(super) struct Target {
     /// True if the target accepts `collectionUUID` in commands.
     pub(super) accepts_uuids: bool,
     pub(super) bypass: Bypass,
+    /// The shard keys of collections, if the target is a sharded cluster.
+    pub(super) sharding: Option<Sharding>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) shutdown: Shutdown,
@@ -51,6 +54,7 @@ impl Target {
             limits: Limits::of(&hello, is_ferretdb(&client).await),
             accepts_uuids: accepts_uuids(&client).await.map_err(failed)?,
             bypass: Bypass::default(),
+            sharding: hello.is_mongos.then(Sharding::default),
             client,
             metrics,
             readiness,

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub duplicate_inserts: IntCounter,
     /// Number of documents that were read, changed and replaced.
     pub rewritten_documents: IntCounter,
+    /// Documents that got another shard key on a sharded target.
+    pub moved_documents: IntCounter,
     /// Number of entries that a later entry of the same batch made superfluous.
     pub folded: IntCounter,
     /// Time that applying a batch takes.
@@ -107,6 +109,7 @@ impl Metrics {
             unmatched_updates,
             duplicate_inserts,
             rewritten_documents,
+            moved_documents,
             folded,
         ] = all(&registry, &COUNTERS, IntCounter::with_opts)?;
         let [lag, source_lag, position] = all(&registry, &TIMES, Gauge::with_opts)?;
@@ -134,6 +137,7 @@ impl Metrics {
             unmatched_updates,
             duplicate_inserts,
             rewritten_documents,
+            moved_documents,
             folded,
             apply_seconds: histogram("apply_seconds", "Time that applying a batch takes.")?,
             latency: Latency::register(&registry)?,
@@ -251,7 +255,7 @@ const TIMES: [(&str, &str); 3] = [
 ];
 
 /// Names and help texts of the plain counters.
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     (
         "filtered_total",
         "Entries that the namespace filter excluded.",
@@ -281,6 +285,10 @@ const COUNTERS: [(&str, &str); 10] = [
     (
         "rewritten_documents_total",
         "Documents that were read, changed and replaced.",
+    ),
+    (
+        "moved_documents_total",
+        "Documents that got another shard key on a sharded target.",
     ),
     (
         "folded_total",

@@ -6,6 +6,7 @@
 //! | part | on the target |
 //! | --- | --- |
 //! | `expireAfterSeconds` | absent, or the greatest value for an index that already existed, while the catalog has the original value; the original value after a cutover |
+//! | the index that a cluster creates for a shard key | may exist on one side only: reported as a note |
 //! | `unique`, `prepareUnique` | absent if the collection is spread over partitions (`--order id`), or if its order is not known: reported as a note |
 //! | `v`, `ns`, `background`, `dropDups`, `buildUUID`, versions of index types and collations | as the target's server sets them |
 //! | `temp`, `autoIndexId`, `recordIdsReplicated`, `recordPreImages`, `idIndex`, `uuid` | not replayed |
@@ -82,6 +83,8 @@ pub(super) struct Expected {
     pub(super) withheld: BTreeMap<Option<String>, i64>,
     /// The order of the collection's entries, if it is known: by `_id`, or of the whole collection.
     pub(super) order: Option<Order>,
+    /// The shard key on each side on which the collection is sharded.
+    pub(super) shard_keys: [Option<Bson>; 2],
 }
 
 /// A part of a definition.
@@ -176,6 +179,12 @@ pub(super) fn compare(
             (Some(one), Some(other)) => {
                 compare_index(name, one, other, expected, &mut found, &mut notes);
             }
+            (one, other) if is_of_shard_key(one, other, &expected.shard_keys) => {
+                let side = if one.is_some() { "source" } else { "target" };
+                notes.push(format!(
+                    "index {name} exists only at the {side}, where it serves the shard key"
+                ));
+            }
             (one, other) => found.push(Discrepancy {
                 part: Part::Index((*name).clone()),
                 source: one.map(|index| canonical(&Value::Document((*index).clone()))),
@@ -184,6 +193,29 @@ pub(super) fn compare(
         }
     }
     Compared { found, notes }
+}
+
+/// Returns true if an index that exists on one side only is the one that a cluster created for the shard
+/// key there.
+fn is_of_shard_key(
+    one: Option<&&Bson>,
+    other: Option<&&Bson>,
+    shard_keys: &[Option<Bson>; 2],
+) -> bool {
+    let [source, target] = shard_keys;
+    let is_it = |index: Option<&&Bson>, key: &Option<Bson>| {
+        let fields = index.and_then(|index| index.get_document("key").ok());
+        let Some((fields, key)) = fields.zip(key.as_ref()) else {
+            return false;
+        };
+        let of = |key: &Bson| doc! { "key": key.clone() };
+        is_same("key", &of(fields), &of(key))
+    };
+    match (one, other) {
+        (Some(_), None) => is_it(one, source),
+        (None, Some(_)) => is_it(other, target),
+        _ => false,
+    }
 }
 
 /// Returns the indexes that users created: all but the `_id` index and the index of a clustered
@@ -349,7 +381,7 @@ mod tests {
     fn withheld(index: Option<&str>, seconds: i64) -> Expected {
         Expected {
             withheld: [(index.map(str::to_owned), seconds)].into(),
-            order: None,
+            ..Expected::default()
         }
     }
 
@@ -405,6 +437,31 @@ mod tests {
         assert_eq!(parts(&one, &other, &ordered), (vec![differing.clone()], 0));
         // A replay never does the opposite.
         assert_eq!(parts(&other, &one, &expected(None)), (vec![differing], 0));
+    }
+
+    #[test]
+    fn the_index_of_a_shard_key_may_exist_on_the_side_that_is_sharded_by_it() {
+        let plain = definition(doc! {}, &[]);
+        let sharded = definition(
+            doc! {},
+            &[doc! { "key": { "a": 1, "b": "hashed" }, "name": "a_1_b_hashed" }],
+        );
+        let expected = |key: Bson| Expected {
+            shard_keys: [None, Some(key)],
+            ..Expected::default()
+        };
+        let key = doc! { "a": 1.0, "b": "hashed" };
+        assert_eq!(parts(&plain, &sharded, &expected(key.clone())), (vec![], 1));
+        let differing = Part::Index("a_1_b_hashed".to_owned());
+        let other = expected(doc! { "a": 1 });
+        assert_eq!(
+            parts(&plain, &sharded, &other),
+            (vec![differing.clone()], 0)
+        );
+        assert_eq!(
+            parts(&sharded, &plain, &expected(key)),
+            (vec![differing], 0)
+        );
     }
 
     #[test]

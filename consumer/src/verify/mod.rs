@@ -127,7 +127,15 @@ pub async fn verify(config: &VerifyConfig, shutdown: &Shutdown) -> Result<Verdic
     };
     let report = Report::open(config.report.as_deref(), &saved, &config.question)?;
     let listing = namespaces::both([&source, &target], &config.filter).await?;
-    let expected = expected(&target, group, replay.as_ref()).await?;
+    let mut expected = expected(&target, group, replay.as_ref()).await?;
+    for (place, server) in [&source, &target].into_iter().enumerate() {
+        for (ns, key) in namespaces::shard_keys(server).await {
+            let keys = &mut expected.entry(ns).or_default().shard_keys;
+            if let Some(side) = keys.get_mut(place) {
+                *side = Some(key);
+            }
+        }
+    }
     let comparison = Comparison {
         source,
         target,

@@ -8,7 +8,7 @@ use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::time_series;
 use oplog_relay_core::topic::is_temporary;
-use oplog_relay_runtime::mongo::{MongoError, REPLY_LIMIT, error_code, in_time};
+use oplog_relay_runtime::mongo::{MongoError, REPLY_LIMIT, error_code, error_text, hello, in_time};
 
 use super::definition::Definition;
 use super::side::Server;
@@ -88,6 +88,37 @@ pub(super) async fn one(server: &Server, ns: &str) -> Result<Option<Definition>,
         Err(error) if error_code(&error) == Some(IS_A_VIEW) => Ok(Some(found)),
         Err(error) => Err(failed(server, &error)),
     }
+}
+
+/// Returns the shard keys of the collections that are sharded on a server; none if it is not a mongos.
+/// Without the right to read them, the indexes of shard keys are compared like all others.
+pub(super) async fn shard_keys(server: &Server) -> BTreeMap<String, Bson> {
+    let mut keys = BTreeMap::new();
+    let is_mongos = hello(&server.client)
+        .await
+        .is_ok_and(|hello| hello.is_mongos);
+    if !is_mongos {
+        return keys;
+    }
+    let command = doc! { "find": "collections", "projection": { "key": 1, "dropped": 1 } };
+    match all(server, "config", command).await {
+        Ok(found) => {
+            for sharded in found {
+                let is_dropped = sharded.get_bool("dropped").unwrap_or(false);
+                let (ns, key) = (sharded.get_str("_id"), sharded.get_document("key"));
+                if let (Ok(ns), Ok(key), false) = (ns, key, is_dropped) {
+                    keys.insert(ns.to_owned(), key.clone());
+                }
+            }
+        }
+        Err(error) => tracing::warn!(
+            side = %server.side,
+            reason = error_text(&error),
+            "the shard keys cannot be read, so the index of a shard key that exists on one side counts \
+             as a difference; the role clusterMonitor has the right to read them"
+        ),
+    }
+    keys
 }
 
 async fn listed(

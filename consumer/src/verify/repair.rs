@@ -27,7 +27,7 @@ use super::range::OwnedId;
 use super::recheck::Differing;
 use super::report::{Counts, Kind};
 use super::side::Server;
-use crate::config::{NotEmpty, RefusedOptions, Unmatched};
+use crate::config::{NotEmpty, RefusedOptions, ShardKeys, Unmatched};
 use crate::dead_letter::Reasons;
 use crate::error::ConsumerError;
 use crate::replay::plan::Planner;
@@ -69,6 +69,7 @@ impl Repair {
             refused_options: RefusedOptions::Stop,
             planner: Planner::new(1),
             dead_letter: Reasons::new(),
+            shard_collections: ShardKeys::new(),
         };
         let sink = MongoSink::open(
             target.client.clone(),

@@ -204,13 +204,12 @@ impl Replay {
     }
 }
 
-/// Returns a time of the source that is not earlier than any write that can be read now. `lastWrite` is
-/// not earlier than any write that a majority read has returned. For a server that does not report it,
-/// the newest oplog entry is used.
+/// Returns a time of the source that is not earlier than any write that can be read now. For a server
+/// whose `hello` has no such time, it is that of the newest oplog entry.
 async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
     let hello = from_source(hello(source).await)?;
-    if let Some(written) = hello.last_write.or(hello.last_majority_write) {
-        return Ok(written.ts);
+    if let Some(time) = time_of(&hello) {
+        return Ok(time);
     }
     let oplog = source.database("local").collection::<Bson>("oplog.rs");
     let newest = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 });
@@ -221,6 +220,39 @@ async fn moment(source: &Client) -> Result<Timestamp, ConsumerError> {
     }))
 }
 
+/// Returns the time of a source that its `hello` reply shows. `lastWrite` is not earlier than any write
+/// that a majority read has returned. A mongos has no oplog, and so no last write; its cluster time is
+/// not earlier than that of any reply that a shard has sent it.
+fn time_of(hello: &Hello) -> Option<Timestamp> {
+    if hello.is_mongos {
+        return hello.cluster_time.max(hello.operation_time);
+    }
+    let written = hello.last_write.or(hello.last_majority_write)?;
+    Some(written.ts)
+}
+
 fn from_source<T>(answer: Result<T, Error>) -> Result<T, ConsumerError> {
     answer.map_err(|error| MongoError::from_driver("the source", &error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_mongos_is_its_cluster_time() {
+        let time = |time, increment| mongodb::bson::Timestamp { time, increment };
+        let mongos = Hello::from_reply(&doc! {
+            "msg": "isdbgrid",
+            "operationTime": time(7, 1),
+            "$clusterTime": { "clusterTime": time(8, 2) },
+        });
+        assert_eq!(time_of(&mongos), Some(Timestamp::new(8, 2)));
+        let member = Hello::from_reply(&doc! {
+            "setName": "rs0",
+            "lastWrite": { "opTime": { "ts": time(5, 1), "t": 1_i64 } },
+            "$clusterTime": { "clusterTime": time(8, 2) },
+        });
+        assert_eq!(time_of(&member), Some(Timestamp::new(5, 1)));
+    }
 }

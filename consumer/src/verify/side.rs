@@ -123,11 +123,12 @@ impl<'f> Find<'f> {
     }
 }
 
+/// Returns the name of a read concern level. `available`, the default of secondaries of a cluster before
+/// 5.0, also returns documents that a shard no longer owns, so it is replaced.
 fn level_name(level: &ReadConcernLevel) -> &str {
     match level {
         ReadConcernLevel::Majority => "majority",
         ReadConcernLevel::Linearizable => "linearizable",
-        ReadConcernLevel::Available => "available",
         ReadConcernLevel::Snapshot => "snapshot",
         ReadConcernLevel::Custom(level) => level,
         _ => "local",
@@ -184,7 +185,12 @@ impl Server {
                 let criteria = self.client.selection_criteria().cloned();
                 let concern = self.client.read_concern();
                 let level = concern.map(|concern| level_name(&concern.level));
-                (criteria.unwrap_or_else(primary), level)
+                let criteria = criteria.unwrap_or_else(primary);
+                let is_primary = matches!(
+                    criteria,
+                    SelectionCriteria::ReadPreference(ReadPreference::Primary)
+                );
+                (criteria, level.or((!is_primary).then_some("local")))
             }
         };
         let command = find.command(collection, concern);

@@ -12,7 +12,8 @@
 //!   be known from their topics
 //! - `held_documents` tries to write held documents again
 //! - `dead_letters` makes dead letters
-//! - `topics` knows the topics with their sources and formats
+//! - `topics` knows the topics with their sources and formats; `source_gaps` finds the stretches that a
+//!   producer has skipped
 //! - `barrier_error` has the reasons why a command cannot run; `record_error` and `topic_error`
 //!   have those of records and topics
 
@@ -32,6 +33,7 @@ pub(crate) mod held_documents;
 pub mod record_error;
 mod segment;
 pub mod sink;
+mod source_gaps;
 pub mod topic_error;
 pub mod topics;
 

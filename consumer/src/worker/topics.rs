@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use oplog_relay_core::foreign::Rules;
 use oplog_relay_core::format::{FORMAT_VERSION, Format};
-use oplog_relay_core::state::{State, TopicRecord};
+use oplog_relay_core::state::{GapRecord, State, TopicRecord};
 use oplog_relay_core::topic::{source_of_state_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, Follower, KafkaFailure, KafkaOptions, Reader, Stored};
 use oplog_relay_runtime::retry::Backoff;
@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 use crate::error::ConsumerError;
 use crate::input::{ForeignInput, Input};
 use crate::saved_state_error::SavedStateError;
+use crate::worker::source_gaps::{gaps_in, warn_of};
 use crate::worker::topic_error::TopicError;
 
 /// A topic that a producer has claimed, or a topic of another program.
@@ -77,6 +78,8 @@ pub struct Topics {
     reader: Reader,
     input: Input,
     known: Mutex<Known>,
+    /// The gaps in the streams of the sources.
+    gaps: Mutex<BTreeMap<String, Vec<GapRecord>>>,
     /// The readers of the state topics, by source. The lock is held while they are read, so that they
     /// are read once for all waiting workers.
     reading: tokio::sync::Mutex<BTreeMap<String, Follower>>,
@@ -98,6 +101,7 @@ impl Topics {
             reader: Reader::new(kafka),
             input: input.clone(),
             known: Mutex::default(),
+            gaps: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             shutdown,
         };
@@ -131,6 +135,13 @@ impl Topics {
         let sources =
             names.filter_map(|name| source_of_state_topic(prefix, &name).map(str::to_owned));
         Ok(sources.collect())
+    }
+
+    /// Returns the gaps that producers have recorded in the streams of their sources, by source.
+    #[must_use]
+    pub fn gaps(&self) -> BTreeMap<String, Vec<GapRecord>> {
+        let gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        gaps.clone()
     }
 
     /// Returns the input whose topics these are.
@@ -286,6 +297,9 @@ impl Topics {
                 Err(failure) => return Err(failure.into()),
             };
             let claims = Claims::read(&source, follower.topic(), &newer.records)?;
+            if let Some(gaps) = gaps_in(&newer.records) {
+                self.take_gaps(&source, gaps);
+            }
             let mut known = self.lock();
             let topics = known.entry(source).or_default();
             if newer.is_whole {
@@ -294,6 +308,19 @@ impl Topics {
             claims.take_into(topics);
         }
         Ok(())
+    }
+
+    /// Remembers the gaps of a source, and warns of those that are new.
+    fn take_gaps(&self, source: &str, gaps: Vec<GapRecord>) {
+        let mut known = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(source.to_owned()).or_default();
+        let new: Vec<GapRecord> = gaps
+            .iter()
+            .filter(|gap| !known.contains(gap))
+            .cloned()
+            .collect();
+        warn_of(source, &new);
+        *known = gaps;
     }
 
     /// Adds the topics of another program that exist now, or updates their numbers of partitions.

@@ -174,6 +174,10 @@ fn records_of_a_session_have_their_frozen_form() {
     assert_eq!(serde_json::to_string(&source).unwrap(), text);
     assert_eq!(source.namespaces.unwrap().include, ["shop.*"]);
 
+    let text = r#"{"v":1,"name":"rs0","began":"5:1","gaps":[{"after":"7:3","through":"9:1","at":12,"reason":"operator"}]}"#;
+    let source: SourceRecord = serde_json::from_str(text).unwrap();
+    assert_eq!(serde_json::to_string(&source).unwrap(), text);
+
     let text = r#"{"v":1,"format":"bson","format_version":1,"partitions":2,"ends":[7,0]}"#;
     let topic: TopicRecord = serde_json::from_str(text).unwrap();
     assert_eq!(serde_json::to_string(&topic).unwrap(), text);

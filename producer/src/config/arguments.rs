@@ -5,6 +5,8 @@ use oplog_relay_runtime::command_line::{
     HealthArguments, LogArguments, ServeArguments, after_help,
 };
 
+use crate::config::position_arguments::PositionArguments;
+
 /// Streams a MongoDB oplog into Kafka: every entry exactly once, in order per document.
 ///
 /// Reads the oplog of a replica set, or a dump of one, and writes its entries to one topic per
@@ -35,6 +37,8 @@ pub enum Command {
     /// collection is already in the topics, its documents replace those with the same _id on a
     /// target, and nothing is deleted there. Nothing is written to the source.
     FullSync(FullSyncArguments),
+    /// Show, list, set or import the saved position of a source.
+    Position(Box<PositionArguments>),
     /// Exit with 0 if the instance that serves HTTP at an address is ready. For container health
     /// checks.
     Health(HealthArguments),
@@ -239,6 +243,13 @@ pub struct RunArguments {
     /// limit it.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub takeover_after: String,
+    /// What to do if the oplog no longer reaches back to the saved position: stop (exit code 3) or
+    /// skip-with-marker (continue after the oldest entry that still exists, and record the gap in the
+    /// state topic, where `position show` and `oplog-consumer audit` report it). The entries in the
+    /// gap are missing on every target. A position that was lost in another way, as by a rollback,
+    /// always stops.
+    #[arg(long, value_name = "stop|skip-with-marker", default_value = "stop")]
+    pub on_position_lost: String,
     /// Number of concurrent reads of a full sync.
     #[arg(long, value_name = "N", default_value = "4")]
     pub full_sync_readers: String,

@@ -15,6 +15,7 @@
 //! - `delivery` receives the delivery reports; `waiting` waits for them
 //! - `pace` limits the bytes in flight; `markers` determines the pause between a commit and the next
 //!   transaction
+//! - `saved_record` sends a record of the state topic that no entry belongs to
 //! - `single_record` sends a record outside of any transaction
 //! - `error` has the reasons why records can never be written
 
@@ -27,6 +28,7 @@ pub(crate) mod known_partitions;
 pub mod log_end_offsets;
 mod markers;
 mod pace;
+mod saved_record;
 pub(crate) mod single_record;
 mod waiting;
 

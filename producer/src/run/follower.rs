@@ -12,8 +12,8 @@ use crate::instances::{Leadership, Lease};
 use crate::publish::{Pace, transaction_timeout};
 use crate::registry::SchemaRegistry;
 use crate::run::followed_source::FollowedSource;
-use crate::session::Supervisor;
 use crate::session::pipeline::Outcome;
+use crate::session::{Supervisor, head_room};
 use crate::source::origin::Origin;
 use crate::telemetry::status;
 
@@ -184,11 +184,17 @@ impl Follower {
             self.source.is_alone,
             shutdown.clone(),
         ));
+        let origin = Arc::new(origin);
+        shown.spawn(head_room::watch(
+            Arc::clone(&origin),
+            Arc::clone(&self.source.metrics),
+            shutdown.clone(),
+        ));
         let timeout = transaction_timeout(&self.source.config.kafka);
         let supervisor = Supervisor {
             config: Arc::clone(&self.source.config),
             pace: Pace::new(timeout).shared_by(self.sources),
-            origin: Arc::new(origin),
+            origin,
             metrics: Arc::clone(&self.source.metrics),
             health: health.clone(),
             registry: self.registry.clone(),

@@ -12,6 +12,15 @@ use crate::position_lost::PositionLost;
 use crate::saved::error::ReplicaSet;
 use crate::saved::error::SavedError;
 
+/// The place of a record in the position topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// The offset.
+    pub offset: i64,
+    /// The time at which the record was written, in milliseconds since 1970, if the record has one.
+    pub written_ms: Option<i64>,
+}
+
 /// The saved data of a source, as read from its two internal topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -25,6 +34,8 @@ pub struct Checkpoint {
     pub reads: u32,
     /// The point at which a change stream continues after the position.
     pub resume: Option<ResumePoint>,
+    /// The place of the record of the position.
+    pub place: Option<RecordPlace>,
     /// True if the state topic contained the source's record when the position was committed.
     pub had_state: bool,
     /// The content of the state topic, such as the routing table and the source's record.
@@ -41,14 +52,24 @@ impl Checkpoint {
         // The state is read first: a commit of another instance between the two reads then appears as a
         // position without its state, not as a state that has lost its position.
         let state = read_state(reader, &state_topic(prefix, source)).await?;
+        let last = Self::read_without_state(reader, prefix, source).await?;
+        Ok(Self { state, ..last })
+    }
+
+    /// Reads the position topic only. The state of the result is empty.
+    ///
+    /// # Errors
+    /// The errors of [`Checkpoint::read`].
+    pub async fn read_without_state(
+        reader: &Reader,
+        prefix: &str,
+        source: &str,
+    ) -> Result<Self, ProducerError> {
         let last = reader
             .read_last_committed(&position_topic(prefix, source))
             .await?;
         let last = last.map(|stored| read_position(&stored)).transpose()?;
-        Ok(Self {
-            state,
-            ..last.unwrap_or_default()
-        })
+        Ok(last.unwrap_or_default())
     }
 
     /// Checks that the committed position and state still exist. `committed` is the last position
@@ -201,6 +222,10 @@ fn read_position(stored: &Stored) -> Result<Checkpoint, SavedError> {
             history: record.history()?,
             reads: record.reads,
             resume: record.resume.clone(),
+            place: Some(RecordPlace {
+                offset,
+                written_ms: stored.timestamp_ms,
+            }),
             had_state: record.state,
             state: State::default(),
         })

@@ -180,8 +180,12 @@ impl Supervisor {
     }
 
     /// Returns the source's record if it must be saved: the first one, or one that differs from the
-    /// saved one.
-    pub(super) fn identity(&self, saved: Option<&SourceRecord>) -> Option<SourceRecord> {
+    /// saved one. A stream without a saved record begins after `begin`.
+    pub(super) fn identity(
+        &self,
+        saved: Option<&SourceRecord>,
+        begin: Timestamp,
+    ) -> Option<SourceRecord> {
         let filter = &self.config.stream.filter;
         let now = self.origin.record();
         // A value that cannot be read now may have been read and saved earlier.
@@ -199,6 +203,11 @@ impl Supervisor {
                 include: filter.include().to_vec(),
                 exclude: filter.exclude().to_vec(),
             }),
+            began: match saved {
+                Some(saved) => saved.began.clone(),
+                None => Some(begin.to_string()),
+            },
+            gaps: saved.map_or_else(Vec::new, |saved| saved.gaps.clone()),
             ..now
         };
         (saved != Some(&record)).then_some(record)

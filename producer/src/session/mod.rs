@@ -7,13 +7,17 @@
 //! - `plan` determines the starting point
 //! - `pipeline` runs source, encoder and publisher
 //! - `parts` waits for the parts of a session, and chooses among their errors
+//! - `head_room` watches how long the saved position stays in the source's oplog
+//! - `skip` skips the gap after a lost position, if the operator wants that
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
 pub mod error;
+pub(crate) mod head_room;
 mod parts;
 pub mod pipeline;
 pub(crate) mod plan;
+mod skip;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,6 +187,15 @@ const fn after(start: StartAt) -> Option<Position> {
     }
 }
 
+/// Returns the timestamp after which a stream begins. `oldest` is the time of its first entry.
+const fn begin_of(start: StartAt, oldest: Timestamp) -> Timestamp {
+    match start {
+        StartAt::After(position) => position.ts,
+        StartAt::At(ts) => ts.before(),
+        StartAt::Oldest | StartAt::Now => oldest.before(),
+    }
+}
+
 /// Returns the position to save even if no entry follows: the one at which `--start now` begins.
 /// The position of a new full sync is saved only together with its plan. Otherwise a session that
 /// ends between the two would leave a position without a plan, and the full sync would never run.
@@ -219,6 +232,10 @@ impl Supervisor {
             let error = match Box::pin(self.session()).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
+            };
+            let error = match self.skip_lost(error).await {
+                Ok(()) => continue,
+                Err(error) => error,
             };
             self.metrics.interrupted();
             self.metrics.failed(error.kind());
@@ -294,7 +311,7 @@ impl Supervisor {
         let has_state = checkpoint.state.source.is_some();
         let OpenLookups { current, before } = *Box::pin(self.lookups()).await?;
         let encoder = self
-            .encoder(checkpoint, start, topics)?
+            .encoder(checkpoint, start, topics, begin_of(start, oldest))?
             .changing(routing, rules)
             .noting(noted)
             .copying(reads, held)
@@ -334,9 +351,10 @@ impl Supervisor {
         checkpoint: Checkpoint,
         start: StartAt,
         topics: Topics,
+        begin: Timestamp,
     ) -> Result<Encoder, ProducerError> {
         let stream = &self.config.stream;
-        let identity = self.identity(checkpoint.state.source.as_ref());
+        let identity = self.identity(checkpoint.state.source.as_ref(), begin);
         let router = Router::new(
             &stream.topic_prefix,
             stream.filter.clone(),

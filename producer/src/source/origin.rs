@@ -7,7 +7,7 @@ use bson::{Bson, doc};
 use mongodb::Client;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::resume::ResumePoint;
-use oplog_relay_core::state::{History, STATE_VERSION, SourceMode, SourceRecord};
+use oplog_relay_core::state::{History, SourceMode, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
 use oplog_relay_runtime::config::Start;
 use oplog_relay_runtime::mongo::{self, Hello, REPLY_LIMIT, in_time};
@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::config::{self, StreamConfig, WantedMode};
 use crate::error::ProducerError;
+use crate::oplog_window::OplogWindow;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup, StoredDocuments};
 use crate::prepare::route::Collections;
 use crate::prepare::transaction::{OplogHistory, Parts, SpooledParts, Transactions};
@@ -97,12 +98,8 @@ impl Origin {
             "the source is read through a change stream"
         );
         let record = SourceRecord {
-            v: STATE_VERSION,
-            name,
             set_name: hello.set_name,
-            replica_set_id: None,
-            namespaces: None,
-            mode: SourceMode::ChangeStream,
+            ..SourceRecord::new(name, SourceMode::ChangeStream)
         };
         Ok(Self::new(record, Kind::Events { client, stream }))
     }
@@ -117,15 +114,7 @@ impl Origin {
             config::Origin::Dump(path) => {
                 let kind = Kind::Dump(Arc::new(Dump::open(path)?));
                 let name = name.ok_or(SourceError::NoName)?.to_owned();
-                let record = SourceRecord {
-                    v: STATE_VERSION,
-                    name,
-                    set_name: None,
-                    replica_set_id: None,
-                    namespaces: None,
-                    mode: SourceMode::Oplog,
-                };
-                Ok(Self::new(record, kind))
+                Ok(Self::new(SourceRecord::new(name, SourceMode::Oplog), kind))
             }
             config::Origin::Live(uri) => {
                 let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
@@ -147,12 +136,9 @@ impl Origin {
         Oplog::check(&client).await?;
         let name = source_name(name, &hello)?;
         let record = SourceRecord {
-            v: STATE_VERSION,
-            name,
             set_name: hello.set_name,
             replica_set_id: replica_set_id(&client).await,
-            namespaces: None,
-            mode: SourceMode::Oplog,
+            ..SourceRecord::new(name, SourceMode::Oplog)
         };
         let oplog = Oplog::new(&client);
         Ok(Self::new(record, Kind::Live { client, oplog }))
@@ -272,6 +258,25 @@ impl Origin {
             Kind::Live { oplog, .. } => Ok(oplog.oldest().await?.map(|oldest| oldest.ts)),
             Kind::Events { .. } => Ok(None),
             Kind::Dump(dump) => Ok(dump.oldest()),
+        }
+    }
+
+    /// Returns the times between which the oplog has entries; `None` for a dump, and for a source whose
+    /// oplog cannot be read. The primary is asked if the oplog of the member that is read does not reach
+    /// back to `position`.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn window(
+        &self,
+        position: Option<Timestamp>,
+    ) -> Result<Option<OplogWindow>, ProducerError> {
+        match &self.kind {
+            Kind::Live { oplog, .. } => oplog.window(position).await,
+            Kind::Events { client, stream } if !stream.is_sharded() => {
+                Oplog::new(client).window(position).await
+            }
+            Kind::Events { .. } | Kind::Dump(_) => Ok(None),
         }
     }
 
@@ -421,7 +426,7 @@ pub async fn feed_full_sync(
 }
 
 /// Returns the reason why a source is read through a change stream; `None` if its oplog can be read.
-async fn reason_for_change_stream(
+pub(crate) async fn reason_for_change_stream(
     client: &Client,
     hello: &Hello,
 ) -> Result<Option<String>, ProducerError> {
@@ -439,7 +444,7 @@ async fn reason_for_change_stream(
 }
 
 /// Refuses a shard, whose oplog and change streams are only a part of the history.
-async fn refuse_shard(client: &Client) -> Result<(), ProducerError> {
+pub(crate) async fn refuse_shard(client: &Client) -> Result<(), ProducerError> {
     let version = client
         .database("admin")
         .collection::<bson::Document>("system.version");
@@ -464,7 +469,7 @@ fn source_name(given: Option<&str>, hello: &Hello) -> Result<String, ProducerErr
 }
 
 /// Returns `settings.replicaSetId`; `None` if it cannot be read or does not exist.
-async fn replica_set_id(client: &Client) -> Option<String> {
+pub(crate) async fn replica_set_id(client: &Client) -> Option<String> {
     let config = client
         .database("local")
         .collection::<bson::Document>("system.replset");

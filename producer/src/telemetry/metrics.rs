@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::encode::chunk::{Chunk, TransactionCounts};
 use crate::telemetry::latency::{ChunkTimes, CommitTimes, Latency};
+use crate::telemetry::oplog_window::{KnownWindow, OplogGauges};
 use crate::telemetry::progress::Progress;
 
 /// Buckets of the commit duration, in seconds.
@@ -48,6 +49,7 @@ pub struct Metrics {
     turns: TurnMetrics,
     copied: CopyCounters,
     lookups: LookupCounters,
+    oplog: OplogGauges,
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
@@ -112,7 +114,6 @@ impl Metrics {
         let by = |label: &str, name: &str, help: &str| {
             registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
         };
-        let errors = by("kind", "errors_total", "Failures, by kind.")?;
         let metrics = Self {
             entries: by_operation(&by("op", "entries_total", "Entries read from the source.")?),
             filtered: counter(
@@ -145,9 +146,10 @@ impl Metrics {
             queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
             queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
             turns: TurnMetrics::register(&registry)?,
-            errors,
+            errors: by("kind", "errors_total", "Failures, by kind.")?,
             copied: CopyCounters::register(&registry)?,
             lookups: LookupCounters::register(&registry)?,
+            oplog: OplogGauges::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
             known_until: AtomicI64::new(0),
@@ -256,6 +258,11 @@ impl Metrics {
         !self.source_fails.load(Ordering::Relaxed)
     }
 
+    /// Sets what is known about the source's oplog; `None` if it cannot be read.
+    pub fn set_oplog_window(&self, known: Option<KnownWindow>) {
+        self.oplog.set(known);
+    }
+
     /// Recalculates the lag gauge for the current time.
     pub fn refresh(&self) {
         self.lag.set(self.lag_seconds().unwrap_or(f64::NAN));
@@ -339,6 +346,7 @@ impl Metrics {
             "commits": self.commits.get(),
             "sessions": self.turns.sessions.get(),
             "full_sync": self.full_sync.status(),
+            "oplog": self.oplog.status(),
         })
     }
 }
@@ -453,7 +461,7 @@ impl TransactionCounters {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("oplog_producer_{name}"), help)
 }
 

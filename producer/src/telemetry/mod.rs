@@ -3,10 +3,12 @@
 //! # Modules
 //!
 //! - `metrics` has the metrics
+//! - `oplog_window` has the gauges of the source's oplog
 //! - `progress` has the progress of a full sync
 //! - `status` shows the progress of the stream
 
 pub mod latency;
 pub mod metrics;
+pub mod oplog_window;
 pub mod progress;
 pub mod status;

@@ -9,6 +9,7 @@ mod options;
 mod recorded;
 mod replies;
 mod routing;
+mod sharded_target;
 mod subscription;
 mod suspended;
 

@@ -1,6 +1,6 @@
 //! Positions that exist at the source, that no longer exist, or that have another history.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use oplog_producer::error::ProducerError;
 use oplog_producer::position_lost::PositionLost;
 use oplog_producer::source::StartAt;
@@ -46,9 +46,22 @@ async fn resume_gte_first_entry_must_match_ts_and_term() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn resume_entry_rolled_back() -> Result<()> {
     // The same time in another term, and a time between two entries.
-    for (seconds, term) in [(6, TERM - 1), (7, TERM)] {
+    for (seconds, term, shared) in [
+        (6, TERM - 1, None),
+        (7, TERM, Some(6)),
+        (6, TERM + 1, Some(5)),
+    ] {
         let lost = lost(&server()?, seconds, term).await?;
-        ensure!(matches!(lost, PositionLost::RolledBack { .. }), "{lost}");
+        let PositionLost::RolledBack { range, .. } = &lost else {
+            bail!("{lost}");
+        };
+        let found = range.shared.map(|shared| shared.ts.seconds);
+        ensure!(found == shared, "{lost}");
+        let stretch = shared.map_or_else(
+            || format!("no earlier entry of term {term}"),
+            |shared| format!("sent after {shared}:1 up to {seconds}:1"),
+        );
+        ensure!(lost.to_string().contains(&stretch), "{lost}");
     }
     Ok(())
 }

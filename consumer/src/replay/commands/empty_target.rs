@@ -106,7 +106,10 @@ impl MongoSink {
         .into())
     }
 
-    async fn has_documents(&self, namespace: Namespace<'_>) -> Result<bool, ConsumerError> {
+    pub(crate) async fn has_documents(
+        &self,
+        namespace: Namespace<'_>,
+    ) -> Result<bool, ConsumerError> {
         let Namespace { db, collection } = namespace;
         self.persist("checking whether a collection is empty", || async {
             let found = self

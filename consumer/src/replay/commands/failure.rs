@@ -77,6 +77,18 @@ pub enum CommandFailure {
         /// The target's error code.
         code: i32,
     },
+    /// A collection cannot be sharded.
+    #[error("{ns} cannot be sharded by {key} (--shard-collections): {text}: {advice}")]
+    NotSharded {
+        /// Namespace of the collection.
+        ns: String,
+        /// The shard key.
+        key: String,
+        /// The target's error.
+        text: String,
+        /// What the operator can do.
+        advice: &'static str,
+    },
     /// A full sync would fill a collection that has documents.
     #[error(
         "a full sync is about to fill {ns}, which already has documents on the target. Set \
@@ -135,6 +147,7 @@ impl CommandFailure {
             | Self::Invalid { .. }
             | Self::UuidMismatch { .. }
             | Self::NotEmpty { .. }
+            | Self::NotSharded { .. }
             | Self::RoutingUnreadable { .. } => ExitCode::StoppedByPolicy,
         }
     }

@@ -49,10 +49,12 @@ use crate::worker::applied::{Applied, SinkError};
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
 
+/// `CannotCreateIndex`
+const CANNOT_CREATE_INDEX: i32 = 67;
 /// Codes `NamespaceNotFound` and `IndexNotFound`: the collection or the index does not exist.
 const GONE: [i32; 2] = [26, 27];
 
-type DriverResult<T> = mongodb::error::Result<T>;
+pub(crate) type DriverResult<T> = mongodb::error::Result<T>;
 
 /// The circumstances of a command that does not name a collection.
 const NO_COLLECTION_NAMED: Circumstances<'static> = Circumstances {
@@ -267,6 +269,10 @@ impl MongoSink {
         };
         self.forget_order();
         if applied == Applied::Done {
+            // A crash before the note repeats both commands, neither of which then does anything.
+            if note.ran.change == Change::Created {
+                self.shard_created(namespace).await?;
+            }
             self.note(source, &note).await?;
         }
         Ok(applied)
@@ -394,8 +400,22 @@ pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> Com
         entry: ran.id,
         ns: ran.ns.clone(),
         text: error_text(error),
-        advice: command_reason(error_code(error)),
+        advice: if is_unique_across_shards(error) {
+            UNIQUE_ACROSS_SHARDS
+        } else {
+            command_reason(error_code(error))
+        },
     }
+}
+
+/// Advice for a unique index whose values a sharded cluster would have to compare across shards.
+const UNIQUE_ACROSS_SHARDS: &str = "a unique index of a sharded collection must begin with the shard key; \
+                                    --refused-options leave-out creates it as a non-unique index";
+
+/// Returns true if the target refuses a unique index because it does not begin with the shard key.
+pub(crate) fn is_unique_across_shards(error: &mongodb::error::Error) -> bool {
+    let is_code = error_code(error) == Some(CANNOT_CREATE_INDEX);
+    is_code && error_text(error).contains("unique index") && error_text(error).contains("shard key")
 }
 
 pub(crate) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {

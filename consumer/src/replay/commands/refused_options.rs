@@ -12,7 +12,7 @@ use oplog_relay_runtime::mongo::error_code;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
-use crate::replay::commands::unwritable;
+use crate::replay::commands::{is_unique_across_shards, unwritable};
 use crate::replay::sink::MongoSink;
 
 /// Error codes with which servers refuse an option: `BadValue`, `FailedToParse`, `TypeMismatch`,
@@ -75,10 +75,16 @@ impl MongoSink {
             return Ok(Fallback::None);
         }
         let command = Document::from_reader(command).map_err(|error| unwritable(ran, &error))?;
-        let Some(option) = refused_option(&reply.message, &command) else {
+        let option = if is_unique_across_shards(refused) {
+            Some("unique".to_owned())
+        } else {
+            refused_option(&reply.message, &command)
+        };
+        let Some(option) = option else {
             return Ok(Fallback::None);
         };
-        let is_conversion = matches!(option.as_str(), "unique" | "forceNonUnique");
+        let is_conversion = matches!(option.as_str(), "unique" | "forceNonUnique")
+            && !is_unique_across_shards(refused);
         if is_conversion {
             let (Ok(collection), Ok(change)) =
                 (command.get_str("collMod"), command.get_document("index"))

@@ -124,6 +124,11 @@ pub const RULES: &[Rule] = &[
     rule(56, Directive::Rewrite, "a field name is empty"),
     rule(57, Directive::Rewrite, "a field name contains a dot"),
     rule(
+        61,
+        Directive::Refuse,
+        "the document cannot be stored under its shard key: no value of it can be an array",
+    ),
+    rule(
         13026,
         Directive::Hold,
         "the value is not a pair of coordinates, which a 2d index requires",

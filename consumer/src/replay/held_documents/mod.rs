@@ -45,7 +45,7 @@ use crate::replay::held_documents::held_document::{
     DocumentKey, HeldDocument, IdentifiedDocument, KeyedDocument, MAX_HELD_BYTES, read,
 };
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
-use crate::replay::plan::{Action, BulkKind, Write, loses_zeros, rewritten};
+use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::replay::writes::reply::WriteError;
@@ -59,7 +59,7 @@ use crate::worker::batch::Batch;
 const MAX_TEXT_CHARS: usize = 300;
 
 /// The outcome of writing a held document.
-enum Tried {
+pub(crate) enum Tried {
     /// The document was written.
     Released,
     /// It became a dead letter.
@@ -349,6 +349,9 @@ impl MongoSink {
         held: &HeldDocument,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
+        if self.is_spread(ns).await? {
+            return Box::pin(self.try_held_sharded(ns, held, token)).await;
+        }
         let IdentifiedDocument {
             document,
             document_id,
@@ -357,6 +360,7 @@ impl MongoSink {
             id: held.id,
             document_id,
             action: Action::Replace(document),
+            routing: Routing::NONE,
         };
         let one = std::slice::from_ref(&write);
         loop {
@@ -410,7 +414,7 @@ impl MongoSink {
 }
 
 /// Returns true if the error means that an index refused the document.
-fn is_index_refusal(error: &WriteError) -> bool {
+pub(crate) fn is_index_refusal(error: &WriteError) -> bool {
     let directive = rule_for(error.code).directive;
     matches!(directive, Directive::Replace | Directive::Hold)
 }

@@ -196,13 +196,14 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Takes over the documents that an earlier owner of a partition parked, and the indexes that it
-    /// suspended.
+    /// Takes over the documents that an earlier owner of a partition parked or was moving, and the
+    /// indexes that it suspended.
     ///
     /// # Errors
     /// Returns an error if the target refuses a query, or if a note cannot be read.
     pub async fn recall_held(&self, topic: &str, partition: i32) -> Result<(), ConsumerError> {
         self.recall_suspended(topic, partition).await?;
+        self.look_for_moving().await?;
         let name = TopicPartition {
             topic: topic.to_owned(),
             partition,

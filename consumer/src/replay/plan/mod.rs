@@ -144,6 +144,28 @@ pub struct Write<'a> {
     pub document_id: Element<'a>,
     /// The change of the document.
     pub action: Action<'a>,
+    /// The values by which a sharded cluster finds the document's shard.
+    pub routing: Routing<'a>,
+}
+
+/// The part of a filter by which a sharded cluster finds the shard of a document. It is empty where
+/// `_id` is sufficient: on a replica set, in collections that are not sharded, and in those that are
+/// sharded by `_id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routing<'a> {
+    /// The stored values of the shard key, by path, without `_id`.
+    pub values: Document<'a>,
+    /// True if the collection has a collation of its own. A shard key is always compared without one,
+    /// so the filter must be too.
+    pub has_collation: bool,
+}
+
+impl Routing<'static> {
+    /// No values: the filter has only `_id`.
+    pub const NONE: Self = Self {
+        values: Document::EMPTY,
+        has_collation: false,
+    };
 }
 
 /// A change of a document.
@@ -397,6 +419,7 @@ impl<'a> Segment<'a> {
                 id: located.id,
                 document_id,
                 action,
+                routing: Routing::NONE,
             },
             identity: start..self.identities.len(),
         });

@@ -21,6 +21,8 @@ pub struct CommandOptions {
     /// Time limit for the server, in milliseconds. It prevents a write of a member that was removed
     /// from the group from taking effect late.
     pub max_time_ms: i64,
+    /// True if the command is part of a transaction, whose commit has the write concern.
+    pub in_transaction: bool,
 }
 
 /// Returns true if the modifiers change anything.
@@ -62,7 +64,10 @@ pub fn statement_bytes(write: &Write<'_>) -> usize {
         | Action::Zeros(document) => document.as_bytes().len(),
         Action::Delete => 0,
     };
-    document + write.document_id.value.len() + STATEMENT_OVERHEAD
+    document
+        + write.document_id.value.len()
+        + write.routing.values.as_bytes().len()
+        + STATEMENT_OVERHEAD
 }
 
 /// Appends the command for writes of one kind to a collection. Rewrites have no command: their
@@ -90,9 +95,11 @@ pub fn write_command(
         command.boolean("bypassDocumentValidation", true);
     }
     command.int64("maxTimeMS", options.max_time_ms);
-    command.nested("writeConcern", kind::DOCUMENT, |concern| {
-        concern.str("w", "majority");
-    });
+    if !options.in_transaction {
+        command.nested("writeConcern", kind::DOCUMENT, |concern| {
+            concern.str("w", "majority");
+        });
+    }
     command.nested(list, kind::ARRAY, |list| {
         let mut digits = itoa::Buffer::new();
         for (index, write) in writes.iter().enumerate() {
@@ -118,9 +125,7 @@ fn write_statement(
     options: CommandOptions,
     statement: &mut DocumentBuilder<'_>,
 ) -> Result<(), Malformed> {
-    statement.nested("q", kind::DOCUMENT, |query| {
-        write_query(write.document_id, query);
-    });
+    write_filter(write, statement)?;
     match write.action {
         Action::Insert(document) | Action::Replace(document) => {
             write_whole(document, statement)?;
@@ -219,21 +224,45 @@ fn section<'a>(diff: Document<'a>, name: &str) -> Result<Document<'a>, Malformed
     Ok(section.unwrap_or(Document::EMPTY))
 }
 
-/// Writes a query that matches by equality, even if the value could be read as an operator or as a
-/// pattern.
-fn write_query(id: Element<'_>, query: &mut DocumentBuilder<'_>) {
-    let operator = id.kind == kind::DOCUMENT
-        && id.document().is_ok_and(|document| {
+/// Writes the filter of a statement: `_id`, and the values of the shard key if the write has them.
+fn write_filter(write: &Write<'_>, statement: &mut DocumentBuilder<'_>) -> Result<(), Malformed> {
+    let mut outcome = Ok(());
+    statement.nested("q", kind::DOCUMENT, |query| {
+        let id = Element {
+            name: b"_id",
+            ..write.document_id
+        };
+        write_equality(id, query);
+        for value in write.routing.values.elements() {
+            match value {
+                Ok(value) => write_equality(value, query),
+                Err(error) => outcome = Err(error),
+            }
+        }
+    });
+    if write.routing.has_collation {
+        statement.nested("collation", kind::DOCUMENT, |collation| {
+            collation.str("locale", "simple");
+        });
+    }
+    outcome
+}
+
+/// Writes a condition that matches by equality, even if the value could be read as an operator or as
+/// a pattern.
+pub(crate) fn write_equality(value: Element<'_>, query: &mut DocumentBuilder<'_>) {
+    let operator = value.kind == kind::DOCUMENT
+        && value.document().is_ok_and(|document| {
             document
                 .elements()
                 .any(|field| field.is_ok_and(|field| field.name.starts_with(b"$")))
         });
-    if operator || id.kind == kind::REGEX {
-        query.nested("_id", kind::DOCUMENT, |equal| {
-            equal.raw("$eq", id.kind, id.value);
-        });
+    if operator || value.kind == kind::REGEX {
+        let mut equal = query.open(value.name, kind::DOCUMENT);
+        equal.raw("$eq", value.kind, value.value);
+        equal.finish();
     } else {
-        query.raw("_id", id.kind, id.value);
+        query.element(value);
     }
 }
 

@@ -4,6 +4,7 @@
 use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::namespace::Namespace;
+use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{REPLY_LIMIT, error_code, in_time, undecoded_reply};
 use oplog_relay_runtime::retry::Backoff;
 
@@ -14,13 +15,13 @@ use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bypass::is_no_bypass;
 use crate::replay::writes::failure::WriteFailure;
-use crate::replay::writes::reply::WriteReply;
+use crate::replay::writes::reply::{WriteError, WriteReply};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
 /// Time limit of a command on the server. It is shorter than the default session timeout of a group
 /// (45 s), so that the server does not execute a write after its member was removed from the group.
-const MAX_TIME_MS: i64 = 30_000;
+pub(crate) const MAX_TIME_MS: i64 = 30_000;
 
 /// The step after an attempt to send writes.
 #[derive(Debug)]
@@ -36,6 +37,37 @@ pub(crate) enum Next<'a> {
     Halve,
     /// Nothing more is sent, because the partition was revoked.
     Abandon,
+    /// Nothing more is sent, because a write was routed by a shard key that is out of date.
+    Misrouted(Misrouted),
+}
+
+/// The outcome of sending writes.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// All writes are acknowledged.
+    Done,
+    /// The partition was revoked.
+    Abandoned,
+    /// A write was routed by a shard key that is out of date. Any of the writes may have been done.
+    Misrouted(Misrouted),
+}
+
+/// A write that a sharded cluster refused because of its shard key.
+#[derive(Debug)]
+pub(crate) struct Misrouted {
+    /// The entry of the write.
+    pub(crate) entry: EntryId,
+    /// The refusal.
+    pub(crate) error: WriteError,
+}
+
+impl From<Applied> for Sent {
+    fn from(applied: Applied) -> Self {
+        match applied {
+            Applied::Done => Self::Done,
+            Applied::Abandoned => Self::Abandoned,
+        }
+    }
 }
 
 impl MongoSink {
@@ -52,6 +84,9 @@ impl MongoSink {
             others = self.without_held(bulk.ns, rest).await?;
             rest = &others;
         }
+        if self.is_spread(bulk.ns).await? {
+            return self.send_sharded(bulk.ns, bulk.kind, rest, token).await;
+        }
         while !rest.is_empty() {
             let cut = self.target.limits.cut(bulk.kind, rest);
             if self.send(bulk.ns, bulk.kind, cut.next, token).await? == Applied::Abandoned {
@@ -62,7 +97,8 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Sends writes that fit in one command, until all are acknowledged.
+    /// Sends writes that fit in one command, until all are acknowledged. If a sharded cluster refuses
+    /// them because of their shard key, the key is read again.
     pub(crate) async fn send(
         &self,
         ns: &str,
@@ -70,12 +106,30 @@ impl MongoSink {
         writes: &[Write<'_>],
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
+        match self.send_routed(ns, kind, writes, token).await? {
+            Sent::Done => Ok(Applied::Done),
+            Sent::Abandoned => Ok(Applied::Abandoned),
+            Sent::Misrouted(_) => {
+                self.forget_shard_key(ns);
+                self.send_sharded(ns, kind, writes, token).await
+            }
+        }
+    }
+
+    /// Sends writes that fit in one command, until all are acknowledged or one has the wrong shard key.
+    pub(crate) async fn send_routed(
+        &self,
+        ns: &str,
+        kind: BulkKind,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<Sent, ConsumerError> {
         let mut rest = writes.to_vec();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut failures = 0;
         while !rest.is_empty() {
             if !token.is_valid() {
-                return Ok(Applied::Abandoned);
+                return Ok(Sent::Abandoned);
             }
             let bulk = Bulk {
                 ns,
@@ -90,7 +144,8 @@ impl MongoSink {
                 }
             };
             let (left, pauses) = match next {
-                Next::Abandon => return Ok(Applied::Abandoned),
+                Next::Abandon => return Ok(Sent::Abandoned),
+                Next::Misrouted(misrouted) => return Ok(Sent::Misrouted(misrouted)),
                 Next::Halve => return self.send_halves(&bulk, token).await,
                 Next::Go(left) => (left, false),
                 // Only the held state is updated here; `try_held` sends the held documents later.
@@ -106,21 +161,21 @@ impl MongoSink {
             }
             rest = left;
             if pauses && !rest.is_empty() && !backoff.sleep(&self.target.shutdown).await {
-                return Ok(Applied::Abandoned);
+                return Ok(Sent::Abandoned);
             }
         }
-        Ok(Applied::Done)
+        Ok(Sent::Done)
     }
 
-    async fn send_halves(&self, bulk: &Bulk<'_>, token: &Token) -> Result<Applied, ConsumerError> {
+    async fn send_halves(&self, bulk: &Bulk<'_>, token: &Token) -> Result<Sent, ConsumerError> {
         let (first, second) = bulk.writes.split_at(bulk.writes.len() / 2);
         for half in [first, second] {
-            let sent = Box::pin(self.send(bulk.ns, bulk.kind, half, token)).await?;
-            if sent == Applied::Abandoned {
-                return Ok(Applied::Abandoned);
+            let sent = Box::pin(self.send_routed(bulk.ns, bulk.kind, half, token)).await?;
+            if !matches!(sent, Sent::Done) {
+                return Ok(sent);
             }
         }
-        Ok(Applied::Done)
+        Ok(Sent::Done)
     }
 
     /// Runs one command. If the target refuses `bypassDocumentValidation`, the command is sent
@@ -161,6 +216,7 @@ impl MongoSink {
             bypass_validation,
             upsert_unmatched: self.policies.unmatched == Unmatched::Upsert,
             max_time_ms: MAX_TIME_MS,
+            in_transaction: false,
         };
         let bytes: usize = writes.iter().map(statement_bytes).sum();
         let mut command = Vec::with_capacity(bytes + 256);

@@ -147,6 +147,32 @@ pub enum WriteFailure {
         /// The error text of the driver.
         reason: String,
     },
+    /// A collection is sharded on the target, and its shard key cannot be read.
+    #[error(
+        "{ns} is sharded on the target, but its shard key cannot be read: {reason}. The replay needs it \
+         for the filters of its writes: grant the target's user the role clusterMonitor, or the action \
+         find on the collection config.collections"
+    )]
+    ShardKeyHidden {
+        /// Namespace of the collection.
+        ns: String,
+        /// The error text of the driver.
+        reason: String,
+    },
+    /// An update concerns a document that a sharded target has several times.
+    #[error(
+        "entry {entry} updates the document of {ns} with _id {document_id}, which several shards of the \
+         target have with different shard keys. The replay writes each document once, so another client \
+         has inserted one: delete the document that the source does not have"
+    )]
+    StoredTwice {
+        /// The entry.
+        entry: EntryId,
+        /// Namespace of the documents.
+        ns: String,
+        /// Their `_id` as JSON, possibly truncated.
+        document_id: String,
+    },
     /// An update does not fit the stored document.
     #[error(
         "in {ns}: entry {entry} cannot be applied to the stored document: {source}. The entry or the \

@@ -19,11 +19,13 @@ pub(crate) enum ReadLevel {
 
 /// The fields to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fields {
+pub(crate) enum Fields<'f> {
     /// All fields.
     All,
     /// Only `_id`.
     Id,
+    /// `_id` and the fields at these paths.
+    Paths(&'f [&'f str]),
 }
 
 impl MongoSink {
@@ -59,7 +61,7 @@ pub(crate) fn find_command<'e>(
     collection: &str,
     document_ids: impl Iterator<Item = Element<'e>>,
     level: ReadLevel,
-    fields: Fields,
+    fields: Fields<'_>,
 ) -> Vec<u8> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);
@@ -79,9 +81,17 @@ pub(crate) fn find_command<'e>(
             });
         });
     });
-    if fields == Fields::Id {
+    let paths = match fields {
+        Fields::All => None,
+        Fields::Id => Some(&[][..]),
+        Fields::Paths(paths) => Some(paths),
+    };
+    if let Some(paths) = paths {
         command.nested("projection", kind::DOCUMENT, |projection| {
             projection.int32("_id", 1);
+            for path in paths {
+                projection.int32(path, 1);
+            }
         });
     }
     // One more than the number of documents, so that the first batch exhausts the cursor unless the

@@ -127,6 +127,7 @@ mod tests {
                 value: &[],
             },
             action: Action::Insert(Document::new(&bytes).unwrap()),
+            routing: crate::replay::plan::Routing::NONE,
         };
         let writes = [write; 20];
         let one = statement_bytes(&write);

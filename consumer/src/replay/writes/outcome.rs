@@ -8,13 +8,18 @@ use crate::error::ConsumerError;
 use crate::replay::directive::{
     DUPLICATE_KEY, Directive, IMMUTABLE_FIELD, directive_for, rule_for,
 };
-use crate::replay::plan::{Action, Bulk, BulkKind, Write};
+use crate::replay::plan::{Action, Bulk, BulkKind, Routing, Write};
 use crate::replay::sink::{MongoSink, count};
-use crate::replay::writes::bulk::Next;
+use crate::replay::writes::bulk::{Misrouted, Next};
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::reply::{ConcernError, WriteError, WriteReply};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
+
+/// Codes with which a sharded cluster refuses a write whose filter does not have the shard key
+/// (`ShardKeyNotFound`, and `InvalidOptions` from servers before 7.0), or that changes it
+/// (`IllegalOperation`, `WouldChangeOwningShard`, and 31025 from servers since 4.2).
+const MISROUTED: [i32; 5] = [20, 61, 72, 283, 31025];
 
 impl MongoSink {
     /// Handles the reply to a bulk.
@@ -34,7 +39,7 @@ impl MongoSink {
     }
 
     /// Returns the directive for a refused write.
-    fn directive(&self, error: &WriteError, write: &Write<'_>) -> Directive {
+    pub(crate) fn directive(&self, error: &WriteError, write: &Write<'_>) -> Directive {
         let creates = match write.action {
             Action::Insert(_) | Action::Replace(_) => true,
             Action::Modify(_) | Action::Fields(_) => self.policies.unmatched == Unmatched::Upsert,
@@ -42,6 +47,17 @@ impl MongoSink {
             Action::Diff(_) | Action::Rewritten(_) | Action::Zeros(_) | Action::Delete => false,
         };
         directive_for(error.code, creates)
+    }
+
+    /// Returns true if a refusal shows that the shard key that this program knows is out of date, or
+    /// that the document is not where it was.
+    pub(crate) fn is_misrouted(&self, error: &WriteError, write: &Write<'_>) -> bool {
+        if self.target.sharding.is_none() {
+            return false;
+        }
+        let is_routed = write.routing != Routing::NONE;
+        MISROUTED.contains(&error.code)
+            || (is_routed && error.code == DUPLICATE_KEY && error.id_index == Some(true))
     }
 
     async fn after_updates<'a>(
@@ -60,6 +76,9 @@ impl MongoSink {
         let (Some(error), Some((write, after))) = (refused, rest.split_first()) else {
             return Ok(Next::Go(Vec::new()));
         };
+        if self.is_misrouted(error, write) {
+            return Ok(misrouted(error, write));
+        }
         let (rest, after) = (|| rest.to_vec(), || after.to_vec());
         Ok(match (self.directive(error, write), write.action) {
             (Directive::Retry, _) => {
@@ -109,6 +128,9 @@ impl MongoSink {
             let Some(write) = bulk.writes.get(error.index) else {
                 continue;
             };
+            if self.is_misrouted(error, write) {
+                return Ok(misrouted(error, write));
+            }
             match (self.directive(error, write), write.action) {
                 (Directive::Replace, Action::Insert(document)) if error.id_index != Some(false) => {
                     replacements.push(Write {
@@ -157,7 +179,7 @@ impl MongoSink {
     /// Returns true if an index may later accept a document that it refused. For a duplicate key, this
     /// is possible only if the collection's writes keep their order because of a unique index, or if
     /// its unique index is suspended.
-    async fn may_be_accepted_later(
+    pub(crate) async fn may_be_accepted_later(
         &self,
         ns: &str,
         error: &WriteError,
@@ -167,7 +189,7 @@ impl MongoSink {
     }
 
     /// Reports a target that refuses writes temporarily.
-    fn wait_for_target(&self, error: &WriteError) {
+    pub(crate) fn wait_for_target(&self, error: &WriteError) {
         self.target.metrics.count_error("target");
         let reason = rule_for(error.code).reason;
         self.target
@@ -175,7 +197,7 @@ impl MongoSink {
             .target_failed(&format!("{reason} (code {}): {}", error.code, error.text));
     }
 
-    fn refuse_write(
+    pub(crate) fn refuse_write(
         &self,
         ns: &str,
         write: &Write<'_>,
@@ -255,7 +277,14 @@ pub(crate) fn document_id(write: &Write<'_>) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> WriteFailure {
+fn misrouted<'a>(error: &WriteError, write: &Write<'a>) -> Next<'a> {
+    Next::Misrouted(Misrouted {
+        entry: write.id,
+        error: error.clone(),
+    })
+}
+
+pub(crate) fn refusal(ns: &str, write: &Write<'_>, error: &WriteError) -> WriteFailure {
     WriteFailure::Refused {
         entry: write.id,
         ns: ns.to_owned(),

@@ -22,6 +22,8 @@ pub(crate) struct Permits {
     pub(crate) rewrites: Semaphore,
     /// Permits for lookups of documents that are inserted again.
     pub(crate) lookups: Semaphore,
+    /// Permits for changes of documents in collections that are sharded on the target.
+    pub(crate) changes: Semaphore,
 }
 
 impl Default for Permits {
@@ -29,6 +31,7 @@ impl Default for Permits {
         Self {
             rewrites: Semaphore::new(BULKS_AT_ONCE),
             lookups: Semaphore::new(LOOKUPS_AT_ONCE),
+            changes: Semaphore::new(BULKS_AT_ONCE),
         }
     }
 }

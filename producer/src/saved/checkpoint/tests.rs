@@ -7,12 +7,9 @@ use super::*;
 
 fn source(set: &str, id: Option<&str>) -> SourceRecord {
     SourceRecord {
-        v: 1,
-        name: "rs0".to_owned(),
         set_name: Some(set.to_owned()),
         replica_set_id: id.map(str::to_owned),
-        namespaces: None,
-        mode: SourceMode::Oplog,
+        ..SourceRecord::new("rs0".to_owned(), SourceMode::Oplog)
     }
 }
 

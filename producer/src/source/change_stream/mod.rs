@@ -134,6 +134,12 @@ impl ChangeStream {
         &self.scope
     }
 
+    /// Returns true if the source is a sharded cluster, which is read through mongos.
+    #[must_use]
+    pub const fn is_sharded(&self) -> bool {
+        self.is_sharded
+    }
+
     /// Returns the options that the server supports.
     #[must_use]
     pub const fn abilities(&self) -> Abilities {

@@ -4,7 +4,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 
 use super::merge::{Overlap, Taken};
 use crate::error::ProducerError;
-use crate::position_lost::{Gap, PositionLost};
+use crate::position_lost::{Gap, PositionLost, RolledBackRange};
 use crate::source::StartAt;
 
 /// The parts of a dump.
@@ -122,6 +122,7 @@ impl Cut {
                     ord: 0,
                 },
                 oldest,
+                range: RolledBackRange::new(None, checkpoint),
             }
         };
         Box::new(lost).into()

@@ -54,7 +54,8 @@ impl Link {
     ];
 }
 
-fn optime(document: Document<'_>) -> Result<OpTime, Malformed> {
+/// Returns `ts` and `t` of a document; the term is -1 if it has none.
+pub(super) fn optime(document: Document<'_>) -> Result<OpTime, Malformed> {
     let ts = document.get("ts")?.ok_or(Malformed::Missing("ts"))?;
     let ts = ts.timestamp()?;
     let term = document.get("t")?.map(Element::integer).transpose()?;

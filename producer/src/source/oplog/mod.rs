@@ -8,8 +8,10 @@
 //! # Modules
 //!
 //! - `tail` is the tailable cursor, which is reopened after faults
+//! - `ends` reads the ends of the oplog, and entries next to a time
 //! - `link` has the links between the entries of a chain
 
+mod ends;
 pub mod link;
 mod tail;
 

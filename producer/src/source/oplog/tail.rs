@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{AWAIT, BATCH_ENTRIES, Oplog, position_of};
 use crate::error::ProducerError;
-use crate::position_lost::{Gap, PositionLost};
+use crate::position_lost::{Gap, PositionLost, RolledBackRange};
 use crate::source::next_reply::{NextReply, Patience, next_reply, pass_on_empty};
 use crate::source::{Batch, SourceEvent, StartAt};
 
@@ -386,10 +386,12 @@ impl Tail {
                 .oldest()
                 .await?
                 .map_or(found.ts, |oldest| oldest.ts);
+            let shared = self.oplog.last_shared(wanted).await?;
             let lost = PositionLost::RolledBack {
                 checkpoint: wanted,
                 found,
                 oldest,
+                range: RolledBackRange::new(shared, wanted),
             };
             return Err(Box::new(lost).into());
         }

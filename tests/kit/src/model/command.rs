@@ -232,7 +232,15 @@ impl Model {
         }
     }
 
-    fn try_command(&mut self, db: &str, body: Document<'_>) -> Answer {
+    pub(super) fn try_command(&mut self, db: &str, body: Document<'_>) -> Answer {
+        match self.route(db, body) {
+            Some(answer) => answer,
+            None => self.run_here(db, body),
+        }
+    }
+
+    /// Runs a command on this server, or on the primary shard of a cluster.
+    pub(super) fn run_here(&mut self, db: &str, body: Document<'_>) -> Answer {
         let subject = body.first()?;
         let subject = subject.ok_or_else(|| Failure::new(9, "an empty command"))?;
         let name = String::from_utf8_lossy(subject.name);

@@ -18,19 +18,20 @@ pub type State = BTreeMap<String, Vec<Vec<u8>>>;
 pub type Collections = BTreeMap<String, Vec<Bson>>;
 
 impl Model {
-    /// Returns the documents by namespace, in the server's order of `_id`.
+    /// Returns the documents of all shards by namespace, in the server's order of `_id`.
     #[must_use]
     pub fn state(&self) -> State {
         let mut state = State::new();
-        for (db, collections) in &self.databases {
+        for (db, collections) in self.shards().flat_map(|shard| &shard.databases) {
             for (name, collection) in collections {
                 let documents = collection.records();
-                let mut documents: Vec<_> = documents.map(|(_, document)| document).collect();
-                documents.sort_by(|one, other| compare_values(id_of(*one), id_of(*other)));
-                let documents = documents.into_iter();
-                let documents = documents.map(|document| document.as_bytes().to_vec());
-                state.insert(format!("{db}.{name}"), documents.collect());
+                let documents = documents.map(|(_, document)| document.as_bytes().to_vec());
+                let all: &mut Vec<Vec<u8>> = state.entry(format!("{db}.{name}")).or_default();
+                all.extend(documents);
             }
+        }
+        for documents in state.values_mut() {
+            documents.sort_by(|one, other| compare_values(id_of(one), id_of(other)));
         }
         state
     }
@@ -61,7 +62,8 @@ impl Model {
     }
 }
 
-fn id_of(document: Document<'_>) -> Element<'_> {
+fn id_of(document: &[u8]) -> Element<'_> {
+    let document = Document::new(document).unwrap_or(Document::EMPTY);
     let id = document.get("_id").ok().flatten();
     id.unwrap_or(Element {
         name: b"_id",

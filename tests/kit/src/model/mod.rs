@@ -21,15 +21,17 @@
 //! | `replay` | plans of the consumer |
 //! | `contents` | its content, for comparisons |
 //! | `golden` | the golden oplogs and the states that they must result in |
+//! | `cluster` | a sharded cluster behind a mongos, with transactions |
 //! | `server` | the model on a port |
 //! | `source` | an oplog beside the data, and the other queries of a full sync |
 //!
 //! `README.md` beside this file lists the server behaviour that each part models.
 //!
-//! Unsupported features are refused, many of them with 238: sessions and transactions (20), update
+//! Unsupported features are refused, many of them with 238: transactions of a replica set (20), update
 //! pipelines except `$replaceWith` of a literal and aggregation except samples (40324), patterns in
 //! queries (2), running views. An unknown command returns 59.
 
+mod cluster;
 mod coll_mod;
 mod collation;
 mod command;
@@ -61,6 +63,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
+use cluster::Cluster;
 use read::Cursors;
 use record::Collection;
 
@@ -79,6 +82,8 @@ pub struct Model {
     /// Collections by database and name.
     databases: BTreeMap<String, BTreeMap<String, Collection>>,
     cursors: Cursors,
+    /// The other shards, if this is a sharded cluster.
+    cluster: Option<Box<Cluster>>,
     /// Number of UUIDs and times given so far.
     uuids: u64,
     /// Number of updates of a replay that did not find a document.

@@ -107,7 +107,10 @@ impl Model {
         let concern = Bson::from_reader(call.document("readConcern")?.as_bytes());
         self.cursors.concern = concern.ok();
         let mut found: Vec<Document<'_>> = Vec::new();
-        if let Some(collection) = self.collection(call.db, name) {
+        for shard in self.shards() {
+            let Some(collection) = shard.collection(call.db, name) else {
+                continue;
+            };
             let records = collection.select(call.document("filter")?)?;
             found.extend(records.iter().filter_map(|id| collection.document(*id)));
         }
@@ -139,8 +142,13 @@ impl Model {
         if !call.document("query")?.is_empty() {
             return Err(Failure::new(238, "the model counts whole collections"));
         }
-        let collection = self.collection(call.db, call.collection()?);
-        let records = collection.map_or(0, |collection| collection.records().count());
+        let name = call.collection()?;
+        let collections = self
+            .shards()
+            .filter_map(|shard| shard.collection(call.db, name));
+        let records: usize = collections
+            .map(|collection| collection.records().count())
+            .sum();
         done(doc! { "n": i64::try_from(records).unwrap_or(i64::MAX) })
     }
 

@@ -46,7 +46,7 @@ impl<'a> Update<'a> {
         check_fields(
             "update.updates",
             statement,
-            &["q", "u", "upsert", "multi", "hint"],
+            &["q", "u", "upsert", "multi", "hint", "collation"],
         )?;
         let flag = |name| -> Result<bool, Failure> {
             let flag = statement.get(name)?.map(Element::boolean).transpose()?;
@@ -79,6 +79,11 @@ impl<'a> Update<'a> {
             check_replacement(change)?;
         }
         Ok(update)
+    }
+
+    /// Returns the whole document that replaces the found one.
+    pub(super) fn replacement(&self) -> Option<Document<'a>> {
+        (self.form == Form::Replacement).then_some(self.change)
     }
 
     /// Returns the document after the update.

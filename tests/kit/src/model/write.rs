@@ -193,7 +193,11 @@ impl Model {
     }
 
     fn delete_some(&mut self, call: Call<'_>, statement: Document<'_>) -> Result<i32, Failure> {
-        check_fields("delete.deletes", statement, &["q", "limit", "hint"])?;
+        check_fields(
+            "delete.deletes",
+            statement,
+            &["q", "limit", "hint", "collation"],
+        )?;
         let query = required(statement, "q")?.document()?;
         let limit = required(statement, "limit")?.integer()?;
         if ![0, 1].contains(&limit) {

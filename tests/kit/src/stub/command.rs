@@ -236,10 +236,12 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
     let tailable = body.get("tailable")?.map(Element::boolean).transpose()?;
     let order = inner(body, "sort")?.get("$natural")?;
     let newest_first = order.map(Element::integer).transpose()? == Some(-1);
-    let filter = inner(body, "filter")?.get("ts")?;
-    let next = match (filter, newest_first) {
-        // Clients request only the newest entry in that order.
-        (_, true) => shared.len().saturating_sub(1),
+    let filter = inner(body, "filter")?;
+    let from_end = newest_first.then(|| last_matching(shared, filter));
+    let last = from_end.transpose()?;
+    let next = match (filter.get("ts")?, newest_first) {
+        // Clients request only one entry in that order, the last one that matches.
+        (_, true) => last.flatten().unwrap_or(shared.len()),
         (Some(filter), false) => shared.oplog.first_at(least(filter)?),
         (None, false) => 0,
     };
@@ -253,6 +255,36 @@ fn place(shared: &Shared, body: Document<'_>) -> Result<(Cursor, u64), Malformed
         tailable: tailable == Some(true),
     };
     Ok((cursor, number(body, "batchSize")?.unwrap_or(FIRST_BATCH)))
+}
+
+/// Returns the number of the last entry that matches the upper bounds of `ts` and `t`.
+fn last_matching(shared: &Shared, filter: Document<'_>) -> Result<Option<u64>, Malformed> {
+    let upper = |name| -> Result<Option<Element<'_>>, Malformed> {
+        let bound: Option<Element<'_>> = filter.get(name)?;
+        bound.map_or(Ok(None), |bound| bound.document()?.first())
+    };
+    let (ts, term) = (upper("ts")?, upper("t")?);
+    let most = ts.map(|ts| -> Result<Timestamp, Malformed> {
+        let bound = Timestamp::from_le_bytes(ts.fixed()?);
+        Ok(if ts.name == b"$lt" {
+            bound.before()
+        } else {
+            bound
+        })
+    });
+    let most = most.transpose()?;
+    let term = term.map(Element::integer).transpose()?;
+    for number in (shared.first()..shared.len()).rev() {
+        let entry = shared.oplog.entry(number).map(Document::new).transpose()?;
+        let of_entry = entry.map_or(Ok(None), |entry| entry.get("t"))?;
+        let of_entry = of_entry.map(Element::integer).transpose()?.unwrap_or(-1);
+        if most.is_none_or(|most| shared.oplog.time(number) <= most)
+            && term.is_none_or(|term| of_entry <= term)
+        {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the least `ts` that matches `{$gte: ts}` or `{$gt: ts}`.

@@ -118,6 +118,11 @@ impl Faults {
         left.is_empty()
     }
 
+    /// Lets the oplog start at that entry.
+    pub(super) fn truncate(&self, first: u64) {
+        self.first.store(first, Ordering::Relaxed);
+    }
+
     /// Lets the oplog of secondaries start at that entry, as after an initial sync.
     pub(super) fn shorten_secondaries(&self, first: u64) {
         self.secondary_first.store(first, Ordering::Relaxed);

@@ -91,6 +91,11 @@ impl Shared {
         self.oplog.until(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 
+    /// Returns the number of the first entry that still exists.
+    pub(super) fn first(&self) -> u64 {
+        self.faults.first(false)
+    }
+
     /// Returns the entries of the next reply.
     pub(super) fn batch(&self, next: u64, limit: u64) -> Range<u64> {
         let there = self.len().saturating_sub(next);
@@ -206,6 +211,11 @@ impl Server {
     /// initial sync.
     pub fn shorten_secondaries(&self, first: u64) {
         self.shared.faults.shorten_secondaries(first);
+    }
+
+    /// Removes the entries before number `first`, as a full oplog does.
+    pub fn truncate(&self, first: u64) {
+        self.shared.faults.truncate(first);
     }
 
     /// Makes this member fall behind: a majority of the set is `seconds` ahead of it.

@@ -22,7 +22,9 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
-use crate::replay::plan::{Action, Bulk, BulkKind, RewriteError, Write, loses_zeros, rewritten};
+use crate::replay::plan::{
+    Action, Bulk, BulkKind, RewriteError, Routing, Write, loses_zeros, rewritten,
+};
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::failure::WriteFailure;
@@ -97,6 +99,9 @@ impl MongoSink {
         if self.holds(ns) {
             others = self.without_held(ns, writes).await?;
             rest = &others;
+        }
+        if self.is_spread(ns).await? {
+            return self.send_sharded(ns, BulkKind::Rewrite, rest, token).await;
         }
         while !rest.is_empty() {
             let mut pending = Pending::default();
@@ -211,6 +216,7 @@ impl MongoSink {
                 id: outcome.id,
                 document_id: outcome.document_id,
                 action,
+                routing: Routing::NONE,
             };
             let failed = |error: Malformed| damaged(ns, &error);
             let document = Document::new(&outcome.document).map_err(failed)?;
@@ -304,19 +310,7 @@ fn outcome<'a>(
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(failed)?;
     let mut writes = pending.remove(&identity).unwrap_or_default();
-    let document = loop {
-        let error = match rewritten(stored, writes.iter().copied()) {
-            Ok(document) => break document,
-            Err(error) => error,
-        };
-        let position = writes.iter().position(|write| write.id == error.id);
-        let write = position.map(|index| writes.remove(index));
-        let failure = inapplicable(ns, error);
-        match write {
-            Some(write) => refuse(write, failure)?,
-            None => return Err(failure.into()),
-        }
-    };
+    let document = with_updates(ns, stored, &mut writes, refuse)?;
     let Some(last) = writes.last() else {
         return Ok(None);
     };
@@ -332,6 +326,28 @@ fn outcome<'a>(
         document,
         has_zeros,
     }))
+}
+
+/// Applies updates to a document. Those that cannot be applied are passed to `refuse` and removed.
+pub(crate) fn with_updates(
+    ns: &str,
+    stored: Document<'_>,
+    writes: &mut Vec<&Write<'_>>,
+    refuse: &dyn Fn(&Write<'_>, WriteFailure) -> Result<(), ConsumerError>,
+) -> Result<Vec<u8>, ConsumerError> {
+    loop {
+        let error = match rewritten(stored, writes.iter().copied()) {
+            Ok(document) => return Ok(document),
+            Err(error) => error,
+        };
+        let position = writes.iter().position(|write| write.id == error.id);
+        let write = position.map(|index| writes.remove(index));
+        let failure = inapplicable(ns, error);
+        match write {
+            Some(write) => refuse(write, failure)?,
+            None => return Err(failure.into()),
+        }
+    }
 }
 
 /// Creates a document that has only the fields that its updates set.

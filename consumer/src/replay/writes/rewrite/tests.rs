@@ -22,6 +22,7 @@ fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
             value: id,
         },
         action,
+        routing: Routing::NONE,
     }
 }
 

@@ -30,6 +30,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: false,
     upsert_unmatched: false,
     max_time_ms: 30_000,
+    in_transaction: false,
 };
 
 /// The entries that a replay applies at once.

@@ -1,0 +1,289 @@
+//! Documents that are changed by this program, because their shard key may change or because no
+//! command can express their updates.
+
+use futures_util::StreamExt;
+use mongodb::bson::{RawDocument, RawDocumentBuf};
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::namespace::Namespace;
+use oplog_relay_core::position::EntryId;
+use rustc_hash::FxHashMap;
+
+use crate::dead_letter::Reason;
+use crate::error::ConsumerError;
+use crate::replay::commands::DriverResult;
+use crate::replay::damage::damaged;
+use crate::replay::plan::{Action, BulkKind, Write, loses_zeros};
+use crate::replay::sharding::move_commands::Move;
+use crate::replay::sharding::routed::{Sending, place_at};
+use crate::replay::sharding::run::{Base, Change, Places, Values};
+use crate::replay::sink::{MongoSink, count};
+use crate::replay::writes::bulk::Sent;
+use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::permits::acquire;
+use crate::replay::writes::rewrite::with_updates;
+
+/// Number of bytes of changed documents that are sent together.
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+/// A document in its new form.
+struct Changed<'a> {
+    /// The last entry that changes the document.
+    id: EntryId,
+    document_id: Element<'a>,
+    identity: Vec<u8>,
+    /// The values with which it is stored.
+    stored: Vec<Values>,
+    /// The stored document, if the new form was derived from it.
+    before: Option<Vec<u8>>,
+    document: Vec<u8>,
+    /// The values of the new form.
+    values: Vec<u8>,
+}
+
+impl MongoSink {
+    /// Sends documents that change. Those whose new form depends on the stored one are read, one reply
+    /// at a time.
+    pub(crate) async fn send_changes(
+        &self,
+        sending: Sending<'_>,
+        changes: Vec<Change<'_, '_>>,
+        places: &mut Places,
+    ) -> Result<Sent, ConsumerError> {
+        let Sending { ns, token, .. } = sending;
+        let Some(_permit) = acquire(&self.permits.changes, token).await else {
+            return Ok(Sent::Abandoned);
+        };
+        let mut ready = Vec::new();
+        let mut waiting = FxHashMap::default();
+        for change in changes {
+            places.remove(&change.identity);
+            let held = self.holds(ns);
+            // An index refused an earlier write of this run, so the document is held.
+            if held && self.apply_to_held(ns, &change).await? {
+                continue;
+            }
+            let is_whole = change
+                .writes
+                .first()
+                .is_some_and(|write| write.action.is_whole());
+            if change.base == Base::Stored && !is_whole {
+                waiting.insert(change.identity.clone(), change);
+            } else {
+                ready.extend(self.changed(sending, &change, None)?);
+            }
+        }
+        let sent = self.send_ready(sending, &ready, places).await?;
+        if !matches!(sent, Sent::Done) {
+            return Ok(sent);
+        }
+        while !waiting.is_empty() {
+            let found = self.read_some(ns, &waiting).await?;
+            let before = waiting.len();
+            let mut ready = Vec::new();
+            for stored in &found {
+                let document = Document::new(stored).map_err(|error| damaged(ns, &error))?;
+                if let Some(change) = taken(&mut waiting, document, ns)? {
+                    ready.extend(self.changed(sending, &change, Some(stored))?);
+                }
+            }
+            let sent = self.send_ready(sending, &ready, places).await?;
+            if !matches!(sent, Sent::Done) {
+                return Ok(sent);
+            }
+            if waiting.len() == before {
+                break;
+            }
+        }
+        // They were deleted after the lookup.
+        let missing: Vec<&Write<'_>> = waiting
+            .values()
+            .flat_map(|change| change.writes.iter().copied())
+            .collect();
+        self.report_unmatched(ns, &missing)?;
+        Ok(Sent::Done)
+    }
+
+    /// Applies the writes of a change to the held document, if it is held.
+    async fn apply_to_held(
+        &self,
+        ns: &str,
+        change: &Change<'_, '_>,
+    ) -> Result<bool, ConsumerError> {
+        let writes: Vec<Write<'_>> = change.writes.iter().map(|write| **write).collect();
+        let others = self.without_held(ns, &writes).await?;
+        Ok(others.is_empty())
+    }
+
+    /// Returns the new form of a document; `None` if all of its updates are refused.
+    fn changed<'a>(
+        &self,
+        sending: Sending<'_>,
+        change: &Change<'_, 'a>,
+        stored: Option<&[u8]>,
+    ) -> Result<Option<Changed<'a>>, ConsumerError> {
+        let Sending { ns, key, .. } = sending;
+        let failed = |error: Malformed| damaged(ns, &error);
+        let (Some(first), Some(last)) = (change.writes.first(), change.writes.last()) else {
+            return Ok(None);
+        };
+        let new = only_id(first.document_id);
+        let base = match (&first.action, &change.base, stored) {
+            (Action::Insert(whole) | Action::Replace(whole) | Action::Rewritten(whole), ..) => {
+                whole.as_bytes()
+            }
+            (_, Base::Moving(document), _) => document,
+            (_, _, Some(stored)) => stored,
+            (_, _, None) => &new,
+        };
+        let refuse =
+            |write: &Write<'_>, failure| self.refuse(ns, write, Reason::Write, None, failure);
+        let mut writes = change.writes.clone();
+        let base = Document::new(base).map_err(failed)?;
+        let document = with_updates(ns, base, &mut writes, &refuse)?;
+        if writes.is_empty() {
+            return Ok(None);
+        }
+        let values = key
+            .values_of(Document::new(&document).map_err(failed)?)
+            .map_err(failed)?;
+        Ok(Some(Changed {
+            id: last.id,
+            document_id: last.document_id,
+            identity: change.identity.clone(),
+            stored: change.stored.clone(),
+            before: stored.map(<[u8]>::to_vec),
+            document,
+            values,
+        }))
+    }
+
+    /// Sends documents in their new form: those that stay as replacements, then those that move.
+    async fn send_ready(
+        &self,
+        sending: Sending<'_>,
+        ready: &[Changed<'_>],
+        places: &mut Places,
+    ) -> Result<Sent, ConsumerError> {
+        let mut rest = ready;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|changed| {
+                bytes += changed.document.len();
+                bytes <= BYTES_AT_ONCE
+            });
+            let (part, after) = rest.split_at(fits.count().max(1));
+            let sent = self.send_part(sending, part).await?;
+            if !matches!(sent, Sent::Done) {
+                return Ok(sent);
+            }
+            for changed in part {
+                places.insert(changed.identity.clone(), place_at(&changed.values));
+            }
+            rest = after;
+        }
+        Ok(Sent::Done)
+    }
+
+    async fn send_part(
+        &self,
+        sending: Sending<'_>,
+        part: &[Changed<'_>],
+    ) -> Result<Sent, ConsumerError> {
+        let Sending { ns, key, token, .. } = sending;
+        let failed = |error: Malformed| damaged(ns, &error);
+        let (mut updates, mut moves, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
+        for changed in part {
+            let document = Document::new(&changed.document).map_err(failed)?;
+            if changed.before.as_ref() == Some(&changed.document) {
+                continue;
+            }
+            let routing = key.routing(&changed.values).map_err(failed)?;
+            let write = |action| Write {
+                id: changed.id,
+                document_id: changed.document_id,
+                action,
+                routing,
+            };
+            match changed.stored.as_slice() {
+                [] => updates.push(write(Action::Replace(document))),
+                [only] if **only == *changed.values => {
+                    updates.push(write(Action::Rewritten(document)));
+                }
+                stored => moves.push(Move {
+                    write: write(Action::Insert(document)),
+                    stored,
+                    before: changed.before.as_deref(),
+                }),
+            }
+            if loses_zeros(document).map_err(failed)? {
+                zeros.push(write(Action::Zeros(document)));
+            }
+        }
+        self.target
+            .metrics
+            .rewritten_documents
+            .inc_by(count(updates.len()));
+        let kind = BulkKind::Update;
+        let sent = self.send_in_parts(ns, kind, &updates, token).await?;
+        if !matches!(sent, Sent::Done) {
+            return Ok(sent);
+        }
+        let sent = Box::pin(self.move_documents(sending, &moves)).await?;
+        if !matches!(sent, Sent::Done) {
+            return Ok(sent);
+        }
+        self.send_in_parts(ns, kind, &zeros, token).await
+    }
+
+    /// Reads the documents of changes, as many as one reply holds.
+    async fn read_some(
+        &self,
+        ns: &str,
+        changes: &FxHashMap<Vec<u8>, Change<'_, '_>>,
+    ) -> Result<Vec<Vec<u8>>, ConsumerError> {
+        let Namespace { db, collection } = Namespace::split(ns);
+        let ids = changes.values().filter_map(|change| change.writes.first());
+        let ids = ids.map(|write| write.document_id);
+        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
+        self.persist("reading documents", || self.read_batch(db, &command))
+            .await
+    }
+
+    async fn read_batch(&self, db: &str, command: &[u8]) -> DriverResult<Vec<Vec<u8>>> {
+        let command = RawDocumentBuf::from_bytes(command.to_vec())?;
+        let database = self.target.client.database(db);
+        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+        let mut found = Vec::new();
+        if let Some(reply) = cursor.next().await {
+            for element in reply?.doc_slices()?.into_iter() {
+                let bytes = element?.as_document().map(RawDocument::as_bytes);
+                found.extend(bytes.map(<[u8]>::to_vec));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Removes and returns the change of a stored document.
+fn taken<'w, 'a>(
+    changes: &mut FxHashMap<Vec<u8>, Change<'w, 'a>>,
+    stored: Document<'_>,
+    ns: &str,
+) -> Result<Option<Change<'w, 'a>>, ConsumerError> {
+    let failed = |error: Malformed| damaged(ns, &error);
+    let Some(id) = stored.get("_id").map_err(failed)? else {
+        return Ok(None);
+    };
+    let mut identity = Vec::new();
+    write_id_identity(id, &mut identity).map_err(failed)?;
+    Ok(changes.remove(&identity))
+}
+
+fn only_id(document_id: Element<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut builder = DocumentBuilder::start(&mut bytes);
+    builder.element(document_id);
+    builder.finish();
+    bytes
+}

@@ -1,0 +1,278 @@
+//! Writes held documents to a collection whose documents are distributed over shards.
+
+use oplog_relay_core::document::{Document, Element, Malformed};
+use oplog_relay_core::key::write_id_identity;
+use oplog_relay_runtime::mongo::error_text;
+use oplog_relay_runtime::retry::Backoff;
+
+use crate::error::ConsumerError;
+use crate::replay::damage::damaged;
+use crate::replay::directive::Directive;
+use crate::replay::held_documents::held_document::{HeldDocument, IdentifiedDocument, read};
+use crate::replay::held_documents::{Tried, is_index_refusal};
+use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros};
+use crate::replay::sharding::move_commands::{Move, deletes_of};
+use crate::replay::sharding::moved::Transaction;
+use crate::replay::sharding::routed::Sending;
+use crate::replay::sharding::run::{Values, stored_values};
+use crate::replay::sharding::shard_key::ShardKey;
+use crate::replay::sink::MongoSink;
+use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::replay::writes::bulk::Sent;
+use crate::replay::writes::outcome::refusal;
+use crate::replay::writes::reply::WriteError;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
+
+/// The outcome of one attempt.
+enum Attempt {
+    Done(Tried),
+    /// The document must be looked up again, after a pause.
+    Again,
+}
+
+/// A held document as it is written.
+#[derive(Clone, Copy)]
+struct Placing<'p> {
+    held: &'p HeldDocument,
+    document: Document<'p>,
+    /// The insert of the document.
+    write: Write<'p>,
+}
+
+impl MongoSink {
+    /// Tries to write a held document, in the place of its stored form or by moving it.
+    pub(crate) async fn try_held_sharded(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let failed = |error: Malformed| damaged(ns, &error);
+        let IdentifiedDocument {
+            document,
+            document_id,
+        } = read(ns, &held.document)?;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            if !token.is_valid() {
+                return Ok(Tried::Abandoned);
+            }
+            let key = self.shard_key_of(ns).await?;
+            // A collection that is no longer sharded needs no values.
+            let (values, routing);
+            let sending;
+            match &key {
+                Some(key) => {
+                    values = key.values_of(document).map_err(failed)?;
+                    routing = key.routing(&values).map_err(failed)?;
+                    let kind = BulkKind::Update;
+                    sending = Some(Sending {
+                        ns,
+                        kind,
+                        key,
+                        token,
+                    });
+                }
+                None => (routing, sending) = (Routing::NONE, None),
+            }
+            let write = Write {
+                id: held.id,
+                document_id,
+                action: Action::Insert(document),
+                routing,
+            };
+            let placing = Placing {
+                held,
+                document,
+                write,
+            };
+            let attempt = match sending {
+                Some(sending) => Box::pin(self.place_held(sending, placing)).await?,
+                None => self.replace_held(ns, placing, token).await?,
+            };
+            match attempt {
+                Attempt::Done(tried) => return Ok(tried),
+                Attempt::Again if backoff.sleep(&self.target.shutdown).await => {}
+                Attempt::Again => return Ok(Tried::Abandoned),
+            }
+            self.forget_shard_key(ns);
+        }
+    }
+
+    async fn place_held(
+        &self,
+        sending: Sending<'_>,
+        placing: Placing<'_>,
+    ) -> Result<Attempt, ConsumerError> {
+        let Sending { ns, key, token, .. } = sending;
+        let Placing { write, .. } = placing;
+        let stored = self.stored_values_of(ns, key, &write).await?;
+        let is_in_place = match stored.as_slice() {
+            [] => true,
+            [only] => **only == *write.routing.values.as_bytes(),
+            _ => false,
+        };
+        if is_in_place {
+            let attempt = self.replace_held(ns, placing, token).await?;
+            if let Attempt::Done(Tried::Released) = attempt {
+                self.end_moving(ns, &write).await?;
+            }
+            return Ok(attempt);
+        }
+        let one = Move {
+            write,
+            stored: &stored,
+            before: None,
+        };
+        if self.runs_transactions() {
+            return self.move_held(sending, placing, one).await;
+        }
+        // The document is then missing, and the next attempt inserts it.
+        if let Some(before) = self.stored(ns, &write).await? {
+            self.note_moving(ns, &write, &before).await?;
+        }
+        let deletes = deletes_of(sending, &one).map_err(|error| damaged(ns, &error))?;
+        let sent = Box::pin(self.send_routed(ns, BulkKind::Delete, &deletes, token)).await?;
+        Ok(match sent {
+            Sent::Abandoned => Attempt::Done(Tried::Abandoned),
+            Sent::Done | Sent::Misrouted(_) => Attempt::Again,
+        })
+    }
+
+    async fn stored_values_of(
+        &self,
+        ns: &str,
+        key: &ShardKey,
+        write: &Write<'_>,
+    ) -> Result<Vec<Values>, ConsumerError> {
+        let mut places = self.places(ns, key, std::slice::from_ref(write)).await?;
+        let identity = identity_of(ns, write.document_id)?;
+        Ok(stored_values(places.remove(&identity)))
+    }
+
+    async fn move_held(
+        &self,
+        sending: Sending<'_>,
+        placing: Placing<'_>,
+        one: Move<'_>,
+    ) -> Result<Attempt, ConsumerError> {
+        let Sending { ns, token, .. } = sending;
+        Ok(
+            match self
+                .try_transaction(sending, std::slice::from_ref(&one))
+                .await?
+            {
+                Transaction::Committed => {
+                    self.target.metrics.moved_documents.inc();
+                    Attempt::Done(self.with_zeros(ns, placing, token).await?)
+                }
+                Transaction::Refused(error) => self.after_refused_held(ns, placing, error)?,
+                Transaction::Gone => Attempt::Again,
+                Transaction::Failed(error) => {
+                    self.target.metrics.count_error("target");
+                    self.target.readiness.target_failed(&error_text(&error));
+                    Attempt::Again
+                }
+                Transaction::Unavailable(reason) => {
+                    self.refuse_transactions(ns, &reason);
+                    Attempt::Again
+                }
+            },
+        )
+    }
+
+    fn after_refused_held(
+        &self,
+        ns: &str,
+        placing: Placing<'_>,
+        error: WriteError,
+    ) -> Result<Attempt, ConsumerError> {
+        let Placing { held, write, .. } = placing;
+        if self.is_misrouted(&error, &write) {
+            return Ok(Attempt::Again);
+        }
+        if is_index_refusal(&error) {
+            return Ok(Attempt::Done(Tried::Refused(error)));
+        }
+        match self.directive(&error, &write) {
+            Directive::Retry => {
+                self.wait_for_target(&error);
+                return Ok(Attempt::Again);
+            }
+            Directive::Stop => return Err(refusal(ns, &write, &error).into()),
+            _ => self.refuse_write(ns, &write, &error)?,
+        }
+        self.complete_refusal(ns, held)?;
+        Ok(Attempt::Done(Tried::DeadLettered))
+    }
+
+    /// Replaces the stored form of a held document, or inserts the document if there is none.
+    async fn replace_held(
+        &self,
+        ns: &str,
+        placing: Placing<'_>,
+        token: &Token,
+    ) -> Result<Attempt, ConsumerError> {
+        let Placing {
+            held,
+            document,
+            write,
+        } = placing;
+        let replace = [Write {
+            action: Action::Replace(document),
+            ..write
+        }];
+        if let Ok(reply) = self.run(ns, BulkKind::Update, &replace).await? {
+            match reply.errors.into_iter().next() {
+                Some(error) if self.is_misrouted(&error, &write) => return Ok(Attempt::Again),
+                Some(error) if is_index_refusal(&error) => {
+                    return Ok(Attempt::Done(Tried::Refused(error)));
+                }
+                None if reply.concern.is_none() => {
+                    return Ok(Attempt::Done(self.with_zeros(ns, placing, token).await?));
+                }
+                Some(_) | None => {}
+            }
+        }
+        // This handles any other error, after which the next attempt shows whether the write
+        // succeeded.
+        let sent = Box::pin(self.send_routed(ns, BulkKind::Update, &replace, token)).await?;
+        if let Sent::Abandoned = sent {
+            return Ok(Attempt::Done(Tried::Abandoned));
+        }
+        if self.complete_refusal(ns, held)? {
+            return Ok(Attempt::Done(Tried::DeadLettered));
+        }
+        Ok(Attempt::Again)
+    }
+
+    /// Restores the zero timestamps of a document that has been written.
+    async fn with_zeros(
+        &self,
+        ns: &str,
+        placing: Placing<'_>,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let Placing {
+            document, write, ..
+        } = placing;
+        if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
+            return Ok(Tried::Released);
+        }
+        let zeros = [Write {
+            action: Action::Zeros(document),
+            ..write
+        }];
+        match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
+            Applied::Done => Ok(Tried::Released),
+            Applied::Abandoned => Ok(Tried::Abandoned),
+        }
+    }
+}
+
+fn identity_of(ns: &str, document_id: Element<'_>) -> Result<Vec<u8>, ConsumerError> {
+    let mut identity = Vec::new();
+    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    Ok(identity)
+}

@@ -1,0 +1,417 @@
+//! Checks the arguments of `oplog-producer position`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::topic::{check_prefix, check_source_name};
+use oplog_relay_runtime::config::{
+    ConfigError, Faults, Secret, Start, parse_duration, parse_start, resolve_secret,
+};
+use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
+use oplog_relay_runtime::telemetry::LogOptions;
+
+use super::{OWNED, required};
+use crate::config::WantedMode;
+use crate::config::position_arguments::{
+    ChangeArguments, ImportArguments, KafkaArguments, ListArguments, PositionCommand,
+    SavedSourceArguments, SetArguments, ShowArguments,
+};
+
+/// The form in which positions are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Lines for people.
+    Text,
+    /// JSON objects.
+    Json,
+}
+
+impl FromStr for Output {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("must be text or json"),
+        }
+    }
+}
+
+/// The source whose position is meant.
+#[derive(Debug, Clone)]
+pub struct SavedSource {
+    /// First part of the topic names.
+    pub topic_prefix: String,
+    /// Name of the source.
+    pub source_name: String,
+    /// Connection string of the source, if it is given.
+    pub uri: Option<Secret>,
+}
+
+/// A new position, as the operator gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewPosition {
+    /// After the newest entry.
+    Now,
+    /// Before the first entry at or after this second.
+    Second(u32),
+    /// After the entry with this timestamp.
+    Entry(Timestamp),
+    /// A resume token: the JSON of the token, or the hexadecimal digits of its `_data`.
+    Token(String),
+}
+
+impl FromStr for NewPosition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let is_hex = text.len() >= 18 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if text.starts_with('{') || is_hex {
+            return Ok(Self::Token(text.to_owned()));
+        }
+        match parse_start(text)? {
+            Start::Now => Ok(Self::Now),
+            Start::Oldest => Err(
+                "must be now, a time, <seconds>:<increment> or a resume token; \
+                 oldest is no position, because a position names an entry that was sent"
+                    .to_owned(),
+            ),
+            Start::At(millis) => u32::try_from(millis.div_euclid(1000))
+                .map(Self::Second)
+                .map_err(|_| "must be a time from 1970 to 2106".to_owned()),
+            Start::Position { seconds, increment } => {
+                Ok(Self::Entry(Timestamp::new(seconds, increment)))
+            }
+        }
+    }
+}
+
+/// What a change of a position accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// Election term of the entry at the position, if it is given.
+    pub term: Option<i64>,
+    /// True if entries may be skipped.
+    pub gap: bool,
+    /// True if the position may be before the beginning of the stream.
+    pub before_start: bool,
+    /// True if a producer that seems to run may be fenced.
+    pub fence: bool,
+}
+
+/// A program whose checkpoint can be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherProgram {
+    /// MongoShake.
+    MongoShake,
+    /// mongo-connector.
+    MongoConnector,
+    /// Debezium's MongoDB connector.
+    Debezium,
+    /// MongoDB's Kafka source connector.
+    MongoKafka,
+    /// mongodump, with `--oplog`.
+    Mongodump,
+}
+
+impl OtherProgram {
+    /// Returns true if the program reads change streams, so that its checkpoint is a resume token.
+    #[must_use]
+    pub const fn reads_change_streams(self) -> bool {
+        matches!(self, Self::Debezium | Self::MongoKafka)
+    }
+}
+
+impl FromStr for OtherProgram {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "mongoshake" => Ok(Self::MongoShake),
+            "mongo-connector" => Ok(Self::MongoConnector),
+            "debezium" => Ok(Self::Debezium),
+            "mongo-kafka" => Ok(Self::MongoKafka),
+            "mongodump" => Ok(Self::Mongodump),
+            _ => Err("must be mongoshake, mongo-connector, debezium, mongo-kafka or mongodump"),
+        }
+    }
+}
+
+/// The place of another program's checkpoint.
+#[derive(Debug, Clone)]
+pub enum CheckpointPlace {
+    /// A file.
+    File(PathBuf),
+    /// A collection of a MongoDB.
+    Collection {
+        /// The connection string.
+        uri: Secret,
+        /// The database.
+        db: String,
+        /// The collection.
+        collection: String,
+    },
+}
+
+/// The configuration of `position show`.
+#[derive(Debug, Clone)]
+pub struct ShowConfig {
+    /// The source.
+    pub of: SavedSource,
+    /// Form of the output.
+    pub output: Output,
+}
+
+/// The configuration of `position list`.
+#[derive(Debug, Clone)]
+pub struct ListConfig {
+    /// The prefix, if only one is listed.
+    pub topic_prefix: Option<String>,
+    /// Form of the output.
+    pub output: Output,
+}
+
+/// The configuration of `position set`.
+#[derive(Debug, Clone)]
+pub struct SetConfig {
+    /// The source.
+    pub of: SavedSource,
+    /// The new position.
+    pub to: NewPosition,
+    /// What is accepted.
+    pub accepted: Accepted,
+}
+
+/// The configuration of `position import`.
+#[derive(Debug, Clone)]
+pub struct ImportConfig {
+    /// The source.
+    pub of: SavedSource,
+    /// The other program.
+    pub program: OtherProgram,
+    /// The place of its checkpoint.
+    pub place: CheckpointPlace,
+    /// Name of the checkpoint, if it is given.
+    pub checkpoint_name: Option<String>,
+    /// The time by which the position is moved back.
+    pub back: Duration,
+    /// The way in which the source will be read.
+    pub mode: WantedMode,
+    /// True if a saved position may be replaced.
+    pub replace: bool,
+    /// Replication factor of new topics; -1 for the broker's default.
+    pub replication_factor: i32,
+    /// What is accepted.
+    pub accepted: Accepted,
+}
+
+/// A command and its checked arguments.
+#[derive(Debug, Clone)]
+pub enum PositionAction {
+    /// `position show`
+    Show(ShowConfig),
+    /// `position list`
+    List(ListConfig),
+    /// `position set`
+    Set(SetConfig),
+    /// `position import`
+    Import(Box<ImportConfig>),
+}
+
+/// The configuration of `position`.
+#[derive(Debug, Clone)]
+pub struct PositionConfig {
+    /// Connection settings of Kafka.
+    pub kafka: KafkaOptions,
+    /// Settings of the log.
+    pub log: LogOptions,
+    /// The command.
+    pub action: PositionAction,
+}
+
+impl PositionConfig {
+    /// Checks the arguments of a command.
+    ///
+    /// # Errors
+    /// The error contains all faults.
+    pub fn check(command: &PositionCommand) -> Result<Self, ConfigError> {
+        let mut faults = Faults::new();
+        let (kafka, action) = match command {
+            PositionCommand::Show(show) => (&show.kafka, check_show(show, &mut faults)),
+            PositionCommand::List(list) => (&list.kafka, check_list(list, &mut faults)),
+            PositionCommand::Set(set) => (&set.kafka, check_set(set, &mut faults)),
+            PositionCommand::Import(import) => (&import.kafka, check_import(import, &mut faults)),
+        };
+        let kafka = check_kafka(kafka, &mut faults);
+        faults.finish()?;
+        let (Some((kafka, log)), Some(action)) = (kafka, action) else {
+            return Err(ConfigError::Faults(Vec::new()));
+        };
+        Ok(Self { kafka, log, action })
+    }
+}
+
+fn check_kafka(given: &KafkaArguments, faults: &mut Faults) -> Option<(KafkaOptions, LogOptions)> {
+    let log = given.log.check(faults);
+    let brokers = required("--brokers", given.brokers.as_deref(), faults);
+    let options = parse_options(&given.kafka_option, &[PRODUCER_OWNED, OWNED], faults);
+    let brokers = brokers?;
+    Some((KafkaOptions { brokers, options }, log?))
+}
+
+fn check_source(given: &SavedSourceArguments, faults: &mut Faults) -> Option<SavedSource> {
+    let topic_prefix = required("--topic-prefix", given.topic_prefix.as_deref(), faults);
+    let topic_prefix = topic_prefix.and_then(|prefix| {
+        faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
+    });
+    let source_name = required("--source-name", given.source_name.as_deref(), faults);
+    let source_name = source_name
+        .and_then(|name| faults.take_or("--source-name", check_source_name(&name).map(|()| name)));
+    let uri = check_uri("--source", given.source.as_deref(), faults)?;
+    Some(SavedSource {
+        topic_prefix: topic_prefix?,
+        source_name: source_name?,
+        uri,
+    })
+}
+
+/// Checks a connection string; the result is `Some(None)` if none is given.
+fn check_uri(flag: &str, given: Option<&str>, faults: &mut Faults) -> Option<Option<Secret>> {
+    let Some(given) = given else {
+        return Some(None);
+    };
+    let secret = faults.take_or(flag, resolve_secret(given))?;
+    let uri = secret.expose();
+    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+        return Some(Some(secret));
+    }
+    faults.add(flag, "must be a mongodb:// connection string");
+    None
+}
+
+fn check_change(given: &ChangeArguments, faults: &mut Faults) -> Option<Accepted> {
+    let term = given.term.as_deref().map(str::parse::<i64>).transpose();
+    let term = term.map_err(|_| "must be a number");
+    Some(Accepted {
+        term: faults.take_or("--term", term)?,
+        gap: given.allow_gap,
+        before_start: given.allow_before_start,
+        fence: given.fence,
+    })
+}
+
+fn check_show(given: &ShowArguments, faults: &mut Faults) -> Option<PositionAction> {
+    let of = check_source(&given.of, faults);
+    let output = faults.take_or("--output", given.output.parse())?;
+    Some(PositionAction::Show(ShowConfig { of: of?, output }))
+}
+
+fn check_list(given: &ListArguments, faults: &mut Faults) -> Option<PositionAction> {
+    let topic_prefix = given.topic_prefix.clone();
+    if let Some(prefix) = &topic_prefix {
+        faults.take_or("--topic-prefix", check_prefix(prefix));
+    }
+    let output = faults.take_or("--output", given.output.parse())?;
+    Some(PositionAction::List(ListConfig {
+        topic_prefix,
+        output,
+    }))
+}
+
+fn check_set(given: &SetArguments, faults: &mut Faults) -> Option<PositionAction> {
+    let of = check_source(&given.of, faults);
+    let accepted = check_change(&given.change, faults);
+    let to = required("--to", given.to.as_deref(), faults);
+    let to = faults.take_or("--to", to?.parse())?;
+    Some(PositionAction::Set(SetConfig {
+        of: of?,
+        to,
+        accepted: accepted?,
+    }))
+}
+
+fn check_import(given: &ImportArguments, faults: &mut Faults) -> Option<PositionAction> {
+    let of = check_source(&given.of, faults);
+    let accepted = check_change(&given.change, faults);
+    let program = required("--from", given.from.as_deref(), faults);
+    let program = program.and_then(|name| faults.take_or("--from", name.parse()));
+    let place = check_place(given, program, faults);
+    let back = faults.take_or("--back", parse_duration(&given.back));
+    let mode = faults.take_or("--source-mode", given.source_mode.parse());
+    let replication_factor = faults.take_or(
+        "--replication-factor",
+        super::parse_replication_factor(&given.replication_factor),
+    );
+    Some(PositionAction::Import(Box::new(ImportConfig {
+        of: of?,
+        program: program?,
+        place: place?,
+        checkpoint_name: given.checkpoint_name.clone(),
+        back: back?,
+        mode: mode?,
+        replace: given.replace,
+        replication_factor: replication_factor?,
+        accepted: accepted?,
+    })))
+}
+
+fn check_place(
+    given: &ImportArguments,
+    program: Option<OtherProgram>,
+    faults: &mut Faults,
+) -> Option<CheckpointPlace> {
+    if let Some(file) = &given.file {
+        return Some(CheckpointPlace::File(PathBuf::from(file)));
+    }
+    if program? != OtherProgram::MongoShake {
+        faults.add("--file", "is required");
+        return None;
+    }
+    let uri = check_uri("--checkpoint-uri", given.checkpoint_uri.as_deref(), faults)?;
+    let uri = match uri {
+        Some(uri) => Some(uri),
+        None => check_uri("--source", given.of.source.as_deref(), faults)?,
+    };
+    let Some(uri) = uri else {
+        faults.add(
+            "--file",
+            "is required without --source and --checkpoint-uri, from which the checkpoint could be read",
+        );
+        return None;
+    };
+    let names = given.checkpoint_collection.split_once('.');
+    let Some((db, collection)) = names else {
+        faults.add("--checkpoint-collection", "must be db.collection");
+        return None;
+    };
+    Some(CheckpointPlace::Collection {
+        uri,
+        db: db.to_owned(),
+        collection: collection.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_position_is_an_entry_a_time_now_or_a_token() {
+        let parse = |text: &str| text.parse::<NewPosition>();
+        assert_eq!(parse("now"), Ok(NewPosition::Now));
+        let entry = NewPosition::Entry(Timestamp::new(1_700_000_000, 3));
+        assert_eq!(parse("1700000000:3"), Ok(entry));
+        let time = NewPosition::Second(1_700_000_000);
+        assert_eq!(parse("2023-11-14T22:13:20.9Z"), Ok(time));
+        for token in ["8263AB0411000000012B0229296E04", r#"{"_data": "82"}"#] {
+            assert_eq!(parse(token), Ok(NewPosition::Token(token.to_owned())));
+        }
+        for bad in ["oldest", "yesterday", "1969-12-31T23:59:59Z", ""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What a change of a position means, and what is saved. Performs no I/O.
+
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::{GapReason, GapRecord, History, PositionRecord, SourceRecord};
+
+use crate::config::position::Accepted;
+use crate::encode::FIRST_ROUTING;
+use crate::position::error::PositionChangeError;
+use crate::saved::checkpoint::Checkpoint;
+
+/// A saved position of this age or less, in milliseconds, shows that a producer seems to run.
+const RECENT_MS: i64 = 60_000;
+/// Maximum number of gaps that the source's record keeps.
+const GAPS: usize = 100;
+
+/// A wanted change.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    /// First part of the topic names.
+    pub(super) prefix: String,
+    /// The new position.
+    pub(super) wanted: Position,
+    /// What is accepted.
+    pub(super) accepted: Accepted,
+    /// Whether a position is saved.
+    pub(super) first: FirstPosition,
+    /// The reason of a gap.
+    pub(super) reason: GapReason,
+    /// The identity of the source, for one that has none saved.
+    pub(super) identity: SourceRecord,
+}
+
+/// Whether a position must, may or must not be saved already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FirstPosition {
+    /// The position is the first one.
+    Required,
+    /// The position may be the first one.
+    Allowed,
+    /// A position is saved.
+    Refused,
+}
+
+/// The relation of a new position to the saved one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// No position is saved.
+    First,
+    /// Entries are sent again.
+    Back,
+    /// Entries are skipped.
+    Forward,
+}
+
+/// The records of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Decided {
+    /// The relation to the saved position.
+    pub(super) direction: Direction,
+    /// The record of the position.
+    pub(super) position: PositionRecord,
+    /// The record of the source, if it changes.
+    pub(super) source: Option<SourceRecord>,
+}
+
+impl Change {
+    /// Checks whether a producer seems to run.
+    ///
+    /// # Errors
+    /// [`PositionChangeError::Running`].
+    pub(super) fn check_stopped(
+        &self,
+        saved: &Checkpoint,
+        now_ms: i64,
+    ) -> Result<(), PositionChangeError> {
+        let written = saved.place.and_then(|place| place.written_ms);
+        let age = written.map(|written| now_ms.saturating_sub(written));
+        match age {
+            Some(age) if !self.accepted.fence && age < RECENT_MS => {
+                Err(PositionChangeError::Running {
+                    seconds: age.max(0) / 1000,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns what has to be saved; `None` if the position is saved already.
+    ///
+    /// # Errors
+    /// [`PositionChangeError`] if the change is not accepted or not possible.
+    pub(super) fn decide(
+        &self,
+        saved: &Checkpoint,
+        now_ms: i64,
+    ) -> Result<Option<Decided>, PositionChangeError> {
+        let direction = match (saved.position, self.first) {
+            (None, FirstPosition::Refused) => {
+                return Err(PositionChangeError::NotSaved {
+                    source_name: self.identity.name.clone(),
+                    prefix: self.prefix.clone(),
+                });
+            }
+            (Some(saved), FirstPosition::Required) => {
+                return Err(PositionChangeError::AlreadySaved {
+                    source_name: self.identity.name.clone(),
+                    saved,
+                });
+            }
+            (None, _) => Direction::First,
+            (Some(saved), _) if saved == self.wanted => return Ok(None),
+            (Some(saved), _) if is_after(self.wanted, saved) => Direction::Forward,
+            (Some(_), _) => Direction::Back,
+        };
+        self.check_possible(saved)?;
+        self.check_accepted(saved, direction)?;
+        let source = self.source_record(saved, direction, now_ms);
+        Ok(Some(Decided {
+            direction,
+            position: self.position_record(saved, direction),
+            source: (saved.state.source.as_ref() != Some(&source)).then_some(source),
+        }))
+    }
+
+    fn check_possible(&self, saved: &Checkpoint) -> Result<(), PositionChangeError> {
+        let collections = saved.state.copies.len();
+        if collections > 0 {
+            return Err(PositionChangeError::FullSync { collections });
+        }
+        match saved.history.open {
+            Some(open) => Err(PositionChangeError::OpenTransaction { open }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_accepted(
+        &self,
+        saved: &Checkpoint,
+        direction: Direction,
+    ) -> Result<(), PositionChangeError> {
+        let wanted = self.wanted;
+        match (direction, saved.position) {
+            (Direction::Forward, Some(saved)) if !self.accepted.gap => {
+                Err(PositionChangeError::Gap { saved, wanted })
+            }
+            (Direction::Back, _) if !self.accepted.before_start => {
+                let began = began(saved);
+                match began {
+                    Some(began) if began <= wanted.ts => Ok(()),
+                    began => Err(PositionChangeError::BeforeStart { wanted, began }),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn position_record(&self, saved: &Checkpoint, direction: Direction) -> PositionRecord {
+        let next = self.wanted.ts.after();
+        let begin = match direction {
+            // The first entries of a transaction in the gap may be gone.
+            Direction::Forward => Some(next),
+            // A transaction that began after the position must be complete.
+            Direction::First | Direction::Back => {
+                saved.history.begin.filter(|begin| *begin <= next)
+            }
+        };
+        let history = History { begin, open: None };
+        PositionRecord {
+            state: true,
+            ..PositionRecord::new(self.wanted, saved.routing.unwrap_or(FIRST_ROUTING))
+                .with_history(history)
+        }
+    }
+
+    /// Returns the record of the source after the change.
+    fn source_record(&self, saved: &Checkpoint, direction: Direction, now_ms: i64) -> SourceRecord {
+        let wanted = self.wanted.ts;
+        let mut source = saved.state.source.clone().unwrap_or_else(|| SourceRecord {
+            began: Some(wanted.to_string()),
+            ..self.identity.clone()
+        });
+        // A record without a beginning was written by an earlier version: it stays unknown.
+        if began(saved).is_some_and(|began| wanted < began) {
+            source.began = Some(wanted.to_string());
+        }
+        // What is sent again fills the gaps after it. A gap that cannot be read stays.
+        let left = |gap: GapRecord| gap.before(wanted).unwrap_or(Some(gap));
+        source.gaps = source.gaps.into_iter().filter_map(left).collect();
+        if let (Direction::Forward, Some(position)) = (direction, saved.position) {
+            add_gap(
+                &mut source.gaps,
+                done(position),
+                wanted,
+                self.reason,
+                now_ms,
+            );
+        }
+        source
+    }
+}
+
+/// Adds a gap, or lengthens the last one if it ends where this one begins.
+fn add_gap(
+    gaps: &mut Vec<GapRecord>,
+    after: Timestamp,
+    through: Timestamp,
+    reason: GapReason,
+    now_ms: i64,
+) {
+    let gap = GapRecord::new(after, through, now_ms, reason);
+    match gaps.last_mut() {
+        Some(last) if last.reason == reason && last.through == gap.after => {
+            last.through = gap.through;
+        }
+        _ => gaps.push(gap),
+    }
+    let excess = gaps.len().saturating_sub(GAPS);
+    gaps.drain(..excess);
+}
+
+/// Returns the beginning of a stream, if it is saved.
+fn began(saved: &Checkpoint) -> Option<Timestamp> {
+    saved.state.source.as_ref()?.began.as_ref()?.parse().ok()
+}
+
+/// Returns the timestamp up to which everything is sent at a position.
+pub(super) const fn done(position: Position) -> Timestamp {
+    match position.ord {
+        0 => position.ts,
+        _ => position.ts.before(),
+    }
+}
+
+/// Returns true if entries lie between a saved position and a later new one, whose entry is complete.
+fn is_after(wanted: Position, saved: Position) -> bool {
+    wanted.ts > saved.ts || (wanted.ts == saved.ts && saved.ord > 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use bson::{Timestamp as BsonTimestamp, doc};
+
+use super::*;
+
+const TOKEN: &str = "8263AB0411000000012B0229296E04";
+
+fn at() -> Timestamp {
+    Timestamp::new(0x63ab_0411, 1)
+}
+
+fn read(program: OtherProgram, text: &str) -> Result<Timestamp, String> {
+    other(program, text, None).map(|imported| imported.through)
+}
+
+#[test]
+fn checkpoints_of_mongoshake_are_numbers_or_timestamps() {
+    let read = |text: &str| read(OtherProgram::MongoShake, text);
+    let number = (u64::from(1_653_514_649_u32) << 32) + 3;
+    let expected = Ok(Timestamp::new(1_653_514_649, 3));
+    for text in [
+        format!(r#"{{"name":"rs0","ckpt":{number},"version":2,"oplog_disk_queue":""}}"#),
+        format!(r#"[{{"_id":1,"name":"rs0","ckpt":{{"$numberLong":"{number}"}}}}]"#),
+        r#"{"name":"rs0","ckpt":{"$timestamp":{"t":1653514649,"i":3}}}"#.to_owned(),
+    ] {
+        assert_eq!(read(&text), expected, "{text}");
+    }
+    let two = r#"{"name":"a","ckpt":4294967297} {"name":"b","ckpt":8589934594}"#;
+    assert!(read(two).unwrap_err().contains("(a, b)"));
+    let named = other(OtherProgram::MongoShake, two, Some("b")).unwrap();
+    assert_eq!(
+        (named.through, named.is_entry),
+        (Timestamp::new(2, 2), true)
+    );
+    assert!(read(r#"{"name":"a"}"#).is_err());
+    assert!(read(r#"{"name":"a","ckpt":"x"}"#).is_err());
+    assert!(read("x").unwrap_err().contains("not JSON"));
+}
+
+#[test]
+fn checkpoints_of_mongo_connector_are_numbers_with_the_name_of_a_shard() {
+    let read = |text: &str| read(OtherProgram::MongoConnector, text);
+    let expected = Ok(Timestamp::new(1, 7));
+    let name = "Collection(Database(MongoClient('a', 27017), u'local'), u'oplog.rs')";
+    for text in [
+        "4294967303".to_owned(),
+        format!(r#"["{name}", 4294967303]"#),
+        format!(r#"[["{name}", 4294967303]]"#),
+    ] {
+        assert_eq!(read(&text), expected, "{text}");
+    }
+    let two = r#"[["shard-a", 4294967303], ["shard-b", 8589934594]]"#;
+    assert!(read(two).unwrap_err().contains("shard-a, shard-b"));
+    let named = other(OtherProgram::MongoConnector, two, Some("b"));
+    assert_eq!(named.unwrap().through, Timestamp::new(2, 2));
+}
+
+#[test]
+fn offsets_with_tokens_mean_everything_before_the_cluster_time() {
+    let before = Ok(at().before());
+    let bson = doc! { "_data": TOKEN }.to_vec().unwrap();
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bson);
+    let debezium = |text: &str| read(OtherProgram::Debezium, text);
+    for text in [
+        format!(r#"{{"sec":-1,"ord":-1,"resume_token":"{base64}"}}"#),
+        format!(r#"{{"sec":1,"ord":2,"resume_token":"{TOKEN}"}}"#),
+        format!(r#"[{{"server_id":"x"}},{{"resume_token":"{base64}"}}]"#),
+        format!(r#"{{"sec":{},"ord":1}}"#, at().seconds),
+    ] {
+        assert_eq!(debezium(&text), before, "{text}");
+    }
+    for bad in [
+        r#"{"sec":-1,"ord":-1}"#,
+        r#"{"sec":1,"ord":1,"initsync":true}"#,
+        r#"{"resume_token":"AAAA"}"#,
+        "{}",
+    ] {
+        assert!(debezium(bad).is_err(), "{bad}");
+    }
+    let mongo_kafka = |text: &str| read(OtherProgram::MongoKafka, text);
+    for text in [
+        format!(r#"{{"_id":"{{\"_data\": \"{TOKEN}\"}}"}}"#),
+        format!(r#"{{"_id":{{"_data":"{TOKEN}"}},"HEARTBEAT":"true"}}"#),
+    ] {
+        assert_eq!(mongo_kafka(&text), before, "{text}");
+    }
+    let copying = format!(r#"{{"_id":"{{\"_data\": \"{TOKEN}\"}}","copy":"true"}}"#);
+    assert!(mongo_kafka(&copying).unwrap_err().contains("not complete"));
+}
+
+#[test]
+fn the_end_of_a_dump_is_its_last_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("oplog.bson");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        last_entry(&path).unwrap()
+    };
+    let mut dump = Vec::new();
+    for (second, size) in [(5, 10), (6, 100_000), (7, 10)] {
+        let ts = BsonTimestamp {
+            time: second,
+            increment: 2,
+        };
+        let o = doc! { "_id": 1, "x": "x".repeat(size) };
+        let entry = doc! { "ts": ts, "t": 4_i64, "v": 2, "op": "i", "ns": "s.a", "o": o };
+        dump.extend(entry.to_vec().unwrap());
+    }
+    let expected = Imported {
+        through: Timestamp::new(7, 2),
+        term: Some(4),
+        is_entry: true,
+    };
+    assert_eq!(read(&dump), Ok(expected));
+    assert!(read(&dump[..dump.len() - 3]).is_err());
+    assert!(read(&[]).is_err());
+    assert!(last_entry(&folder.path().join("absent")).is_err());
+}

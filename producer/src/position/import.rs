@@ -1,0 +1,186 @@
+//! `oplog-producer position import`: the first position of a source, from the checkpoint of another
+//! program.
+
+use std::time::Duration;
+
+use bson::{RawDocumentBuf, doc};
+use oplog_relay_core::document::Document;
+use oplog_relay_core::json::{Mode, write_document};
+use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::config::Secret;
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
+use oplog_relay_runtime::mongo::{self, READ, in_time};
+
+use crate::config::WantedMode;
+use crate::config::position::{CheckpointPlace, ImportConfig, OtherProgram};
+use crate::error::ProducerError;
+use crate::position::change::{Change, FirstPosition};
+use crate::position::checkpoint_of::{Imported, last_entry, mongoshake, other};
+use crate::position::error::PositionChangeError;
+use crate::position::live_source::LiveSource;
+use crate::position::resolve::{Wanted, resolve};
+use crate::position::set::mode_of;
+use crate::position::write::{self, Place};
+use crate::prepare::internal_topics::ensure_internal_topic;
+use crate::saved::checkpoint::Checkpoint;
+
+/// Writes the first position of a source.
+pub(super) async fn import(
+    kafka: &KafkaOptions,
+    config: &ImportConfig,
+) -> Result<(), ProducerError> {
+    let of = &config.of;
+    let place = Place {
+        kafka,
+        prefix: &of.topic_prefix,
+        source: &of.source_name,
+    };
+    let imported = read_checkpoint(config).await?;
+    let admin = Admin::connect(kafka).await?;
+    let topic = position_topic(place.prefix, place.source);
+    let saved = match admin.partitions(&topic).await? {
+        Some(_) => write::read(place).await?,
+        None => Checkpoint::default(),
+    };
+    let source = match &of.uri {
+        Some(uri) => Some(LiveSource::open(uri, place.source, wanted_mode(&saved, config)).await?),
+        None => None,
+    };
+    if let Some(source) = &source {
+        saved.check_source(&source.record)?;
+    }
+    let mode = source
+        .as_ref()
+        .map_or_else(|| mode_without(&saved, config), LiveSource::mode);
+    let wanted = wanted(imported, config, mode, source.is_some());
+    tracing::info!(checkpoint = ?imported, %mode, "the checkpoint of the other program is read");
+    let identity = source.as_ref().map(|source| source.record.clone());
+    let change = Change {
+        prefix: of.topic_prefix.clone(),
+        wanted: resolve(wanted, mode, source.as_ref()).await?,
+        accepted: config.accepted,
+        first: match config.replace {
+            true => FirstPosition::Allowed,
+            false => FirstPosition::Required,
+        },
+        reason: GapReason::Operator,
+        identity: identity.unwrap_or_else(|| SourceRecord::new(of.source_name.clone(), mode)),
+    };
+    // A checkpoint that cannot be used creates no topics.
+    ensure_internal_topic(
+        &admin,
+        place.prefix,
+        place.source,
+        config.replication_factor,
+    )
+    .await?;
+    let decided = write::change(place, &change).await?;
+    write::report(&saved, decided.as_ref());
+    Ok(())
+}
+
+/// Returns the wanted mode: that of a source which has a saved one, or the configured one.
+fn wanted_mode(saved: &Checkpoint, config: &ImportConfig) -> WantedMode {
+    match saved.position {
+        None => config.mode,
+        Some(_) => match mode_of(saved) {
+            SourceMode::Oplog => WantedMode::Oplog,
+            SourceMode::ChangeStream => WantedMode::ChangeStream,
+        },
+    }
+}
+
+/// Returns the mode of a source that is not asked.
+fn mode_without(saved: &Checkpoint, config: &ImportConfig) -> SourceMode {
+    match wanted_mode(saved, config) {
+        WantedMode::Oplog => SourceMode::Oplog,
+        WantedMode::ChangeStream => SourceMode::ChangeStream,
+        WantedMode::Auto if config.program.reads_change_streams() => SourceMode::ChangeStream,
+        WantedMode::Auto => SourceMode::Oplog,
+    }
+}
+
+/// Returns the place that a checkpoint means, moved back by the given time.
+fn wanted(imported: Imported, config: &ImportConfig, mode: SourceMode, has_source: bool) -> Wanted {
+    let term = config.accepted.term.or(imported.term);
+    let ts = back(imported.through, config.back);
+    // An oplog is asked for the last entry up to the time, because the other program may have saved a
+    // time that no entry has. Without an oplog, the entry is trusted.
+    let is_exact = config.back.is_zero() && (imported.term.is_some() || !has_source);
+    match mode {
+        SourceMode::Oplog if is_exact && imported.is_entry => Wanted::Entry { ts, term },
+        SourceMode::Oplog | SourceMode::ChangeStream => Wanted::Through(ts),
+    }
+}
+
+/// Returns a timestamp moved back by whole seconds.
+fn back(ts: Timestamp, by: Duration) -> Timestamp {
+    let seconds = u32::try_from(by.as_secs()).unwrap_or(u32::MAX);
+    match seconds {
+        0 => ts,
+        seconds => Timestamp::new(ts.seconds.saturating_sub(seconds), ts.increment),
+    }
+}
+
+async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerError> {
+    let name = config.checkpoint_name.as_deref();
+    let unusable =
+        |place: String, reason: String| PositionChangeError::Checkpoint { place, reason };
+    let path = match &config.place {
+        CheckpointPlace::File(path) => path.clone(),
+        CheckpointPlace::Collection {
+            uri,
+            db,
+            collection,
+        } => {
+            let place = format!("{db}.{collection}");
+            let documents = documents(uri, db, collection).await?;
+            let found = mongoshake(&documents, name);
+            return Ok(found.map_err(|reason| unusable(place, reason))?);
+        }
+    };
+    let place = path.display().to_string();
+    let unreadable = |source| ProducerError::File {
+        path: path.display().to_string(),
+        source,
+    };
+    if config.program == OtherProgram::Mongodump {
+        let file = path.clone();
+        let found = tokio::task::spawn_blocking(move || last_entry(&file)).await;
+        let found =
+            found.map_err(|_| ProducerError::Ended("the thread that reads the dump ended"))?;
+        let found = found.map_err(unreadable)?;
+        return Ok(found.map_err(|reason| unusable(place, reason))?);
+    }
+    let text = tokio::fs::read_to_string(&path).await.map_err(unreadable)?;
+    let found = other(config.program, &text, name);
+    Ok(found.map_err(|reason| unusable(place, reason))?)
+}
+
+/// Reads the documents of a checkpoint collection as Extended JSON.
+async fn documents(
+    uri: &Secret,
+    db: &str,
+    collection: &str,
+) -> Result<Vec<serde_json::Value>, ProducerError> {
+    let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+    let found = client.database(db).collection::<RawDocumentBuf>(collection);
+    let mut found = in_time(READ, found.find(doc! {}))
+        .await
+        .map_err(ProducerError::Source)?;
+    let mut documents = Vec::new();
+    while in_time(READ, found.advance())
+        .await
+        .map_err(ProducerError::Source)?
+    {
+        let (document, mut text) = (Document::new(found.current().as_bytes()), Vec::new());
+        let document = document.map_err(ProducerError::undecodable)?;
+        let written = write_document(document, Mode::Canonical, &mut text);
+        written.map(drop).map_err(ProducerError::undecodable)?;
+        // A document without JSON is no checkpoint.
+        documents.extend(serde_json::from_slice::<serde_json::Value>(&text));
+    }
+    Ok(documents)
+}

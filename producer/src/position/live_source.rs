@@ -1,0 +1,110 @@
+//! The source with which a position is checked.
+
+use mongodb::Client;
+use oplog_relay_core::position::{Position, Timestamp};
+use oplog_relay_core::state::{SourceMode, SourceRecord};
+use oplog_relay_runtime::config::Secret;
+use oplog_relay_runtime::mongo::{self, Hello};
+
+use crate::config::WantedMode;
+use crate::error::ProducerError;
+use crate::oplog_window::OplogWindow;
+use crate::source::oplog::{Oplog, newest_of_majority};
+use crate::source::origin::{reason_for_change_stream, refuse_shard, replica_set_id};
+
+/// A source that was reached.
+#[derive(Debug)]
+pub(super) struct LiveSource {
+    client: Client,
+    hello: Hello,
+    /// The identity of the source.
+    pub(super) record: SourceRecord,
+}
+
+impl LiveSource {
+    /// Connects to a source that is read in the given mode.
+    ///
+    /// # Errors
+    /// [`ProducerError::Mongo`] if it cannot be reached; [`crate::source::error::SourceError`] for a
+    /// shard.
+    pub(super) async fn open(
+        uri: &Secret,
+        name: &str,
+        mode: WantedMode,
+    ) -> Result<Self, ProducerError> {
+        let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+        let mode = match mode {
+            WantedMode::Oplog => SourceMode::Oplog,
+            WantedMode::ChangeStream => SourceMode::ChangeStream,
+            WantedMode::Auto => match reason_for_change_stream(&client, &hello).await? {
+                Some(_) => SourceMode::ChangeStream,
+                None => SourceMode::Oplog,
+            },
+        };
+        if !hello.is_mongos {
+            refuse_shard(&client).await?;
+        }
+        let replica_set_id = match mode {
+            SourceMode::Oplog => replica_set_id(&client).await,
+            SourceMode::ChangeStream => None,
+        };
+        let record = SourceRecord {
+            set_name: hello.set_name.clone(),
+            replica_set_id,
+            ..SourceRecord::new(name.to_owned(), mode)
+        };
+        Ok(Self {
+            client,
+            hello,
+            record,
+        })
+    }
+
+    /// Returns the way in which the source is read.
+    pub(super) const fn mode(&self) -> SourceMode {
+        self.record.mode
+    }
+
+    /// Returns the oplog of the source.
+    pub(super) fn oplog(&self) -> Oplog {
+        Oplog::new(&self.client)
+    }
+
+    /// Returns the newest position of the source; `None` if its oplog is empty, or if it does not report
+    /// its logical time.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub(super) async fn newest(&self) -> Result<Option<Position>, ProducerError> {
+        match self.mode() {
+            SourceMode::Oplog => newest_of_majority(&self.client).await,
+            SourceMode::ChangeStream => {
+                let ts = self.hello.operation_time.or(self.hello.cluster_time);
+                Ok(ts.map(|ts| Position {
+                    ts,
+                    term: -1,
+                    ord: 0,
+                }))
+            }
+        }
+    }
+
+    /// Returns the oplog window; `None` if it cannot be known, as behind a mongos.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`], if the source is read through its oplog.
+    pub(super) async fn window(
+        &self,
+        position: Option<Timestamp>,
+    ) -> Result<Option<OplogWindow>, ProducerError> {
+        if self.hello.is_mongos {
+            return Ok(None);
+        }
+        match (self.mode(), self.oplog().window(position).await) {
+            // A user who reads a change stream need not have the right to read the oplog.
+            (SourceMode::ChangeStream, Err(_)) => Ok(None),
+            (_, window) => window,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Crashes at each step of a move: the sink is dropped after the target has executed the step and
+//! before the reply arrives.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// A step of a move: a command and its collection.
+type MoveStep = (&'static str, &'static str);
+
+const IN_TRANSACTION: [MoveStep; 2] = [("delete", "c"), ("insert", "c")];
+const WITHOUT: [MoveStep; 4] = [
+    ("update", "moving"),
+    ("delete", "c"),
+    ("insert", "c"),
+    ("delete", "moving"),
+];
+
+const BEFORE: &[(&str, i32, &str)] = &[("i", 1, r#"{"_id":1,"k":1,"x":1}"#)];
+/// A move by a diff, by operators, and by a replacement, each between other entries.
+const MOVES: [&[(&str, i32, &str)]; 3] = [
+    &[
+        ("u", 1, r#"{"$v":2,"diff":{"i":{"y":1}}}"#),
+        ("u", 1, r#"{"$v":2,"diff":{"u":{"k":2}}}"#),
+        ("u", 1, r#"{"$v":2,"diff":{"u":{"x":2}}}"#),
+    ],
+    &[
+        ("u", 1, r#"{"$v":1,"$set":{"k":2,"y":1}}"#),
+        ("u", 1, r#"{"$v":1,"$set":{"x":2}}"#),
+    ],
+    &[
+        ("u", 1, r#"{"_id":1,"k":2,"x":1,"y":1}"#),
+        ("u", 1, r#"{"$v":1,"$set":{"x":2}}"#),
+    ],
+];
+
+/// Applies a batch until the target holds the answer to a step. Returns false if the batch has no such
+/// step.
+async fn crash_after(scene: &Scene, step: MoveStep, log: &[(&str, i32, &str)]) -> Result<bool> {
+    scene.server.hold(step.0, step.1);
+    let deadline = Instant::now() + super::super::LIMIT;
+    let held = async {
+        while scene.server.held() == 0 {
+            assert!(Instant::now() < deadline, "{step:?} was not reached");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let crashed = tokio::select! {
+        applied = scene.apply(log) => {
+            assert_eq!(applied?, Applied::Done);
+            false
+        }
+        () = held => true,
+    };
+    scene.server.resume();
+    Ok(crashed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_move_neither_loses_nor_doubles_the_document() -> Result<()> {
+    for (transactions, steps) in [(true, &IN_TRANSACTION[..]), (false, &WITHOUT[..])] {
+        for moves in MOVES {
+            for step in steps {
+                let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+                if !transactions {
+                    scene.server.model().refuse_transactions();
+                }
+                scene.done(BEFORE).await?;
+                let crashed = crash_after(&scene, *step, moves).await?;
+                // A replacement has the whole document, so nothing is kept.
+                let is_kept = step.1 == "moving" && moves[0].2.contains("_id");
+                assert_eq!(crashed, !is_kept, "{step:?} of {moves:?}");
+                if transactions {
+                    assert_eq!(scene.documents()?.len(), 1, "{step:?} of {moves:?}");
+                }
+                assert_unique(&scene)?;
+                let next = another(&scene).await?;
+                next.rewind(1);
+                next.done(moves).await?;
+                let mut log = BEFORE.to_vec();
+                log.extend_from_slice(moves);
+                let message = format!("{step:?} of {moves:?}");
+                assert_eq!(next.documents()?, expected(&log).await?, "{message}");
+                // The next write of the document removes what is left of the move.
+                next.done(&[("u", 1, r#"{"$v":1,"$set":{"x":3}}"#)]).await?;
+                assert!(notes(&next).is_empty(), "{message}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The reply to a commit is lost, so nobody knows whether the document has moved.
+#[tokio::test]
+async fn a_commit_without_a_reply_is_settled_by_another_lookup() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+    scene.done(BEFORE).await?;
+    scene.server.lose_reply_next("commitTransaction");
+    scene
+        .done(&[("u", 1, r#"{"$v":2,"diff":{"u":{"k":2}}}"#)])
+        .await?;
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":2,"x":1}"#]);
+    Ok(())
+}
+
+/// Errors of every kind at every command of a move.
+#[tokio::test]
+async fn a_move_that_fails_for_a_moment_is_repeated() -> Result<()> {
+    for command in ["find", "delete", "insert", "commitTransaction"] {
+        for code in [91, 112, 10107] {
+            let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+            scene.done(BEFORE).await?;
+            scene.server.fail_next(command, code);
+            scene
+                .done(&[("u", 1, r#"{"$v":2,"diff":{"u":{"k":2}}}"#)])
+                .await?;
+            let message = format!("{command} fails with {code}");
+            assert_eq!(
+                scene.documents()?,
+                [r#"{"_id":1,"k":2,"x":1}"#],
+                "{message}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A document that is missing for another reason does not come back from a note.
+#[tokio::test]
+async fn a_kept_document_counts_only_for_the_entry_that_moved_it() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+    scene.server.model().refuse_transactions();
+    scene.done(BEFORE).await?;
+    let moves = MOVES[0];
+    assert!(crash_after(&scene, ("insert", "c"), moves).await?);
+    scene.on_target(r#"{"delete":"c","deletes":[{"q":{},"limit":0}]}"#)?;
+    let next = another(&scene).await?;
+    next.rewind(10);
+    next.done(&[("u", 1, r#"{"$v":1,"$set":{"x":9}}"#)]).await?;
+    assert!(next.documents()?.is_empty() && notes(&next).is_empty());
+    assert_eq!(next.metrics.unmatched_updates.get(), 1);
+    Ok(())
+}

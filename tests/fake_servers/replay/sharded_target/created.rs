@@ -1,0 +1,84 @@
+//! Collections that the replay creates sharded (`--shard-collections`).
+
+use super::*;
+
+const FLAG: &str = r#"--shard-collections=db.c={"k":"hashed"}"#;
+const CREATE: (&str, i32, &str) = ("c", 0, r#"{"create":"c"}"#);
+
+fn key_of(scene: &Scene) -> Option<String> {
+    let model = scene.server.model();
+    model.shard_key("db.c").map(ToString::to_string)
+}
+
+#[tokio::test]
+async fn a_collection_is_sharded_at_its_creation_and_after_a_drop() -> Result<()> {
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    let insert = ("i", 1, r#"{"_id":1,"k":1}"#);
+    scene.done(&[CREATE, insert]).await?;
+    assert_eq!(key_of(&scene), Some(r#"{ "k": "hashed" }"#.to_owned()));
+    scene.done(&[("c", 0, r#"{"drop":"c"}"#)]).await?;
+    assert_eq!(key_of(&scene), None);
+    scene.done(&[CREATE, insert]).await?;
+    assert!(key_of(&scene).is_some());
+    scene.done(&[("u", 1, r#"{"_id":1,"k":2}"#)]).await?;
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":2}"#]);
+    Ok(())
+}
+
+/// Topics of other programs, and groups that begin in the middle, have no `create`.
+#[tokio::test]
+async fn a_collection_without_a_create_command_is_sharded_at_its_first_write() -> Result<()> {
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    scene.done(&[("i", 1, r#"{"_id":1,"k":1}"#)]).await?;
+    assert!(key_of(&scene).is_some());
+    // A collection that has documents is left as it is.
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    scene.on_target(r#"{"insert":"c","documents":[{"_id":1,"k":1}]}"#)?;
+    scene.done(&[("u", 1, r#"{"_id":1,"k":2}"#)]).await?;
+    assert_eq!(key_of(&scene), None);
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":2}"#]);
+    Ok(())
+}
+
+/// A crash between the command and its note repeats both.
+#[tokio::test]
+async fn a_create_that_is_repeated_leaves_the_collection_sharded() -> Result<()> {
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    scene.server.fail_next("shardCollection", UNAUTHORIZED);
+    let reason = scene.refused(&[CREATE]).await?;
+    assert!(reason.contains("clusterManager"), "{reason}");
+    assert_eq!(key_of(&scene), None);
+    for _ in 0..2 {
+        scene.rewind(0);
+        scene.done(&[CREATE]).await?;
+        assert!(key_of(&scene).is_some());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_a_cluster_is_refused() -> Result<()> {
+    let error = Scene::with(Model::default(), &[FLAG]).await.err();
+    let reason = format!("{:#}", error.expect("the flag needs a cluster"));
+    assert!(reason.contains("mongos"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_unique_index_without_the_shard_key_is_refused_or_made_non_unique() -> Result<()> {
+    let index = r#"{"createIndexes":"c","v":2,"key":{"u":1},"name":"u_1","unique":true}"#;
+    let log = [CREATE, ("b", 0, index)];
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    let reason = scene.refused(&log).await?;
+    assert!(reason.contains("must begin with the shard key"), "{reason}");
+    let flags = [FLAG, "--refused-options=leave-out"];
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &flags).await?;
+    scene.done(&log).await?;
+    let collections = scene.server.model().collections();
+    let shown = format!("{:?}", collections["db"]);
+    assert!(
+        shown.contains("u_1") && !shown.contains("unique"),
+        "{shown}"
+    );
+    Ok(())
+}
