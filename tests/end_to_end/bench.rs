@@ -40,6 +40,8 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         "replay-ferretdb",
         "reader, p99",
         "target, p99",
+        "reader, worst second",
+        "target, worst second",
         "consumer, peak",
         "bson, peak",
     ];

@@ -25,6 +25,7 @@
 //! | other measurement | what is reported |
 //! | --- | --- |
 //! | `latency` | at three rates, caught up: from the source commit to a `read_committed` reader and to the target |
+//! | `steady` | the worst seconds of ten minutes, with new topics, commands and rebalances in between |
 //! | `idle` | processor time of idle programs |
 //! | `large` | the memory that documents of 16 MB need |
 //! | `ddl` | the lag of both programs while collections are created and dropped |
@@ -137,6 +138,7 @@ fn compare(scene: &Scene, options: &Options) -> Result<()> {
 fn measure_extra(extra: Extra, scene: &Scene, options: &Options) -> Result<String> {
     match extra {
         Extra::Latency => latency::measure(scene, options),
+        Extra::Steady => latency::steady::measure(scene, options),
         Extra::Idle => idle::measure(scene, options),
         Extra::Large => large::measure(scene, options),
         Extra::Ddl => ddl::measure(scene, options),

@@ -13,15 +13,17 @@ pub const USAGE: &str = "\
 usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--rounds N]
              [--ferretdb-entries N] [--large-entries N] [--growth-entries N]
              [--growth-partitions N,N] [--growth-collections N,N]
-             [--latency-seconds N] [--idle-seconds N] [--ddl-rounds N] [--svg FILE]
-NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, idle,
-large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
+             [--latency-seconds N] [--steady-seconds N] [--idle-seconds N] [--ddl-rounds N]
+             [--svg FILE]
+NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, steady,
+idle, large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
 growth.";
 
 /// A measurement other than ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     Latency,
+    Steady,
     Idle,
     Large,
     Ddl,
@@ -30,8 +32,9 @@ pub(super) enum Extra {
 
 impl Extra {
     /// All measurements, with their names on the command line.
-    pub(super) const NAMES: [(Extra, &str); 5] = [
+    pub(super) const NAMES: [(Extra, &str); 6] = [
         (Extra::Latency, "latency"),
+        (Extra::Steady, "steady"),
         (Extra::Idle, "idle"),
         (Extra::Large, "large"),
         (Extra::Ddl, "ddl"),
@@ -60,6 +63,8 @@ pub(super) struct Options {
     pub(super) latency: Duration,
     /// Rates at which latency is measured, in entries a second.
     pub(super) latency_rates: &'static [u64],
+    /// Time over which the worst second is determined.
+    pub(super) steady: Duration,
     pub(super) idle: Duration,
     /// Number of collections that are created and dropped.
     pub(super) ddl_rounds: u32,
@@ -83,6 +88,7 @@ impl Options {
             growth_collections: vec![1, 10, 50, 200],
             latency: Duration::from_secs(30),
             latency_rates: &[100, 1000, 10_000],
+            steady: Duration::from_secs(600),
             idle: Duration::from_secs(30),
             ddl_rounds: 300,
             svg: None,
@@ -102,6 +108,7 @@ impl Options {
             growth_collections: vec![1, 5],
             latency: Duration::from_secs(1),
             latency_rates: &[1000],
+            steady: Duration::from_secs(10),
             idle: Duration::from_secs(1),
             ddl_rounds: 20,
             ..Options::usual()
@@ -148,6 +155,7 @@ impl Options {
             "--growth-partitions" => self.growth_partitions = numbers(value)?,
             "--growth-collections" => self.growth_collections = numbers(value)?,
             "--latency-seconds" => self.latency = seconds()?,
+            "--steady-seconds" => self.steady = seconds()?,
             "--idle-seconds" => self.idle = seconds()?,
             "--ddl-rounds" => self.ddl_rounds = number(value)?,
             "--svg" => self.svg = Some(PathBuf::from(value)),
@@ -204,7 +212,7 @@ mod tests {
         );
         assert_eq!(options.rounds, 1);
         let all = parse("").expect("options");
-        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 5);
+        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 6);
         for wrong in [
             "--entries",
             "--entries x",

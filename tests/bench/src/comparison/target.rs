@@ -5,8 +5,7 @@ use bson::{Document, doc};
 use mongodb::Client;
 
 use super::case::{Case, Group, Place};
-use super::latency::{Span, Times};
-use oplog_relay_kit::stub::Shape;
+use oplog_relay_kit::stub::{Shape, TimedInsert};
 
 fn with_client<T>(uri: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,23 +28,14 @@ pub(super) fn acknowledged(uri: &str) -> Result<u64> {
     })
 }
 
-/// Returns how long after the commit of their entries the documents were inserted into a stub that
-/// measures it, for the entries of a span.
-pub(super) fn timing(uri: &str, span: &Span) -> Result<Times> {
+/// Returns the inserts into a stub that measures their times.
+pub(super) fn timed_inserts(uri: &str) -> Result<Vec<TimedInsert>> {
     with_client(uri, async |client| {
         let status = doc! { "serverStatus": 1 };
         let status = client.database("admin").run_command(status).await?;
         let timing = status.get_document("timing")?;
-        let array = |name| timing.get_array(name);
-        let mut times = Times::default();
-        for (ordered, micros) in array("ordered")?.iter().zip(array("micros")?) {
-            let ordered = ordered.as_i64().context("no time")?;
-            let micros = micros.as_i64().context("no time")?;
-            if span.includes(ordered) {
-                times.add(ordered, micros as f64 / 1000.0);
-            }
-        }
-        Ok(times)
+        let inserts = timing.get_binary_generic("inserts")?;
+        Ok(TimedInsert::parse_all(inserts))
     })
 }
 

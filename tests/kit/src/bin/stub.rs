@@ -1,9 +1,9 @@
 //! The stub server as a program: `stub [--entries N] [--shape inserts|updates|mixed|large]
-//! [--collections N] [--live N] [--timing] [--documents N] [--large-every N]`.
+//! [--collections N] [--live N] [--command-every N] [--timing] [--documents N] [--large-every N]`.
 //!
-//! Generates its oplog, prints its connection string and the total bytes of the entries on one
-//! line, and serves until it is terminated. With `--live` the entries appear from now on, N a
-//! second. With `--timing` it measures how long after the time in its field `ordered` each document
+//! Generates its oplog, prints its connection string, the total bytes of the entries and the second
+//! of the first one on one line, and serves until it is terminated. With `--live` the entries appear
+//! from now on, N a second. With `--command-every` every N-th entry is a command. With `--timing` it measures how long after the time in its field `ordered` each document
 //! is inserted. With `--documents` the first collection of the entries has N documents, and the
 //! printed bytes are theirs. With `--large-every` every N-th document has 16 MB.
 #![allow(
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use oplog_relay_kit::stub::{Contents, Oplog, Recipe, Server, Shape};
 
 const USAGE: &str = "usage: stub [--entries N] [--shape inserts|updates|mixed|large] \
-[--collections N] [--live N] [--timing] [--documents N] [--large-every N]";
+[--collections N] [--live N] [--command-every N] [--timing] [--documents N] [--large-every N]";
 
 fn main() -> Result<()> {
     let mut recipe = Recipe::new(1_000_000, Shape::Inserts);
@@ -38,6 +38,9 @@ fn main() -> Result<()> {
             "--entries" => recipe.entries = value.parse().context(USAGE)?,
             "--shape" => recipe.shape = Shape::from_name(&value).context(USAGE)?,
             "--collections" => recipe.collections = value.parse::<u64>().context(USAGE)?.max(1),
+            "--command-every" => {
+                recipe.command_every = Some(value.parse::<u64>().context(USAGE)?.max(1));
+            }
             "--documents" => contents.documents = value.parse().context(USAGE)?,
             "--large-every" => contents.large_every = value.parse().context(USAGE)?,
             _ => bail!("unknown option {flag}; {USAGE}"),
@@ -56,7 +59,12 @@ fn main() -> Result<()> {
         recipe.end_at(now);
         Server::start_with(Oplog::make(recipe), contents)?
     };
-    println!("{} {}", server.uri(), server.bytes());
+    println!(
+        "{} {} {}",
+        server.uri(),
+        server.bytes(),
+        recipe.first_second
+    );
     server.wait();
     Ok(())
 }

@@ -3,8 +3,13 @@
 use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::position::Timestamp;
 
+use super::recipe_commands::Command;
+
 /// The namespace of all entries, or of the first collection's entries.
 pub const NAMESPACE: &str = "bench.orders";
+/// The parts of [`NAMESPACE`].
+const DATABASE: &str = "bench";
+const COLLECTION: &str = "orders";
 /// The election term of all entries.
 pub(super) const TERM: i64 = 7;
 /// Bytes of an insert, the size with which the published figures were measured.
@@ -13,7 +18,7 @@ pub(super) const INSERT_BYTES: usize = 466;
 pub(super) const LARGE_BYTES: usize = 16_000_000;
 /// Number of consecutive entries of which five insert, three update and two delete the documents of
 /// these five inserts.
-const GROUP: u64 = 10;
+pub(super) const GROUP: u64 = 10;
 const FIRST_SECOND: u32 = 1_700_000_000;
 pub(super) const UI: [u8; 16] = *b"stub-collection!";
 const WORDS: [&str; 16] = [
@@ -47,6 +52,8 @@ pub struct Recipe {
     pub first_second: u32,
     /// Number of entries that are committed in each second.
     pub per_second: u64,
+    /// Number of entries from one command to the next; `None` if there are no commands.
+    pub command_every: Option<u64>,
 }
 
 impl Recipe {
@@ -59,6 +66,7 @@ impl Recipe {
             collections: 1,
             first_second: FIRST_SECOND,
             per_second: 1000,
+            command_every: None,
         }
     }
 
@@ -68,8 +76,10 @@ impl Recipe {
         self.first_second = second.saturating_sub(seconds);
     }
 
-    const fn collection(&self, number: u64) -> u64 {
-        number / GROUP % self.collections
+    /// Returns the number of the collection of entry `number`, which is 0 for the first collection.
+    fn collection(&self, number: u64) -> u64 {
+        let new = self.new_collection(number);
+        new.unwrap_or(number / GROUP % self.collections)
     }
 
     /// Returns the time of entry `number`, which increases with the number.
@@ -80,7 +90,8 @@ impl Recipe {
     }
 
     /// Returns the commit time of entry `number`, in milliseconds since 1970.
-    pub(super) fn wall(&self, number: u64) -> i64 {
+    #[must_use]
+    pub fn wall(&self, number: u64) -> i64 {
         let millis = number.saturating_mul(1000) / self.per_second;
         i64::from(self.first_second) * 1000 + millis.cast_signed()
     }
@@ -113,6 +124,9 @@ impl Shape {
 
 /// Appends entry `number`.
 pub(super) fn write_entry(number: u64, recipe: &Recipe, out: &mut Vec<u8>) {
+    if let Some(command) = recipe.command(number) {
+        return write_command(number, command, recipe, out);
+    }
     let group = number - number % GROUP;
     match (recipe.shape, number % GROUP) {
         (Shape::Inserts, _) | (Shape::Mixed, 0..=4) => {
@@ -202,6 +216,35 @@ fn write_delete(number: u64, target: u64, recipe: &Recipe, out: &mut Vec<u8>) {
     end(number, recipe, entry);
 }
 
+/// Appends a command.
+fn write_command(number: u64, command: Command, recipe: &Recipe, out: &mut Vec<u8>) {
+    let mut entry = begin("c", number, recipe, out);
+    entry.nested("o", kind::DOCUMENT, |o| match command {
+        Command::Create => {
+            o.str("create", &collection_name(recipe.collection(number)));
+        }
+        Command::CreateUniqueIndex => {
+            let name = format!("unique{number}");
+            o.str("createIndexes", &collection_name(recipe.collection(number)));
+            o.int32("v", 2);
+            o.nested("key", kind::DOCUMENT, |key| {
+                key.int32(&name, 1);
+            });
+            o.str("name", &name);
+            o.boolean("unique", true);
+        }
+    });
+    end(number, recipe, entry);
+}
+
+/// Returns the name of a collection, without the database.
+fn collection_name(collection: u64) -> String {
+    match collection {
+        0 => COLLECTION.to_owned(),
+        other => format!("{COLLECTION}{other}"),
+    }
+}
+
 /// Appends the fields before `o`, in the order of a server.
 fn begin<'o>(op: &str, number: u64, recipe: &Recipe, out: &'o mut Vec<u8>) -> DocumentBuilder<'o> {
     let collection = recipe.collection(number);
@@ -209,10 +252,13 @@ fn begin<'o>(op: &str, number: u64, recipe: &Recipe, out: &'o mut Vec<u8>) -> Do
     ui.extend_from_slice(&UI);
     let mut entry = DocumentBuilder::start(out);
     entry.str("op", op);
-    if collection == 0 {
-        entry.str("ns", NAMESPACE);
+    if op == "c" {
+        entry.str("ns", &format!("{DATABASE}.$cmd"));
     } else {
-        entry.str("ns", &format!("{NAMESPACE}{collection}"));
+        let name = collection_name(collection);
+        entry.str("ns", &format!("{DATABASE}.{name}"));
+    }
+    if collection > 0 {
         let end = ui.len() - 8;
         ui[end..].copy_from_slice(&collection.to_be_bytes());
     }

@@ -8,6 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `entry` | the entries, generated from their number |
+//! | `recipe_commands` | the commands among them |
 //! | `oplog` | all entries as consecutive array elements, with the start of each |
 //! | `point` | reads of single entries, some fields of them or all |
 //! | `documents` | the collection: documents generated when they are read |
@@ -40,6 +41,7 @@ mod fault;
 mod oplog;
 mod point;
 mod process;
+mod recipe_commands;
 mod server;
 mod timing;
 
@@ -49,4 +51,6 @@ pub use fault::Fault;
 pub use oplog::Oplog;
 pub(crate) use point::project;
 pub use process::{Flow, StubProcess};
+pub use recipe_commands::Command;
 pub use server::{Pace, Server};
+pub use timing::TimedInsert;

@@ -14,6 +14,7 @@ pub struct StubProcess {
     program: Program,
     uri: String,
     bytes: u64,
+    first_second: u32,
 }
 
 /// The times at which the entries appear.
@@ -35,11 +36,15 @@ impl StubProcess {
         if flow == Flow::Live {
             args.extend(["--live", &rate]);
         }
+        let every = recipe.command_every.map(|every| every.to_string());
+        if let Some(every) = &every {
+            args.extend(["--command-every", every]);
+        }
         StubProcess::launch(args)
     }
 
     /// Starts a target that measures how long after the time in its field `ordered` each document is
-    /// inserted.
+    /// inserted. `serverStatus` returns the times.
     pub fn timing() -> Result<StubProcess> {
         StubProcess::launch(vec!["--entries", "0", "--timing"])
     }
@@ -73,10 +78,12 @@ impl StubProcess {
             );
             Ok(None)
         })?;
-        let (uri, bytes) = line.split_once(' ').context("damaged first line")?;
+        let mut words = line.split(' ');
+        let mut word = || words.next().context("damaged first line");
         Ok(StubProcess {
-            uri: uri.to_owned(),
-            bytes: bytes.parse().context("damaged first line")?,
+            uri: word()?.to_owned(),
+            bytes: word()?.parse().context("damaged first line")?,
+            first_second: word()?.parse().context("damaged first line")?,
             program,
         })
     }
@@ -91,6 +98,12 @@ impl StubProcess {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns the commit time of the first entry, in seconds since 1970.
+    #[must_use]
+    pub const fn first_second(&self) -> u32 {
+        self.first_second
     }
 
     /// Returns the process id.

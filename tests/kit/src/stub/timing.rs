@@ -3,44 +3,102 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bson::{Document as Bson, doc};
+use bson::spec::BinarySubtype;
+use bson::{Binary, Document as Bson, doc};
 use oplog_relay_core::document::Document;
 
-/// An inserted document.
-#[derive(Debug, Clone, Copy)]
-struct Insert {
+/// A document that was inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedInsert {
+    /// Its field `number`: the number of the entry.
+    pub number: u32,
     /// Its field `ordered`: the commit time at the source, in milliseconds since 1970.
-    ordered: i64,
+    pub ordered: i64,
     /// Microseconds from then until the insert.
-    micros: i64,
+    pub micros: u32,
 }
 
 /// The inserts so far.
 #[derive(Debug, Default)]
-pub(super) struct Timing(Mutex<Vec<Insert>>);
+pub(super) struct Timing(Mutex<Vec<TimedInsert>>);
+
+/// Bytes of an insert in a report.
+const BYTES: usize = 16;
+
+impl TimedInsert {
+    /// Parses the field `inserts` of a report. The parts of an insert are little-endian, in the order
+    /// of the fields.
+    #[must_use]
+    pub fn parse_all(bytes: &[u8]) -> Vec<TimedInsert> {
+        let (inserts, _) = bytes.as_chunks::<BYTES>();
+        inserts.iter().map(TimedInsert::parse).collect()
+    }
+
+    fn parse(bytes: &[u8; BYTES]) -> TimedInsert {
+        let whole = u128::from_le_bytes(*bytes);
+        TimedInsert {
+            number: whole as u32,
+            ordered: (whole >> 32) as i64,
+            micros: (whole >> 96) as u32,
+        }
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.ordered.to_le_bytes());
+        out.extend_from_slice(&self.micros.to_le_bytes());
+    }
+
+    /// Returns the insert, at `now` in microseconds since 1970, of a document; `None` if it does not
+    /// have the fields.
+    fn of(document: Document<'_>, now: i64) -> Option<TimedInsert> {
+        let field = |name| document.get(name).ok().flatten();
+        let ordered = field("ordered")?.date().ok()?;
+        Some(TimedInsert {
+            number: u32::try_from(field("number")?.integer().ok()?).ok()?,
+            ordered,
+            micros: u32::try_from(now - ordered * 1000).ok()?,
+        })
+    }
+}
 
 impl Timing {
-    /// Notes documents that are inserted now. Those without `ordered` are ignored.
+    /// Notes documents that are inserted now. Those without the fields are ignored.
     pub(super) fn note<'d>(&self, documents: impl Iterator<Item = Document<'d>>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_micros());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let ordered = documents.filter_map(|document| {
-            let ordered = document.get("ordered").ok()??;
-            ordered.date().ok()
-        });
+        let timed = documents.filter_map(|document| TimedInsert::of(document, now));
         let mut inserts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inserts.extend(ordered.map(|ordered| Insert {
-            ordered,
-            micros: now - ordered * 1000,
-        }));
+        inserts.extend(timed);
     }
 
-    /// Returns all inserts, as two arrays.
+    /// Returns all inserts.
     pub(super) fn report(&self) -> Bson {
         let inserts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ordered: Vec<i64> = inserts.iter().map(|insert| insert.ordered).collect();
-        let micros: Vec<i64> = inserts.iter().map(|insert| insert.micros).collect();
-        doc! { "ordered": ordered, "micros": micros }
+        let mut bytes = Vec::with_capacity(inserts.len() * BYTES);
+        for insert in inserts.iter() {
+            insert.write(&mut bytes);
+        }
+        let subtype = BinarySubtype::Generic;
+        doc! { "inserts": Binary { subtype, bytes } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_insert_is_parsed_as_it_was_written() {
+        let insert = TimedInsert {
+            number: 7,
+            ordered: 1_700_000_000_123,
+            micros: u32::MAX,
+        };
+        let mut bytes = Vec::new();
+        insert.write(&mut bytes);
+        insert.write(&mut bytes);
+        assert_eq!(TimedInsert::parse_all(&bytes), [insert, insert]);
     }
 }

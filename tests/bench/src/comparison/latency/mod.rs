@@ -8,40 +8,41 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `plain` | the baseline |
+//! | `pair` | both programs, between a source at an even rate and a target that measures times |
+//! | `reader` | the `read_committed` reader |
+//! | `steady` | the worst seconds of a longer time in which topics, commands and rebalances occur |
 //! | `parts` | the histograms with which the programs report where the time goes |
 //! | `times` | the latencies of one reader: quantiles, and the worst second |
 
+mod pair;
 mod parts;
 pub(super) mod plain;
+mod reader;
+pub(super) mod steady;
 mod times;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use oplog_relay_core::document::Document;
-use oplog_relay_core::entry::Entry;
-use rdkafka::Message;
-use rdkafka::error::KafkaError;
+use anyhow::{Context, Result};
 
 use super::CASE;
-use super::case::{Case, Place};
+use super::case::Place;
 use super::options::Options;
-use super::sample::peak_kib;
 use super::scene::Scene;
+use super::topic;
 use super::verdict::{MOST_MIB, at_most};
-use super::{target, topic};
-use oplog_relay_kit::services::{Port, Program, wait_until};
+use oplog_relay_kit::services::Program;
 use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
+use pair::Pair;
 use parts::Parts;
-use times::now_millis;
-pub(super) use times::{Span, Times};
+use reader::Reader;
+use times::{Span, Times};
 
 const PREFIX: &str = "latency";
 /// Time until the topic exists, the first transactions are committed and all code has run once.
 const SETTLING: Duration = Duration::from_secs(3);
 /// The longest time that starting takes.
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
-const SILENT: Duration = Duration::from_secs(30);
 /// A latency also meets its goal if it is at most this multiple of the plain producer's.
 const MOST_RATIO: f64 = 1.3;
 
@@ -147,35 +148,19 @@ impl Run<'_> {
 
     /// Measures both programs together, and returns the report.
     fn measure_pair(&self, plain: &Times) -> Result<Vec<String>> {
-        let source = self.source()?;
-        let timing = StubProcess::timing()?;
-        let place = Place {
-            target: timing.uri(),
-            ..self.place(&source, PREFIX)
-        };
-        topic::create(&place)?;
-        let leased = [Port::lease()?, Port::lease()?];
-        let ports = [leased[0].number(), leased[1].number()];
-        let http = ports.map(|port| format!("--http=127.0.0.1:{port}"));
-        let mut producer = Case::Bson.start_producer(&place, &[&http[0]])?;
-        let mut consumer = Case::ReplayInserts.start_consumer(&place, &[&http[1]])?;
-        for (program, case) in [(&producer, Case::Bson), (&consumer, Case::ReplayInserts)] {
-            wait_until("the programs", STARTED_WITHIN, || {
-                let log = program.stderr_text();
-                log.is_ok_and(|log| log.contains(case.mark()))
-            })?;
-        }
-        let before = Parts::read(ports);
+        let pair = Pair::start(self.scene, self.source()?, PREFIX, self.partitions)?;
+        let before = Parts::read(pair.ports());
         let span = self.span();
-        let read = self.read(&place, &span)?;
-        let parts = Parts::read(ports).since(&before);
-        let applied = target::timing(timing.uri(), &span)?;
-        let peak = peak_kib(producer.id()).context("the producer is gone")? as f64 / 1024.0;
-        for program in [&mut producer, &mut consumer] {
-            program.terminate()?;
-            program.wait(STARTED_WITHIN)?;
+        let read = self.read(&pair.place(), &span)?;
+        let parts = Parts::read(pair.ports()).since(&before);
+        let peak = pair.producer_peak_mib()?;
+        let inserts = pair.stop()?;
+        let mut applied = Times::default();
+        for insert in inserts {
+            if span.includes(insert.ordered) {
+                applied.add(insert.ordered, f64::from(insert.micros) / 1000.0);
+            }
         }
-        self.scene.remove(PREFIX)?;
         let mut lines = vec![
             read.line("oplog-producer, to a read_committed reader"),
             applied.line("oplog-producer and oplog-consumer, to the target"),
@@ -189,29 +174,7 @@ impl Run<'_> {
 
     /// Returns the latencies of the entries that were committed within the span.
     fn read(&self, place: &Place<'_>, span: &Span) -> Result<Times> {
-        let topics = [(topic::name(place), i32::try_from(self.partitions)?)];
-        let consumer = topic::reader(place.brokers, &topics)?;
-        let mut times = Times::default();
-        let mut last = Instant::now();
-        loop {
-            ensure!(last.elapsed() < SILENT, "no record arrives");
-            let message = match consumer.poll(Duration::from_millis(100)) {
-                None | Some(Err(KafkaError::PartitionEOF(_))) => continue,
-                Some(message) => message?,
-            };
-            let now = now_millis();
-            last = Instant::now();
-            let entry = Entry::parse(Document::new(message.payload().context("no value")?)?)?;
-            let Some(wall) = entry.wall else {
-                bail!("an entry without wall");
-            };
-            if span.is_over(wall) {
-                return Ok(times);
-            }
-            if span.includes(wall) {
-                times.add(wall, now - wall as f64);
-            }
-        }
+        Reader::open(place)?.read(span, || Ok(()))
     }
 }
 

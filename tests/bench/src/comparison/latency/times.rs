@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The span of commit times whose entries are measured, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::comparison) struct Span {
+pub(super) struct Span {
     begin: f64,
     end: f64,
 }
@@ -20,7 +20,12 @@ impl Span {
         }
     }
 
-    pub(in crate::comparison) fn includes(&self, wall: i64) -> bool {
+    /// Returns its first millisecond since 1970.
+    pub(super) const fn begin(&self) -> f64 {
+        self.begin
+    }
+
+    pub(super) fn includes(&self, wall: i64) -> bool {
         (self.begin..self.end).contains(&(wall as f64))
     }
 
@@ -31,10 +36,10 @@ impl Span {
 
 /// Latencies in milliseconds, by the second in which the entry was committed.
 #[derive(Debug, Default)]
-pub(in crate::comparison) struct Times(BTreeMap<i64, Vec<f64>>);
+pub(super) struct Times(BTreeMap<i64, Vec<f64>>);
 
 impl Times {
-    pub(in crate::comparison) fn add(&mut self, wall: i64, millis: f64) {
+    pub(super) fn add(&mut self, wall: i64, millis: f64) {
         self.0.entry(wall / 1000).or_default().push(millis);
     }
 
@@ -46,8 +51,22 @@ impl Times {
         quantile(&self.sorted(), percent)
     }
 
+    /// Returns the latencies of the seconds, as milliseconds since 1970, that `is_part` accepts.
+    pub(super) fn of(&self, is_part: impl Fn(i64) -> bool) -> Times {
+        let seconds = self.0.iter();
+        let part = seconds.filter(|(second, _)| is_part(**second * 1000));
+        Times(part.map(|(second, all)| (*second, all.clone())).collect())
+    }
+
+    /// Formats the worst second and the worst entry.
+    pub(super) fn worst(&self) -> String {
+        let all = self.0.values().flatten().copied();
+        let entry = all.max_by(f64::total_cmp).unwrap_or(f64::NAN);
+        format!("{:.1} / {entry:.1}", self.worst_second())
+    }
+
     /// Returns the median of the second in which it was highest.
-    fn worst_second(&self) -> f64 {
+    pub(super) fn worst_second(&self) -> f64 {
         let medians = self
             .0
             .values()
