@@ -49,8 +49,9 @@ fn a_source_that_is_down_harms_no_other() -> Result<()> {
         let ready = ready();
         !ready.passes && ready.text.lines().count() == 1 && ready.text.contains("source down: ")
     })?;
-    let shown = status(port.number()).unwrap_or_default();
-    ensure!(shown["sources"][1]["caught_up"] == true, "{shown}");
+    wait_until("the source that is up to be caught up", LIMIT, || {
+        status(port.number()).is_some_and(|shown| shown["sources"][1]["caught_up"] == true)
+    })?;
     let all = metrics(port.number()).unwrap_or_default();
     for line in [
         format!("oplog_producer_entries_total{{op=\"insert\",source=\"up\"}} {ENTRIES}"),
