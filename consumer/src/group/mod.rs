@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
-use oplog_relay_runtime::kafka::{self, client_config};
+use oplog_relay_runtime::kafka::{self, HEARTBEAT_MS, Heartbeat, client_config};
 use oplog_relay_runtime::shutdown::{GRACE, Shutdown};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -223,6 +223,7 @@ fn read_as_member(
         full_since: None,
         fetch,
         queue_bytes: config.queue_bytes,
+        heartbeat: Heartbeat::new(),
     };
     let end = poller.run().unwrap_or_else(|error| {
         // The failure is recorded first, because leaving the group may exceed the grace period.
@@ -292,6 +293,8 @@ fn consumer_config(config: &GroupConfig, fetch: FetchSize) -> ClientConfig {
         // meantime, and the assigned partitions continue during it. A cluster with very many partitions
         // may need a longer interval, because each member requests the metadata of all topics.
         ("topic.metadata.refresh.interval.ms", "2000"),
+        // The time for which partitions that move to another member are not read.
+        ("heartbeat.interval.ms", HEARTBEAT_MS),
     ] {
         if client.get(name).is_none() {
             client.set(name, value);
@@ -313,6 +316,7 @@ struct Poller {
     /// The fetch size of this client.
     fetch: FetchSize,
     queue_bytes: usize,
+    heartbeat: Heartbeat,
 }
 
 /// The end of the poll loop.
@@ -326,6 +330,7 @@ impl Poller {
     fn run(&mut self) -> Result<LoopEnd, ConsumerError> {
         loop {
             self.parts.health.beat();
+            self.heartbeat.wake_if_due(&self.consumer);
             if let Some(error) = self.consumer.context().take_failure() {
                 return Err(error);
             }

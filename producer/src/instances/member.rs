@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
-use oplog_relay_runtime::kafka::{client_config, is_fatal, is_unauthorized};
+use oplog_relay_runtime::kafka::{
+    HEARTBEAT_MS, Heartbeat, client_config, is_fatal, is_unauthorized,
+};
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -23,9 +25,6 @@ use crate::error::ProducerError;
 const POLL: Duration = Duration::from_millis(100);
 /// Interval between two attempts to reach a broker after the client has lost all of them.
 const REACHED_EVERY: Duration = Duration::from_secs(2);
-/// Interval of heartbeats. A member learns of a rebalance with the answer, so this is most of the
-/// time that a takeover needs after an instance has left.
-const HEARTBEAT_MS: &str = "500";
 /// Time limit of a request, so that a broker that does not answer delays a confirmation only for a
 /// moment.
 const REQUEST_MS: &str = "10000";
@@ -74,8 +73,10 @@ impl Member {
         self.subscribe(&consumer)?;
         tracing::info!(group = self.config.group, "joining the group of instances");
         let mut reached = Instant::now();
+        let mut heartbeat = Heartbeat::new();
         while !(shutdown.is_forced() || shutdown.triggered() && self.are_returned()) {
             self.health.beat();
+            heartbeat.wake_if_due(&consumer);
             // The partitions are paused, so there are only errors to receive.
             if let Some(Err(error)) = consumer.poll(POLL) {
                 self.judge(&error)?;

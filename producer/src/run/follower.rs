@@ -198,6 +198,7 @@ impl Follower {
             metrics: Arc::clone(&self.source.metrics),
             health: health.clone(),
             registry: self.registry.clone(),
+            sources: self.sources,
             leadership,
             shutdown: shutdown.clone(),
         };

@@ -147,6 +147,8 @@ pub struct Supervisor {
     pub pace: Pace,
     /// The registry of the topics' schemas, if the format has schemas.
     pub registry: Option<Arc<SchemaRegistry>>,
+    /// Number of sources that the program follows.
+    pub sources: usize,
     /// The right to follow the source, if instances share it.
     pub leadership: Option<Leadership>,
     /// The shutdown signal.

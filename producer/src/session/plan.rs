@@ -14,7 +14,7 @@ use crate::saved::checkpoint::{Checkpoint, Requests};
 use crate::session::error::NoCopy;
 use crate::session::error::SessionError;
 use crate::source::StartAt;
-use crate::source::full_sync::{Attached, FullSync, Options};
+use crate::source::full_sync::{Attached, FullSync, Options, check_interval};
 
 /// Placeholder position of a stream that has read nothing yet.
 const NOWHERE: Position = Position {
@@ -54,6 +54,7 @@ impl Supervisor {
             readers: config.full_sync.readers,
             rate: config.full_sync.rate,
             ends: config.full_sync.sync == Some(Sync::Full),
+            check_every: check_interval(self.sources),
         };
         let filter = &config.stream.filter;
         let attached = Attached {

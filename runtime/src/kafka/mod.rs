@@ -9,12 +9,14 @@
 //! - `admin` creates and describes topics; `topic` is the description of a topic, and `new_topic`
 //!   has the settings of new topics
 //! - `reader` reads internal topics; `follower` reads only what is new in them
+//! - `heartbeat` keeps the heartbeats of a member of a group at a short interval
 //! - `error` classifies the errors
 
 mod admin;
 mod context;
 mod error;
 mod follower;
+mod heartbeat;
 mod new_topic;
 mod options;
 mod reader;
@@ -27,6 +29,7 @@ pub use error::{
     with_right,
 };
 pub use follower::Follower;
+pub use heartbeat::{HEARTBEAT_MS, Heartbeat};
 pub use new_topic::{MAX_MESSAGE_BYTES, NewTopicShape, TopicSetting, WantedSetting};
 pub use options::{
     CONSUMER_OWNED, KafkaOption, KafkaOptions, OwnedOption, PRODUCER_OWNED, SMALL_FETCH,

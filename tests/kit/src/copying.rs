@@ -10,7 +10,7 @@ use oplog_producer::encode::chunk::{Chunk, RecordHeader};
 use oplog_producer::error::ProducerError;
 use oplog_producer::prepare::route::Router;
 use oplog_producer::prepare::topics::Topics;
-use oplog_producer::source::full_sync::{Attached, FullSync, Options};
+use oplog_producer::source::full_sync::{Attached, FullSync, Options, check_interval};
 use oplog_producer::source::origin::{Origin, feed_full_sync};
 use oplog_producer::source::{QUEUE_BATCHES, SourceEvent, StartAt};
 use oplog_producer::telemetry::metrics::Metrics;
@@ -67,6 +67,7 @@ impl Copying {
             // holds its replies would block such a read.
             rate: Some(u64::MAX),
             ends: false,
+            check_every: check_interval(1),
         };
         let attached = Attached {
             requests: None,

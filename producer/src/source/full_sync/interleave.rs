@@ -26,8 +26,6 @@ use crate::source::{Batch, Copied, Save, SourceEvent, Work};
 const TAIL_TURN: Duration = Duration::from_secs(3);
 /// Maximum duration of a turn of reads while the tail waits.
 const READ_TURN: Duration = Duration::from_secs(1);
-/// Interval between two checks for requests and of the oplog window.
-pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval at which a task that reads requests is checked while no entries arrive.
 const READING_CHECK: Duration = Duration::from_millis(50);
 /// Approximate number of bytes of a range.
@@ -183,7 +181,7 @@ impl Interleaving {
         while self.sync.copies.is_empty() {
             // Requests that a task has read are planned soon, even if no entry follows.
             let wait = match self.reading.is_empty() {
-                true => CHECK_INTERVAL,
+                true => self.sync.options.check_every,
                 false => READING_CHECK,
             };
             tokio::select! {

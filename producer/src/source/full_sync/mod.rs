@@ -91,6 +91,21 @@ pub struct Options {
     pub rate: Option<u64>,
     /// True if the stream ends with the full sync.
     pub ends: bool,
+    /// Interval between two checks for requests and of the oplog window.
+    pub check_every: Duration,
+}
+
+/// Interval between two checks for requests and of the oplog window.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of sources of one program that are checked at this interval. With more sources each one is
+/// checked less often, because a check opens a client of Kafka.
+const SOURCES_CHECKED: usize = 10;
+
+/// Returns the interval between two checks of each of that many sources.
+#[must_use]
+pub fn check_interval(sources: usize) -> Duration {
+    let share = sources.div_ceil(SOURCES_CHECKED).max(1);
+    CHECK_INTERVAL * u32::try_from(share).unwrap_or(u32::MAX)
 }
 
 /// A full sync that starts or resumes.

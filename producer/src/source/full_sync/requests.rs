@@ -14,7 +14,7 @@ use super::window;
 use crate::error::ProducerError;
 use crate::saved::checkpoint::Requests;
 use crate::source::Save;
-use crate::source::full_sync::interleave::{CHECK_INTERVAL, Interleaving};
+use crate::source::full_sync::interleave::Interleaving;
 use crate::source::full_sync::rejected::RequestRejected;
 
 /// A query, and the collections that it applies to.
@@ -29,7 +29,7 @@ pub(crate) struct ReadRequests {
 
 impl Interleaving {
     /// Plans the copies that were requested, and checks the oplog window while copies are incomplete.
-    /// Every [`CHECK_INTERVAL`] a task begins to read the requests, which takes a tenth of a second. The
+    /// At the interval of [`super::Options::check_every`] a task begins to read the requests, which takes a tenth of a second. The
     /// entries of the tail do not wait for it: a later call plans what it has read.
     pub(super) async fn check_requests(&mut self) -> Result<(), ProducerError> {
         if let Some(read) = self.reading.try_join_next() {
@@ -37,7 +37,7 @@ impl Interleaving {
                 read.map_err(|_| ProducerError::Ended("the task that reads requests ended"))?;
             return self.plan_read(read).await;
         }
-        if !self.reading.is_empty() || self.last_check.elapsed() < CHECK_INTERVAL {
+        if !self.reading.is_empty() || self.last_check.elapsed() < self.sync.options.check_every {
             return Ok(());
         }
         self.last_check = Instant::now();
