@@ -20,6 +20,7 @@ mod kills;
 mod large_documents;
 mod lives;
 mod made;
+mod markers;
 mod memory;
 mod moved_positions;
 mod oldest_kafka;

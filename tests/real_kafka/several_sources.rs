@@ -97,3 +97,26 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     ensure!(count == ENTRIES, "{count} entries");
     Ok(())
 }
+
+/// The bytes in flight to Kafka are divided among the sources.
+#[test]
+fn sources_that_catch_up_together_need_little_memory() -> Result<()> {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    const EACH: u64 = 80_000;
+    const MOST_MIB: u64 = 256;
+    let kafka = Kafka::shared()?;
+    let server = Server::start(Oplog::generate(EACH, Shape::Inserts))?;
+    let port = Port::lease()?;
+    let sources = NAMES.map(|name| (name, server.uri()));
+    let mut producer = start(&kafka, "together", &port, &sources, &[])?;
+    wait_until("all sources to be caught up", LIMIT, || {
+        let shown = status(port.number()).unwrap_or_default();
+        let sources = shown["sources"].as_array().cloned().unwrap_or_default();
+        sources.len() == NAMES.len() && sources.iter().all(|it| it["caught_up"] == true)
+    })?;
+    let peak = producer.peak_mib()?;
+    ensure!(peak <= MOST_MIB, "{peak} MiB");
+    producer.terminate()?;
+    producer.wait(LIMIT)?;
+    Ok(())
+}
