@@ -68,6 +68,9 @@ impl ServeArguments {
     }
 }
 
+/// The largest number of threads for work that blocks.
+const MOST_BLOCKING_THREADS: usize = 4096;
+
 /// The arguments of the `health` command.
 #[derive(Debug, Clone, Args)]
 pub struct HealthArguments {
@@ -104,6 +107,9 @@ pub fn run<A: Parser, F: Future<Output = ExitCode>>(
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Each source holds two of these threads for as long as it is followed. They are created when
+        // they are needed.
+        .max_blocking_threads(MOST_BLOCKING_THREADS)
         .build()?;
     let code = runtime.block_on(main(arguments));
     // A thread that is blocked by an unresponsive server must not delay the exit.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use oplog_relay_core::format::Format;
-use oplog_relay_kit::http_status::{metric, probe, status};
+use oplog_relay_kit::http_status::{probe, status};
 use oplog_relay_kit::services::{Kafka, Port, Program, wait_until};
 use oplog_relay_kit::stub::{Oplog, Recipe, Server, Shape};
 use oplog_relay_kit::topic_reader::{count_keys, read_topics};
@@ -53,6 +53,15 @@ impl Sources {
     }
 
     fn start_instance(&self) -> Result<Instance> {
+        self.start_instance_reading(&[], |_, server| server.uri())
+    }
+
+    /// Starts an instance with more flags and with other addresses of the sources.
+    fn start_instance_reading(
+        &self,
+        more: &[&str],
+        uri: impl Fn(&str, &Server) -> String,
+    ) -> Result<Instance> {
         let port = Port::lease()?;
         let mut flags = vec![
             "run".to_owned(),
@@ -67,11 +76,12 @@ impl Sources {
         for (name, server) in &self.servers {
             let prefix = self.prefix(name);
             let source = serde_json::json!({
-                "name": name, "uri": server.uri(), "topic_prefix": prefix,
+                "name": name, "uri": uri(name, server), "topic_prefix": prefix,
             });
             flags.push(format!("--source={source}"));
         }
-        let program = Program::producer(flags)?;
+        let flags = flags.iter().map(String::as_str);
+        let program = Program::producer(flags.chain(more.iter().copied()))?;
         Ok(Instance { program, port })
     }
 
@@ -132,7 +142,8 @@ impl Instance {
     }
 
     fn commits(&self) -> f64 {
-        metric(self.port.number(), "oplog_producer_commits_total").unwrap_or(0.0)
+        let shown = status(self.port.number()).unwrap_or_default();
+        shown["commits"].as_f64().unwrap_or(0.0)
     }
 
     fn is_ready(&self) -> bool {
@@ -190,6 +201,22 @@ fn a_standby_takes_over_after_a_stop_a_crash_and_a_suspension() -> Result<()> {
     sources.expect_all_once()?;
     third.terminate()?;
     fourth.terminate()
+}
+
+#[test]
+fn an_instance_that_cannot_reach_a_source_leaves_it_to_another() -> Result<()> {
+    let sources = Sources::start("ha-blind", &["eu"], 5)?;
+    let blind = sources.start_instance_reading(&["--stalled-after=5s"], |_, _| {
+        "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300".to_owned()
+    })?;
+    wait_until("the first instance", LIMIT, || blind.is("active"))?;
+    let other = sources.start_instance()?;
+    wait_until("the other instance to follow the source", LIMIT, || {
+        other.is("active") && blind.is("standby")
+    })?;
+    sources.expect_all_once()?;
+    blind.terminate()?;
+    other.terminate()
 }
 
 #[test]

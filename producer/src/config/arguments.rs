@@ -238,9 +238,9 @@ pub struct RunArguments {
     /// heard of, another one takes over its sources. Each source needs a name.
     #[arg(long)]
     pub high_availability: bool,
-    /// Time after which an instance that is no longer heard of loses its sources to another one. At
-    /// least 6s; the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms also
-    /// limit it.
+    /// Time after which an instance that is no longer heard of loses its sources to another one: from
+    /// 6s to 30m, and between the brokers' group.min.session.timeout.ms and
+    /// group.max.session.timeout.ms.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub takeover_after: String,
     /// What to do if the oplog no longer reaches back to the saved position: stop (exit code 3) or

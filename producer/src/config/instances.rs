@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oplog_relay_core::topic::check_prefix;
 use oplog_relay_runtime::config::{Faults, parse_duration};
 
 use crate::config::arguments::RunArguments;
@@ -10,6 +11,8 @@ use crate::config::{Origin, SourceConfig, Sync};
 const FLAG: &str = "--high-availability";
 /// The brokers' default of `group.min.session.timeout.ms`.
 const LEAST_TAKEOVER: Duration = Duration::from_secs(6);
+/// The brokers' default of `group.max.session.timeout.ms`.
+const MOST_TAKEOVER: Duration = Duration::from_secs(1800);
 
 /// The group of the instances that share their sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +30,10 @@ pub(super) fn check_instances(
     faults: &mut Faults,
 ) -> Option<InstancesConfig> {
     let takeover_after = parse_duration(&arguments.takeover_after).and_then(|given| {
-        let is_enough = given >= LEAST_TAKEOVER;
-        is_enough
+        let is_possible = (LEAST_TAKEOVER..=MOST_TAKEOVER).contains(&given);
+        is_possible
             .then_some(given)
-            .ok_or_else(|| "must be at least 6s".to_owned())
+            .ok_or_else(|| "must be from 6s to 30m".to_owned())
     });
     let takeover_after = faults.take_or("--takeover-after", takeover_after);
     if !arguments.high_availability {
@@ -56,10 +59,15 @@ pub(super) fn check_instances(
     {
         faults.add(FLAG, "needs --source-name, or --source NAME=URI");
     }
-    let Some(prefix) = &arguments.stream.topic_prefix else {
+    let prefix = arguments.stream.topic_prefix.as_deref().map(str::trim);
+    let Some(prefix) = prefix else {
         faults.add(FLAG, "needs --topic-prefix, which names the group");
         return None;
     };
+    // The check of each source reports an unfit prefix, unless all of them have their own.
+    if !sources.is_empty() {
+        faults.take_or("--topic-prefix", check_prefix(prefix))?;
+    }
     Some(InstancesConfig {
         group: format!("__{prefix}.producers"),
         takeover_after: takeover_after?,

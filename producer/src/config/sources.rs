@@ -10,6 +10,9 @@ use serde::Deserialize;
 use crate::config::arguments::{RunArguments, StreamArguments};
 
 const FLAG: &str = "--source";
+/// The keys of an object, for messages.
+const KEYS: &str = "the keys name, uri, topic_prefix, source_mode, start and sync, whose values are \
+                    texts, and include_namespaces and exclude_namespaces, whose values are lists";
 
 /// A source as it was given: its address, and the settings that apply to it alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -34,13 +37,18 @@ impl GivenSource {
 
     /// Parses a value of the flag: an object, `NAME=URI`, or an address alone.
     fn parse(value: &str) -> Result<Self, String> {
-        if value.starts_with('{') {
-            // The message names unknown keys and wrong types, and no value of a key.
-            return serde_json::from_str(value).map_err(|error| error.to_string());
+        if value.trim_start().starts_with('{') {
+            // The message of the parser may contain a value, which may be a secret.
+            return serde_json::from_str(value).map_err(|error| {
+                let (line, column) = (error.line(), error.column());
+                format!("is not an object with {KEYS} (line {line}, column {column})")
+            });
         }
-        let named = value.split_once('=').filter(|(name, _)| {
+        let named = value.split_once('=').filter(|(name, uri)| {
             // A connection string has "=" in its options, and a path may contain one.
-            check_source_name(name).is_ok() && !Path::new(value).exists()
+            let is_uri = uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://");
+            let is_word = !name.contains([':', '/']);
+            is_word && (is_uri || check_source_name(name).is_ok() && !Path::new(value).exists())
         });
         Ok(match named {
             Some((name, uri)) => Self {
@@ -89,6 +97,10 @@ pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) ->
     let given: Vec<GivenSource> = values
         .filter_map(|value| faults.take_or(FLAG, GivenSource::parse(value)))
         .collect();
+    if arguments.source.is_empty() {
+        // Its check reports that the source is missing, and all other faults.
+        return vec![GivenSource::none()];
+    }
     if given.len() < 2 {
         check_only(&given, arguments, faults);
         return given;
@@ -136,8 +148,6 @@ pub(super) fn check_each<C>(
     faults: &mut Faults,
     check: impl Fn(&GivenSource, &mut Faults) -> Option<C>,
 ) -> Vec<C> {
-    let none = [GivenSource::none()];
-    let given = if given.is_empty() { &none } else { given };
     let mut configs = Vec::new();
     let mut found = Vec::new();
     for source in given {
@@ -176,10 +186,10 @@ mod tests {
             "file:/run/secrets/a=b",
             "-",
             "dumps/oplog.bson",
-            "Upper=mongodb://h",
         ] {
             assert_eq!(parse(address), (None, address.to_owned()));
         }
+        assert_eq!(parse("Upper=mongodb://h").0.as_deref(), Some("Upper"));
         let named = parse("eu-1=mongodb://h/?a=b");
         assert_eq!(
             named,
@@ -198,6 +208,7 @@ mod tests {
             r#"{"name":"eu","url":"mongodb://u:hunter2@h"}"#,
             r#"{"name":"eu","uri":["mongodb://u:hunter2@h"]}"#,
             r#"{"uri":"mongodb://u:hunter2@h""#,
+            r#"{"name":"eu","include_namespaces":"mongodb://u:hunter2@h"}"#,
         ] {
             let fault = GivenSource::parse(wrong).unwrap_err();
             assert!(!fault.contains("hunter2"), "{fault}");

@@ -1,7 +1,7 @@
 //! The callbacks of the member's client, which run within its `poll`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
@@ -26,6 +26,18 @@ pub(super) struct MemberContext {
     health: Health,
     /// True after the client has reported that it reaches no broker.
     is_cut_off: AtomicBool,
+    /// True while this instance is a member of the group.
+    is_joined: AtomicBool,
+    /// The results of commits that [`Self::take_commits`] has not returned yet.
+    commits: Mutex<Vec<CommitResult>>,
+}
+
+/// The result of a commit by which the coordinator confirms an assignment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CommitResult {
+    /// The committed offset, which identifies the commit.
+    pub(super) offset: i64,
+    pub(super) is_accepted: bool,
 }
 
 impl MemberContext {
@@ -35,7 +47,18 @@ impl MemberContext {
             sources,
             health,
             is_cut_off: AtomicBool::new(false),
+            is_joined: AtomicBool::new(false),
+            commits: Mutex::default(),
         }
+    }
+
+    /// Returns the results of commits that have arrived since the last call.
+    pub(super) fn take_commits(&self) -> Vec<CommitResult> {
+        std::mem::take(&mut *self.commits())
+    }
+
+    fn commits(&self) -> MutexGuard<'_, Vec<CommitResult>> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns true if no broker could be reached since the last call of [`Self::reached`].
@@ -43,10 +66,12 @@ impl MemberContext {
         self.is_cut_off.load(Ordering::Relaxed)
     }
 
-    /// Notes that a broker has answered.
+    /// Notes that a broker has answered. A member is then ready.
     pub(super) fn reached(&self) {
         self.is_cut_off.store(false, Ordering::Relaxed);
-        self.health.set_ready(true, "");
+        if self.is_joined.load(Ordering::Relaxed) {
+            self.health.set_ready(true, "");
+        }
     }
 
     fn sources_in(&self, list: &TopicPartitionList) -> Vec<&Arc<SharedSource>> {
@@ -73,6 +98,7 @@ impl MemberContext {
         for source in self.sources_in(list) {
             source.set_assigned(true);
         }
+        self.is_joined.store(true, Ordering::Relaxed);
         self.reached();
         Ok(())
     }
@@ -86,7 +112,11 @@ impl MemberContext {
         }
         // The coordinator has already removed a member whose assignment is lost, so there is nothing to
         // wait for.
-        if !consumer.assignment_lost() {
+        if consumer.assignment_lost() {
+            self.is_joined.store(false, Ordering::Relaxed);
+            let reason = "the group has removed this instance, which joins it again";
+            self.health.set_ready(false, reason);
+        } else {
             let deadline = Instant::now() + RETURNED_WITHIN;
             for source in sources {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -117,6 +147,21 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        for element in offsets.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                let is_accepted = result.is_ok() && element.error().is_ok();
+                self.commits().push(CommitResult {
+                    offset,
+                    is_accepted,
+                });
+            }
+        }
+        if let Err(error) = result {
+            tracing::info!(%error, "the group does not confirm an assignment");
+        }
+    }
+
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,

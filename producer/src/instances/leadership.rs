@@ -37,6 +37,12 @@ impl Leadership {
         Self { source, requests }
     }
 
+    /// Returns true if the source is assigned to this instance.
+    #[must_use]
+    pub fn is_turn(&self) -> bool {
+        self.source.is_assigned()
+    }
+
     /// Waits until the source is assigned to this instance. Cancel-safe.
     pub async fn turn(&self) {
         self.source.assigned(true).await;
@@ -56,11 +62,11 @@ impl Leadership {
             tokio::select! {
                 () = program.wait() => {
                     own.trigger_as(program.cause().unwrap_or(Cause::Program));
-                    program.forced().await;
-                    own.force();
                 }
                 () = source.assigned(false) => own.trigger(),
             }
+            program.forced().await;
+            own.force();
         });
         Lease {
             source: Arc::clone(&self.source),

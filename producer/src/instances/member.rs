@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
-    HEARTBEAT_MS, Heartbeat, client_config, is_fatal, is_unauthorized,
+    HEARTBEAT_MS, Heartbeat, client_config, is_fatal, is_group_refused, is_unauthorized,
 };
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::context::MemberContext;
 use super::error::InstancesError;
@@ -25,11 +25,22 @@ use crate::error::ProducerError;
 const POLL: Duration = Duration::from_millis(100);
 /// Interval between two attempts to reach a broker after the client has lost all of them.
 const REACHED_EVERY: Duration = Duration::from_secs(2);
-/// Time limit of a request, so that a broker that does not answer delays a confirmation only for a
-/// moment.
-const REQUEST_MS: &str = "10000";
+/// The longest time that a confirmation takes.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+/// The client's default of `max.poll.interval.ms`, which must not be less than the session timeout.
+const POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The sources that this instance leaves to others.
+/// A confirmation that was requested from the coordinator.
+#[derive(Debug)]
+struct Confirmation {
+    source: Arc<SharedSource>,
+    /// The offset whose commit is the request.
+    offset: i64,
+    deadline: Instant,
+    answer: oneshot::Sender<bool>,
+}
+
+/// A source that this instance leaves to others.
 #[derive(Debug)]
 struct Resigned {
     source: Arc<SharedSource>,
@@ -45,6 +56,9 @@ pub(super) struct Member {
     health: Health,
     requests: mpsc::Receiver<Request>,
     resigned: Vec<Resigned>,
+    confirmations: Vec<Confirmation>,
+    /// Number of confirmations that were requested.
+    confirmed: i64,
 }
 
 impl Member {
@@ -60,6 +74,8 @@ impl Member {
             health,
             requests,
             resigned: Vec::new(),
+            confirmations: Vec::new(),
+            confirmed: 0,
         }
     }
 
@@ -81,7 +97,8 @@ impl Member {
             if let Some(Err(error)) = consumer.poll(POLL) {
                 self.judge(&error)?;
             }
-            self.answer_requests(&consumer)?;
+            self.take_requests(&consumer)?;
+            self.answer_confirmations(&consumer);
             self.end_rests(&consumer)?;
             if consumer.context().is_cut_off() && reached.elapsed() >= REACHED_EVERY {
                 reached = Instant::now();
@@ -97,14 +114,22 @@ impl Member {
     fn client(&self) -> ClientConfig {
         let first = self.sources.first().expect("a configuration has a source");
         let mut client = client_config(&first.kafka);
-        let session = self.config.takeover_after.as_millis().to_string();
+        let session = self.config.takeover_after;
+        let poll_interval = session.max(POLL_INTERVAL);
+        if client.get("client.id").is_none() {
+            client.set("client.id", "oplog-producer");
+        }
+        // All instances have the same options, and members with one name would fence each other.
+        client.remove("group.instance.id");
         client
             .set("group.id", &self.config.group)
-            .set("client.id", "oplog-producer")
             .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", session)
+            .set("session.timeout.ms", session.as_millis().to_string())
+            .set(
+                "max.poll.interval.ms",
+                poll_interval.as_millis().to_string(),
+            )
             .set("heartbeat.interval.ms", HEARTBEAT_MS)
-            .set("socket.timeout.ms", REQUEST_MS)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "latest");
@@ -144,7 +169,7 @@ impl Member {
     /// others by itself.
     fn judge(&self, error: &KafkaError) -> Result<(), InstancesError> {
         let group = || self.config.group.clone();
-        if is_unauthorized(error) {
+        if is_group_refused(error) {
             return Err(InstancesError::Unauthorized {
                 group: group(),
                 source: error.clone(),
@@ -158,33 +183,77 @@ impl Member {
         if is_refused || is_fatal(error) {
             return Err(self.refused(error.clone()));
         }
-        tracing::debug!(%error, group = group(), "the group's client reports an error");
+        if is_unauthorized(error) {
+            // The session of the source reports what is missing.
+            tracing::warn!(%error, group = group(), "a position topic cannot be read by the group");
+        } else {
+            tracing::debug!(%error, group = group(), "the group's client reports an error");
+        }
         Ok(())
     }
 
-    fn answer_requests(
+    fn take_requests(
         &mut self,
         consumer: &BaseConsumer<MemberContext>,
     ) -> Result<(), InstancesError> {
         while let Ok(request) = self.requests.try_recv() {
-            let (is_done, answer) = match request {
-                Request::Confirm { source, answer } => (is_confirmed(consumer, &source), answer),
+            match request {
+                Request::Confirm { source, answer } => self.confirm(consumer, source, answer),
                 Request::Resign {
                     source,
                     rest,
                     answer,
                 } => {
                     let until = rest.map(|rest| Instant::now() + rest);
+                    self.resigned.retain(|it| !Arc::ptr_eq(&it.source, &source));
                     self.resigned.push(Resigned { source, until });
                     self.subscribe(consumer)?;
-                    (true, answer)
+                    reply(answer, true);
                 }
-            };
-            if answer.send(is_done).is_err() {
-                tracing::debug!("the code that asked for the assignment has ended");
             }
         }
         Ok(())
+    }
+
+    /// Asks the coordinator whether this instance may follow the source, by a commit of this member's
+    /// generation for the source's partition. The offset only identifies the commit. The answer is
+    /// awaited without blocking this thread, which has to serve rebalances.
+    fn confirm(
+        &mut self,
+        consumer: &BaseConsumer<MemberContext>,
+        source: Arc<SharedSource>,
+        answer: oneshot::Sender<bool>,
+    ) {
+        self.confirmed += 1;
+        let offset = Offset::Offset(self.confirmed);
+        let mut list = TopicPartitionList::new();
+        let is_sent = source.is_assigned()
+            && list.add_partition_offset(&source.topic, 0, offset).is_ok()
+            && consumer.commit(&list, CommitMode::Async).is_ok();
+        if !is_sent {
+            return reply(answer, false);
+        }
+        self.confirmations.push(Confirmation {
+            source,
+            offset: self.confirmed,
+            deadline: Instant::now() + CONFIRMED_WITHIN,
+            answer,
+        });
+    }
+
+    /// Answers the confirmations whose commits have a result, or take too long.
+    fn answer_confirmations(&mut self, consumer: &BaseConsumer<MemberContext>) {
+        let results = consumer.context().take_commits();
+        let now = Instant::now();
+        let is_done = |it: &mut Confirmation| {
+            it.deadline <= now || results.iter().any(|result| result.offset == it.offset)
+        };
+        for confirmation in self.confirmations.extract_if(.., is_done) {
+            let mut accepted = results.iter().filter(|result| result.is_accepted);
+            let is_accepted = accepted.any(|result| result.offset == confirmation.offset);
+            let is_assigned = confirmation.source.is_assigned() && !consumer.assignment_lost();
+            reply(confirmation.answer, is_accepted && is_assigned);
+        }
     }
 
     /// Subscribes again to the sources whose rest is over.
@@ -200,23 +269,9 @@ impl Member {
     }
 }
 
-/// Returns true if the coordinator accepts a commit of this member's generation for the source's
-/// partition. The committed offset itself has no meaning.
-fn is_confirmed(consumer: &BaseConsumer<MemberContext>, source: &SharedSource) -> bool {
-    let is_assigned = || source.is_assigned() && !consumer.assignment_lost();
-    let mut list = TopicPartitionList::new();
-    if !is_assigned()
-        || list
-            .add_partition_offset(&source.topic, 0, Offset::Offset(0))
-            .is_err()
-    {
-        return false;
-    }
-    match consumer.commit(&list, CommitMode::Sync) {
-        Ok(()) => is_assigned(),
-        Err(error) => {
-            tracing::info!(%error, source = source.name, "the group does not confirm the assignment");
-            false
-        }
+/// Answers a request, unless the code that asked has ended.
+fn reply(answer: oneshot::Sender<bool>, value: bool) {
+    if answer.send(value).is_err() {
+        tracing::debug!("the code that asked about an assignment has ended");
     }
 }

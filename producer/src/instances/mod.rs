@@ -62,7 +62,6 @@ impl Instances {
     pub fn new(config: InstancesConfig, sources: Vec<SharedSource>) -> Self {
         let (requests_in, requests) = mpsc::channel(REQUESTS * sources.len().max(1));
         Self {
-            // A member that the brokers have removed is not ready.
             health: Health::new(config.takeover_after * 6),
             config,
             sources: sources.into_iter().map(Arc::new).collect(),
@@ -117,7 +116,8 @@ impl Instances {
                 Some(Ok(())) => return Ok(true),
                 Some(Err(error)) => error,
             };
-            if error.directive() != Directive::Retry {
+            // A login that is refused at the start is simply wrong.
+            if error.directive() != Directive::Retry || error.is_refused_login() {
                 return Err(error);
             }
             tracing::warn!(%error, "the position topics cannot be checked; this is tried again");
@@ -132,7 +132,16 @@ impl Instances {
         for source in &self.sources {
             let admin = Admin::connect(&source.kafka).await?;
             let factor = source.replication_factor;
-            ensure_internal_topic(&admin, &source.prefix, &source.name, factor).await?;
+            let ensured = ensure_internal_topic(&admin, &source.prefix, &source.name, factor).await;
+            let Err(error) = ensured else {
+                continue;
+            };
+            // A topic that exists and is unfit ends only its source, in the first session.
+            let exists = admin.partitions(&source.topic).await?.is_some();
+            if error.directive() == Directive::Retry || !exists {
+                return Err(error);
+            }
+            tracing::warn!(source = source.name, %error, "the source cannot be followed");
         }
         Ok(())
     }

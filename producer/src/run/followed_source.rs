@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::config::SourceConfig;
 use crate::error::ProducerError;
+use crate::session::Lagging;
 use crate::session::pipeline::Outcome;
 use crate::telemetry::metrics::Metrics;
 
@@ -36,6 +37,20 @@ impl Role {
     }
 }
 
+/// The reason why a source that has just begun is not ready.
+const STARTING: &str = "starting";
+
+/// What the sources of a program have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting {
+    /// True if the program has one source.
+    pub(super) is_alone: bool,
+    /// True if several instances share the sources.
+    pub(super) is_shared: bool,
+    /// The time after which a stall is reported.
+    pub(super) stalled_after: Duration,
+}
+
 /// A source of this program.
 #[derive(Debug)]
 pub(super) struct FollowedSource {
@@ -43,6 +58,8 @@ pub(super) struct FollowedSource {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
     pub(super) is_alone: bool,
+    /// Consecutive sessions that ended because a member of the source lagged behind.
+    pub(super) lagging: Arc<Mutex<Lagging>>,
     /// The source's name. Without `--source-name` it is known only after the source has answered.
     name: OnceLock<String>,
     role: Mutex<Role>,
@@ -51,15 +68,18 @@ pub(super) struct FollowedSource {
 impl FollowedSource {
     pub(super) fn new(
         config: SourceConfig,
-        is_alone: bool,
-        stalled_after: Duration,
+        Setting {
+            is_alone,
+            is_shared,
+            stalled_after,
+        }: Setting,
     ) -> Result<Arc<Self>, ProducerError> {
         let name = OnceLock::new();
         if let Some(given) = &config.stream.source_name {
             name.get_or_init(|| given.clone());
         }
         let metrics = match name.get() {
-            Some(name) if !is_alone => Metrics::of_source(name),
+            Some(name) if !is_alone || is_shared => Metrics::of_source(name),
             _ => Metrics::new(),
         };
         Ok(Arc::new(Self {
@@ -67,6 +87,7 @@ impl FollowedSource {
             metrics: Arc::new(metrics.map_err(StartupError::from)?),
             health: Health::new(stalled_after),
             is_alone,
+            lagging: Arc::default(),
             name,
             role: Mutex::new(Role::Standby),
         }))
@@ -91,18 +112,27 @@ impl FollowedSource {
         }
     }
 
-    /// Notes that this instance follows the source from now on.
+    /// Notes that this instance follows the source from now on. After an outage the reason why it is not
+    /// ready stays until the source is followed again.
     pub(super) fn is_active(&self) {
-        *self.role() = Role::Active;
-        self.metrics.set_active(true);
-        self.health.set_ready(false, "starting");
+        let before = std::mem::replace(&mut *self.role(), Role::Active);
+        if before != Role::Active {
+            self.metrics.set_active(true);
+            self.health.set_ready(false, STARTING);
+        }
+    }
+
+    /// Returns true if the source is not followed, for another reason than that it has just begun.
+    pub(super) fn is_failing(&self) -> bool {
+        self.health.live().is_err() || self.health.ready().is_err_and(|it| it != STARTING)
     }
 
     /// Notes that another instance may follow the source from now on. A standby is ready to take over.
     pub(super) fn is_standby(&self) {
         *self.role() = Role::Standby;
         self.metrics.set_active(false);
-        self.metrics.interrupted();
+        // The position of another instance is not known here.
+        self.metrics.forget_position();
         self.health.set_ready(true, "");
     }
 

@@ -22,6 +22,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Interval of the checks whether a source is followed successfully.
 const CHECKED_EVERY: Duration = Duration::from_secs(1);
+/// The pause after another instance or `position set` has fenced a session.
+const AFTER_FENCING: Duration = Duration::from_secs(3);
 /// The time during which an instance that cannot follow a source leaves it to others.
 const REST: Duration = Duration::from_secs(30);
 
@@ -34,6 +36,12 @@ pub(super) enum Outages {
     Retried,
     /// Another instance may follow the source instead.
     Shared(Leadership),
+}
+
+/// The time since which the source has not been followed successfully.
+#[derive(Debug, Default)]
+struct Failing {
+    since: Option<Instant>,
 }
 
 /// Follows one source.
@@ -69,6 +77,10 @@ impl Follower {
         loop {
             self.source.is_active();
             let error = match Box::pin(self.follow(&self.shutdown, None)).await {
+                // A login that is refused at the start is simply wrong.
+                Err(error) if error.is_refused_login() && !self.has_opened_session() => {
+                    return Err(error);
+                }
                 Err(error) if error.is_outage() => error,
                 ended => return ended,
             };
@@ -78,6 +90,10 @@ impl Follower {
                 return Ok(Outcome::Stopped);
             }
         }
+    }
+
+    fn has_opened_session(&self) -> bool {
+        self.source.metrics.session_count() > 0
     }
 
     fn note_outage(&self, error: &ProducerError) {
@@ -90,27 +106,44 @@ impl Follower {
     /// Follows the source whenever it is this instance's turn.
     async fn follow_in_turn(&self, leadership: &Leadership) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut failing = Failing::default();
         loop {
-            self.source.is_standby();
-            let turn = self.shutdown.unless(leadership.turn());
-            if self.source.health.beat_during(turn).await.is_none() {
-                return Ok(Outcome::Stopped);
+            if !leadership.is_turn() {
+                self.source.is_standby();
+                failing = Failing::default();
+                let turn = self.shutdown.unless(leadership.turn());
+                if self.source.health.beat_during(turn).await.is_none() {
+                    return Ok(Outcome::Stopped);
+                }
+                tracing::info!(
+                    source = self.source.name(),
+                    "this instance follows the source"
+                );
             }
             self.source.is_active();
             let began = Instant::now();
-            let source = self.source.name();
-            tracing::info!(source, "this instance follows the source");
             let lease = leadership.lease(&self.shutdown);
-            let ended = Box::pin(self.follow_during(&lease, leadership)).await;
+            let ended = Box::pin(self.follow_during(&lease, leadership, &mut failing)).await;
             drop(lease);
+            let mut pause = backoff.next_delay();
             match ended {
                 Ok(outcome) if self.shutdown.triggered() => return Ok(outcome),
-                Ok(_) => tracing::info!(source, "another instance may follow the source"),
-                // The instance that took over has the lease, or asks for it now.
+                Ok(_) => {}
                 Err(error @ ProducerError::Fenced { .. }) => {
-                    tracing::warn!(source, %error, "another instance has taken over the source");
+                    tracing::warn!(
+                        source = self.source.name(),
+                        %error,
+                        "the session was fenced; it is opened again if the source is still assigned \
+                         to this instance"
+                    );
+                    // What fenced it may have changed the position, or may still be about to.
+                    self.source.metrics.forget_position();
+                    pause = AFTER_FENCING;
                 }
-                Err(error) if error.is_outage() => self.note_outage(&error),
+                Err(error) if error.is_outage() => {
+                    self.note_outage(&error);
+                    self.resign_if_due(leadership, &mut failing).await;
+                }
                 Err(error) => {
                     leadership.resign(None).await;
                     return Err(error);
@@ -119,26 +152,50 @@ impl Follower {
             if began.elapsed() > LONGEST_DELAY {
                 backoff.reset();
             }
-            let pause = backoff.sleep(&self.shutdown);
-            if !self.source.health.beat_during(pause).await {
+            let pause = self.shutdown.unless(tokio::time::sleep(pause));
+            if self.source.health.beat_during(pause).await.is_none() {
                 return Ok(Outcome::Stopped);
             }
         }
     }
 
-    /// Follows the source until the lease ends. Gives the source up if this instance cannot follow
-    /// it, because another one may be able to.
+    /// Follows the source until the lease ends. Leaves the source to others for a while if this instance
+    /// cannot follow it, because another one may be able to.
     async fn follow_during(
         &self,
         lease: &Lease,
         leadership: &Leadership,
+        failing: &mut Failing,
     ) -> Result<Outcome, ProducerError> {
         let following = self.follow(lease.shutdown(), Some(leadership.clone()));
         tokio::pin!(following);
-        tokio::select! {
-            ended = &mut following => return ended,
-            () = self.failing() => {}
+        loop {
+            tokio::select! {
+                ended = &mut following => return ended,
+                () = tokio::time::sleep(CHECKED_EVERY) => {}
+            }
+            // The session must be able to end while the group is asked to move the source.
+            let resign = self.resign_if_due(leadership, failing);
+            tokio::select! {
+                ended = &mut following => return ended,
+                () = resign => {}
+            }
         }
+    }
+
+    /// Leaves the source to other instances for a while, if it has not been followed successfully for the
+    /// time after which a stall is reported.
+    async fn resign_if_due(&self, leadership: &Leadership, failing: &mut Failing) {
+        let now = Instant::now();
+        if !self.source.is_failing() {
+            failing.since = None;
+            return;
+        }
+        let since = *failing.since.get_or_insert(now);
+        if now.duration_since(since) <= self.source.health.limit() {
+            return;
+        }
+        failing.since = None;
         let (source, rest) = (self.source.name(), REST.as_secs());
         tracing::warn!(
             source,
@@ -146,20 +203,6 @@ impl Follower {
             "this instance cannot follow the source, so it leaves it to another one for a while"
         );
         leadership.resign(Some(REST)).await;
-        following.await
-    }
-
-    /// Waits until the source has been neither live nor ready for the time after which a stall is
-    /// reported.
-    async fn failing(&self) {
-        let health = &self.source.health;
-        let mut well = Instant::now();
-        while well.elapsed() <= health.limit() {
-            tokio::time::sleep(CHECKED_EVERY).await;
-            if health.live().and_then(|()| health.ready()).is_ok() {
-                well = Instant::now();
-            }
-        }
     }
 
     /// Connects to the source and runs sessions until they end. Sessions are dropped if a shutdown
@@ -198,6 +241,7 @@ impl Follower {
             metrics: Arc::clone(&self.source.metrics),
             health: health.clone(),
             registry: self.registry.clone(),
+            lagging: Arc::clone(&self.source.lagging),
             sources: self.sources,
             leadership,
             shutdown: shutdown.clone(),

@@ -10,6 +10,7 @@ mod followed_source;
 mod follower;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oplog_relay_runtime::exit::ExitCode;
 use oplog_relay_runtime::http::{self, Http, Part};
@@ -23,9 +24,12 @@ use crate::error::ProducerError;
 use crate::instances::{Instances, Leadership, SharedSource};
 use crate::registry::SchemaRegistry;
 use crate::report;
-use crate::run::followed_source::FollowedSource;
+use crate::run::followed_source::{FollowedSource, Setting};
 use crate::run::follower::{Follower, Outages};
 use crate::session::pipeline::Outcome;
+
+/// The time in which sessions end after the grace period of a shutdown.
+const AFTER_FORCED: Duration = Duration::from_millis(500);
 
 /// Follows the sources until they are done or a shutdown is requested. If one of several sources
 /// fails, the others continue.
@@ -37,9 +41,13 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
     let registry = config.registry.as_ref().map(SchemaRegistry::new);
     let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
     let is_alone = config.sources.len() == 1;
-    let stalled_after = config.serve.stalled_after;
+    let setting = Setting {
+        is_alone,
+        is_shared: config.instances.is_some(),
+        stalled_after: config.serve.stalled_after,
+    };
     let sources = config.sources.into_iter();
-    let sources = sources.map(|source| FollowedSource::new(source, is_alone, stalled_after));
+    let sources = sources.map(|source| FollowedSource::new(source, setting));
     let sources: Vec<Arc<FollowedSource>> = sources.collect::<Result<_, _>>()?;
     let instances = config.instances.map(|instances| {
         let shared = sources
@@ -75,10 +83,27 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
             None => Ok(()),
         }
     };
-    let (ended, left) = tokio::join!(await_all(followers, is_alone, &shutdown), members);
+    let followed = async {
+        let ended = await_all(followers, is_alone, &shutdown).await;
+        // The group is left only when the sessions have ended.
+        shutdown.trigger();
+        ended
+    };
+    let all = async { tokio::join!(followed, members) };
+    let ended = tokio::select! {
+        (ended, left) = all => left.and(ended),
+        // The group's coordinator may not answer.
+        () = after_forced(&shutdown) => Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
+    };
     background.shutdown().await;
-    left?;
     ended
+}
+
+/// Waits until the program must exit, and a moment longer, in which sessions note that they were
+/// stopped.
+async fn after_forced(shutdown: &Shutdown) {
+    shutdown.forced().await;
+    tokio::time::sleep(AFTER_FORCED).await;
 }
 
 fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
@@ -99,12 +124,10 @@ async fn await_all(
     let mut failed = None;
     let mut is_stopped = false;
     while let Some(ended) = followers.join_next().await {
-        match ended.map_err(|_| ProducerError::Ended("a task that follows a source ended"))? {
+        let ended = ended.map_err(|_| ProducerError::Ended("a task that follows a source ended"));
+        match ended.flatten() {
             Ok(outcome) => is_stopped |= outcome == Outcome::Stopped,
-            Err(error) if is_alone => {
-                shutdown.trigger();
-                return Err(error);
-            }
+            Err(error) if is_alone => return Err(error),
             Err(error) => {
                 let code = report(&error);
                 failed.get_or_insert(code);
@@ -112,7 +135,6 @@ async fn await_all(
         }
     }
     let signalled = shutdown.exit_code();
-    shutdown.trigger();
     if let Some(code) = signalled
         .filter(|_| is_stopped || failed.is_some())
         .or(failed)

@@ -19,7 +19,7 @@ pub mod pipeline;
 pub(crate) mod plan;
 mod skip;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::{Position, Timestamp};
@@ -67,7 +67,7 @@ const BEHIND_SESSIONS: u32 = 60;
 
 /// Number of consecutive sessions that ended because a member lagged behind.
 #[derive(Debug, Default)]
-struct Lagging(u32);
+pub(crate) struct Lagging(u32);
 
 /// The lookups of documents of a session.
 #[derive(Debug, Default)]
@@ -147,6 +147,9 @@ pub struct Supervisor {
     pub pace: Pace,
     /// The registry of the topics' schemas, if the format has schemas.
     pub registry: Option<Arc<SchemaRegistry>>,
+    /// Consecutive sessions that ended because a member of the source lagged behind. They are counted
+    /// beyond this supervisor, because several instances may follow the source in turn.
+    pub(crate) lagging: Arc<Mutex<Lagging>>,
     /// Number of sources that the program follows.
     pub sources: usize,
     /// The right to follow the source, if instances share it.
@@ -221,19 +224,15 @@ impl Supervisor {
     pub async fn run(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let began = Instant::now();
-        let mut lagging = Lagging::default();
         loop {
-            // Opening a session fences the instance that follows the source, so an instance that was
-            // suspended and has lost its sources must not open one.
-            if let Some(leadership) = &self.leadership
-                && !leadership.confirm().await
-            {
-                return Ok(Outcome::Stopped);
-            }
             let commits = self.metrics.commit_count();
             let error = match Box::pin(self.session()).await {
                 Ok(outcome) => return Ok(outcome),
-                Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
+                Err(error) => {
+                    let progress = self.metrics.commit_count() > commits;
+                    let mut lagging = self.lagging.lock().unwrap_or_else(PoisonError::into_inner);
+                    lagging.judge(error, progress)
+                }
             };
             let error = match self.skip_lost(error).await {
                 Ok(()) => continue,
@@ -286,6 +285,9 @@ impl Supervisor {
         // Opening the producer fences the running instance, so an error that must end this instance
         // has to be detected before.
         self.check_before_fencing(&cluster).await?;
+        if !self.may_fence().await {
+            return Ok(None);
+        }
         let publisher = self.open_publisher(&cluster).await?;
         let Checked {
             checkpoint,
@@ -338,6 +340,20 @@ impl Supervisor {
             begin,
             until,
         }))
+    }
+
+    /// Returns true if this instance may open the producer, which fences the instance that follows the
+    /// source. An instance that was suspended and has lost its sources, or that is losing this one, must
+    /// not.
+    async fn may_fence(&self) -> bool {
+        let Some(leadership) = &self.leadership else {
+            return !self.shutdown.triggered();
+        };
+        // A rebalance that takes the source away waits for this session, so it cannot confirm anything.
+        self.shutdown
+            .unless(leadership.confirm())
+            .await
+            .unwrap_or(false)
     }
 
     /// Returns the configured rules if they differ from the saved ones and may be changed.

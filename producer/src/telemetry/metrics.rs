@@ -235,6 +235,17 @@ impl Metrics {
         self.refresh();
     }
 
+    /// Forgets the committed position, because another instance or an operator may have changed it.
+    pub fn forget_position(&self) {
+        if let Ok(mut committed) = self.committed.lock() {
+            *committed = None;
+        }
+        self.position.set(f64::NAN);
+        self.known_until.store(0, Ordering::Relaxed);
+        self.caught_up.store(false, Ordering::Relaxed);
+        self.refresh();
+    }
+
     /// Notes that a session has ended. Until the next one, it is unknown whether the source has
     /// further entries.
     pub fn interrupted(&self) {

@@ -20,6 +20,8 @@ use super::suggest;
 const ENV_PREFIX: &str = "OPLOG_";
 /// The prefix of variables for the project's own tests.
 const TEST_PREFIX: &str = "OPLOG_RELAY_";
+/// The key whose list may contain tables: the sources, each with settings of its own.
+const SOURCE: &str = "source";
 /// The flag that names the configuration file.
 const CONFIG: &str = "config";
 
@@ -89,6 +91,8 @@ impl Given {
             Self::One(value) => vec![value],
             Self::Many(values) if is_list(arg) => values.iter().map(String::as_str).collect(),
             Self::Many(_) => return Err("takes one value, not a list".to_owned()),
+            // An object may be spread over several lines.
+            Self::Lines(text) if is_list(arg) && is_one_object(text) => vec![text],
             Self::Lines(text) if is_list(arg) => text
                 .lines()
                 .map(str::trim)
@@ -105,6 +109,12 @@ impl Given {
             .map(str::to_owned)
             .collect())
     }
+}
+
+/// Returns true for the text of one JSON object.
+fn is_one_object(text: &str) -> bool {
+    let object: Result<serde_json::Map<String, serde_json::Value>, _> = serde_json::from_str(text);
+    object.is_ok()
 }
 
 fn is_list(arg: &Arg) -> bool {
@@ -233,7 +243,7 @@ fn read_file(path: &Path, known: &[String], faults: &mut Faults) -> Layer {
         } else if !known.contains(&key) {
             let hint = suggest::hint(&key, known.iter().map(String::as_str));
             faults.add(place, format!("no flag corresponds to this key{hint}"));
-        } else if let Some(given) = faults.take_or(&place, given(value)) {
+        } else if let Some(given) = faults.take_or(&place, given(&key, value)) {
             layer.values.insert(key, (place, given));
         }
     }
@@ -248,13 +258,14 @@ fn line_of(text: &str, offset: usize) -> usize {
         .count()
 }
 
-fn given(value: toml::Value) -> Result<Given, String> {
+fn given(key: &str, value: toml::Value) -> Result<Given, String> {
     match value {
         toml::Value::Array(values) => {
+            let element = if key == SOURCE { element } else { scalar };
             let texts: Option<Vec<String>> = values.into_iter().map(element).collect();
             texts
                 .map(Given::Many)
-                .ok_or_else(|| "a list can contain only plain values and tables".to_owned())
+                .ok_or_else(|| "a list can contain only plain values".to_owned())
         }
         value => scalar(value)
             .map(Given::One)
@@ -262,8 +273,8 @@ fn given(value: toml::Value) -> Result<Given, String> {
     }
 }
 
-/// Returns the text of a list's element: a table as a JSON object, which flags that accept objects
-/// parse.
+/// Returns the text of an element of the list of sources: a table as a JSON object, which the flag
+/// parses.
 fn element(value: toml::Value) -> Option<String> {
     match value {
         toml::Value::Table(table) => serde_json::to_string(&table).ok(),

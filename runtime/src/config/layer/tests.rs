@@ -145,6 +145,35 @@ fn flag_over_environment_over_file_over_default() {
     assert_eq!(log_level, "debug");
 }
 
+#[derive(Debug, Parser)]
+struct Sources {
+    #[arg(long)]
+    source: Vec<String>,
+}
+
+#[test]
+fn a_source_may_be_a_table_or_an_object_of_several_lines() {
+    let sources = |args: &[&str], env: &[(&str, &str)]| {
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        parse_layered_from::<Sources>(args, env, &[])
+            .unwrap()
+            .source
+    };
+    let file = File::new(
+        "tables",
+        "[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"\n",
+    );
+    let path = file.0.to_str().unwrap();
+    let tables = [r#"{"name":"a"}"#, r#"{"name":"b"}"#];
+    assert_eq!(sources(&["relay", "--config", path], &[]), tables);
+    let object = "{\n\"name\": \"a\"\n}";
+    assert_eq!(sources(&["relay"], &[("OPLOG_SOURCE", object)]), [object]);
+    let lines = sources(&["relay"], &[("OPLOG_SOURCE", "a=x\nb=y\n")]);
+    assert_eq!(lines, ["a=x", "b=y"]);
+}
+
 #[test]
 fn the_command_line_can_unset_a_switch_of_the_file() {
     let file = File::new("switch", "dry_run = true\ntarget = \"t\"");
