@@ -1,7 +1,7 @@
 //! The callbacks of the member's client, which run within its `poll`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
@@ -28,16 +28,6 @@ pub(super) struct MemberContext {
     is_cut_off: AtomicBool,
     /// True while this instance is a member of the group.
     is_joined: AtomicBool,
-    /// The results of commits that [`Self::take_commits`] has not returned yet.
-    commits: Mutex<Vec<CommitResult>>,
-}
-
-/// The result of a commit by which the coordinator confirms an assignment.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CommitResult {
-    /// The committed offset, which identifies the commit.
-    pub(super) offset: i64,
-    pub(super) is_accepted: bool,
 }
 
 impl MemberContext {
@@ -48,17 +38,7 @@ impl MemberContext {
             health,
             is_cut_off: AtomicBool::new(false),
             is_joined: AtomicBool::new(false),
-            commits: Mutex::default(),
         }
-    }
-
-    /// Returns the results of commits that have arrived since the last call.
-    pub(super) fn take_commits(&self) -> Vec<CommitResult> {
-        std::mem::take(&mut *self.commits())
-    }
-
-    fn commits(&self) -> MutexGuard<'_, Vec<CommitResult>> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns true if no broker could be reached since the last call of [`Self::reached`].
@@ -147,21 +127,6 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        for element in offsets.elements() {
-            if let Offset::Offset(offset) = element.offset() {
-                let is_accepted = result.is_ok() && element.error().is_ok();
-                self.commits().push(CommitResult {
-                    offset,
-                    is_accepted,
-                });
-            }
-        }
-        if let Err(error) = result {
-            tracing::info!(%error, "the group does not confirm an assignment");
-        }
-    }
-
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,

@@ -25,20 +25,11 @@ use crate::error::ProducerError;
 const POLL: Duration = Duration::from_millis(100);
 /// Interval between two attempts to reach a broker after the client has lost all of them.
 const REACHED_EVERY: Duration = Duration::from_secs(2);
-/// The longest time that a confirmation takes.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit of a request. The client repeats a commit twice, so a confirmation takes at most half a
+/// minute while the coordinator does not answer.
+const REQUEST_MS: &str = "10000";
 /// The client's default of `max.poll.interval.ms`, which must not be less than the session timeout.
 const POLL_INTERVAL: Duration = Duration::from_secs(300);
-
-/// A confirmation that was requested from the coordinator.
-#[derive(Debug)]
-struct Confirmation {
-    source: Arc<SharedSource>,
-    /// The offset whose commit is the request.
-    offset: i64,
-    deadline: Instant,
-    answer: oneshot::Sender<bool>,
-}
 
 /// A source that this instance leaves to others.
 #[derive(Debug)]
@@ -56,9 +47,6 @@ pub(super) struct Member {
     health: Health,
     requests: mpsc::Receiver<Request>,
     resigned: Vec<Resigned>,
-    confirmations: Vec<Confirmation>,
-    /// Number of confirmations that were requested.
-    confirmed: i64,
 }
 
 impl Member {
@@ -74,8 +62,6 @@ impl Member {
             health,
             requests,
             resigned: Vec::new(),
-            confirmations: Vec::new(),
-            confirmed: 0,
         }
     }
 
@@ -98,7 +84,6 @@ impl Member {
                 self.judge(&error)?;
             }
             self.take_requests(&consumer)?;
-            self.answer_confirmations(&consumer);
             self.end_rests(&consumer)?;
             if consumer.context().is_cut_off() && reached.elapsed() >= REACHED_EVERY {
                 reached = Instant::now();
@@ -130,6 +115,7 @@ impl Member {
                 poll_interval.as_millis().to_string(),
             )
             .set("heartbeat.interval.ms", HEARTBEAT_MS)
+            .set("socket.timeout.ms", REQUEST_MS)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "latest");
@@ -198,7 +184,9 @@ impl Member {
     ) -> Result<(), InstancesError> {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Confirm { source, answer } => self.confirm(consumer, source, answer),
+                Request::Confirm { source, answer } => {
+                    reply(answer, is_confirmed(consumer, &source));
+                }
                 Request::Resign {
                     source,
                     rest,
@@ -213,47 +201,6 @@ impl Member {
             }
         }
         Ok(())
-    }
-
-    /// Asks the coordinator whether this instance may follow the source, by a commit of this member's
-    /// generation for the source's partition. The offset only identifies the commit. The answer is
-    /// awaited without blocking this thread, which has to serve rebalances.
-    fn confirm(
-        &mut self,
-        consumer: &BaseConsumer<MemberContext>,
-        source: Arc<SharedSource>,
-        answer: oneshot::Sender<bool>,
-    ) {
-        self.confirmed += 1;
-        let offset = Offset::Offset(self.confirmed);
-        let mut list = TopicPartitionList::new();
-        let is_sent = source.is_assigned()
-            && list.add_partition_offset(&source.topic, 0, offset).is_ok()
-            && consumer.commit(&list, CommitMode::Async).is_ok();
-        if !is_sent {
-            return reply(answer, false);
-        }
-        self.confirmations.push(Confirmation {
-            source,
-            offset: self.confirmed,
-            deadline: Instant::now() + CONFIRMED_WITHIN,
-            answer,
-        });
-    }
-
-    /// Answers the confirmations whose commits have a result, or take too long.
-    fn answer_confirmations(&mut self, consumer: &BaseConsumer<MemberContext>) {
-        let results = consumer.context().take_commits();
-        let now = Instant::now();
-        let is_done = |it: &mut Confirmation| {
-            it.deadline <= now || results.iter().any(|result| result.offset == it.offset)
-        };
-        for confirmation in self.confirmations.extract_if(.., is_done) {
-            let mut accepted = results.iter().filter(|result| result.is_accepted);
-            let is_accepted = accepted.any(|result| result.offset == confirmation.offset);
-            let is_assigned = confirmation.source.is_assigned() && !consumer.assignment_lost();
-            reply(confirmation.answer, is_accepted && is_assigned);
-        }
     }
 
     /// Subscribes again to the sources whose rest is over.
@@ -273,5 +220,26 @@ impl Member {
 fn reply(answer: oneshot::Sender<bool>, value: bool) {
     if answer.send(value).is_err() {
         tracing::debug!("the code that asked about an assignment has ended");
+    }
+}
+
+/// Returns true if the coordinator accepts a commit of this member's generation for the source's
+/// partition. The committed offset itself has no meaning.
+fn is_confirmed(consumer: &BaseConsumer<MemberContext>, source: &SharedSource) -> bool {
+    let is_assigned = || source.is_assigned() && !consumer.assignment_lost();
+    let mut list = TopicPartitionList::new();
+    if !is_assigned()
+        || list
+            .add_partition_offset(&source.topic, 0, Offset::Offset(0))
+            .is_err()
+    {
+        return false;
+    }
+    match consumer.commit(&list, CommitMode::Sync) {
+        Ok(()) => is_assigned(),
+        Err(error) => {
+            tracing::info!(%error, source = source.name, "the group does not confirm the assignment");
+            false
+        }
     }
 }

@@ -274,20 +274,25 @@ impl Supervisor {
         }
     }
 
-    /// Opens a session. Returns `None` if a shutdown is requested before Kafka has answered.
-    async fn open(&self) -> Result<Option<OpenSession>, ProducerError> {
-        let source = self.origin.name();
+    /// Returns the state of the cluster if a producer may be opened, which fences the running instance.
+    /// Returns `None` if a shutdown is requested before Kafka has answered.
+    async fn cluster_to_open(&self) -> Result<Option<FoundCluster>, ProducerError> {
         // A broker that does not answer must not delay a shutdown.
         let Some(cluster) = self.shutdown.unless(self.find_cluster()).await else {
             return Ok(None);
         };
         let cluster = cluster?;
-        // Opening the producer fences the running instance, so an error that must end this instance
-        // has to be detected before.
+        // An error that must end this instance has to be detected before the running one is fenced.
         self.check_before_fencing(&cluster).await?;
-        if !self.may_fence().await {
+        Ok(self.may_fence().await.then_some(cluster))
+    }
+
+    /// Opens a session. Returns `None` if it must not be opened.
+    async fn open(&self) -> Result<Option<OpenSession>, ProducerError> {
+        let source = self.origin.name();
+        let Some(cluster) = self.cluster_to_open().await? else {
             return Ok(None);
-        }
+        };
         let publisher = self.open_publisher(&cluster).await?;
         let Checked {
             checkpoint,
