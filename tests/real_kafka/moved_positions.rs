@@ -537,9 +537,10 @@ fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn a_lost_position_is_skipped_with_a_marker_if_the_operator_wants_that() -> Result<()> {
+fn a_lost_position_stops_and_an_operator_may_skip_the_gap() -> Result<()> {
     let topics = Topics::none("skipped")?;
-    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    let oplog = Oplog::generate(3_000, Shape::Inserts);
+    let server = Server::start_with_documents(oplog, 10, Contents::Orders)?;
     finish(&topics, &server, &[], (0, ""))?;
     let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
     let set = ["--source", &uri, "--to", &from, "--fence"];
@@ -553,18 +554,33 @@ fn a_lost_position_is_skipped_with_a_marker_if_the_operator_wants_that() -> Resu
         "{text}"
     );
     finish(&topics, &server, &[], (3, "position lost"))?;
-    let skip = ["--on-position-lost=skip-with-marker"];
-    finish(&topics, &server, &skip, (0, "never sent"))?;
+    let to = server.oplog().time(2_000).to_string();
+    let skip = ["--source", &uri, "--to", &to, "--fence", "--allow-gap"];
+    position(&topics, "rs0", "set", &skip, (0, "never sent"))?;
+    finish(&topics, &server, &[], (0, ""))?;
     let counts = counts(&topics)?;
     // The first run has sent everything once.
     expect_counts(&server, &counts, (100, 2_000), 1)?;
     expect_counts(&server, &counts, (2_000, 2_999), 2)?;
     let shown = show(&topics, "rs0", &["--source", &uri])?;
     let gap = &shown["gaps"][0];
-    let through = server.oplog().time(2_000).to_string();
-    ensure!(gap["after"] == from && gap["through"] == through, "{shown}");
-    ensure!(gap["reason"] == "position-lost", "{shown}");
+    ensure!(gap["after"] == from && gap["through"] == to, "{shown}");
     ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
-    let copy = ["--on-position-lost=full-sync"];
-    finish(&topics, &server, &copy, (2, "full-sync is not supported"))
+    Ok(())
+}
+
+#[test]
+fn a_position_is_not_set_forward_over_the_end_of_a_collection() -> Result<()> {
+    let topics = Topics::none("ended")?;
+    // The server has no collections, as if they had been dropped.
+    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    finish(&topics, &server, &[], (0, ""))?;
+    let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
+    let set = ["--source", &uri, "--to", &from, "--fence"];
+    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
+    let skip = ["--source", &uri, "--to=now", "--fence", "--allow-gap"];
+    let refused = (2, "bench.orders no longer exists");
+    position(&topics, "rs0", "set", &skip, refused)?;
+    ensure!(show(&topics, "rs0", &[])?["position"]["ts"] == from);
+    Ok(())
 }

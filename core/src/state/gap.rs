@@ -25,8 +25,6 @@ pub struct GapRecord {
 pub enum GapReason {
     /// An operator moved the position forward.
     Operator,
-    /// The oplog no longer reached back to the position.
-    PositionLost,
     /// A reason that this version does not know.
     #[serde(other)]
     Unknown,
@@ -38,7 +36,6 @@ impl GapReason {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Operator => "an operator moved the position forward",
-            Self::PositionLost => "the oplog no longer reached back to the position",
             Self::Unknown => "a later version recorded it",
         }
     }
@@ -77,10 +74,10 @@ mod tests {
 
     #[test]
     fn a_gap_has_its_frozen_form_and_a_later_reason_is_accepted() {
-        let text = r#"{"after":"7:3","through":"9:1","at":12,"reason":"position-lost"}"#;
+        let text = r#"{"after":"7:3","through":"9:1","at":12,"reason":"operator"}"#;
         let gap: GapRecord = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&gap).unwrap(), text);
-        let later = text.replace("position-lost", "moonlight");
+        let later = text.replace("operator", "moonlight");
         let gap: GapRecord = serde_json::from_str(&later).unwrap();
         assert_eq!(gap.reason, GapReason::Unknown);
     }

@@ -6,6 +6,7 @@ use oplog_relay_core::state::{GapReason, GapRecord, History, PositionRecord, Sou
 use crate::config::position::Accepted;
 use crate::encode::FIRST_ROUTING;
 use crate::position::error::PositionChangeError;
+use crate::position::routed::SourceCollections;
 use crate::saved::checkpoint::Checkpoint;
 
 /// A saved position of this age or less, in milliseconds, shows that a producer seems to run.
@@ -24,10 +25,10 @@ pub(super) struct Change {
     pub(super) accepted: Accepted,
     /// Whether a position is saved.
     pub(super) first: FirstPosition,
-    /// The reason of a gap.
-    pub(super) reason: GapReason,
     /// The identity of the source, for one that has none saved.
     pub(super) identity: SourceRecord,
+    /// The collections that the source has now, if it was asked.
+    pub(super) collections: Option<SourceCollections>,
 }
 
 /// Whether a position must, may or must not be saved already.
@@ -143,6 +144,7 @@ impl Change {
             (Direction::Forward, Some(saved)) if !self.accepted.gap => {
                 Err(PositionChangeError::Gap { saved, wanted })
             }
+            (Direction::Forward, _) => self.check_collections(saved),
             (Direction::Back, _) if !self.accepted.before_start => {
                 let began = began(saved);
                 match began {
@@ -151,6 +153,18 @@ impl Change {
                 }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that no collection has ended, because its end may be among the entries that are skipped.
+    fn check_collections(&self, saved: &Checkpoint) -> Result<(), PositionChangeError> {
+        let Some(collections) = &self.collections else {
+            return Ok(());
+        };
+        let ended = collections.ended(&saved.state.routes);
+        match ended.is_empty() {
+            true => Ok(()),
+            false => Err(PositionChangeError::CollectionsEnded { ended }),
         }
     }
 
@@ -191,7 +205,6 @@ impl Change {
                 &mut source.gaps,
                 done(position),
                 wanted,
-                self.reason,
                 now_ms,
             );
         }
@@ -204,12 +217,11 @@ fn add_gap(
     gaps: &mut Vec<GapRecord>,
     after: Timestamp,
     through: Timestamp,
-    reason: GapReason,
     now_ms: i64,
 ) {
-    let gap = GapRecord::new(after, through, now_ms, reason);
+    let gap = GapRecord::new(after, through, now_ms, GapReason::Operator);
     match gaps.last_mut() {
-        Some(last) if last.reason == reason && last.through == gap.after => {
+        Some(last) if last.reason == gap.reason && last.through == gap.after => {
             last.through = gap.through;
         }
         _ => gaps.push(gap),
@@ -232,7 +244,7 @@ pub(super) const fn done(position: Position) -> Timestamp {
 }
 
 /// Returns true if entries lie between a saved position and a later new one, whose entry is complete.
-fn is_after(wanted: Position, saved: Position) -> bool {
+pub(super) fn is_after(wanted: Position, saved: Position) -> bool {
     wanted.ts > saved.ts || (wanted.ts == saved.ts && saved.ord > 0)
 }
 

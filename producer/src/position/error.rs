@@ -60,15 +60,23 @@ pub enum PositionChangeError {
     /// Entries would be skipped.
     #[error(
         "the new position {wanted} is after the saved one, {saved}: the entries between them would never be \
-         sent. Every target would lack these changes, and an update, a drop or a rename among them would \
-         show up later as a difference. If that is acceptable, give --allow-gap; the gap is recorded, and \
-         oplog-consumer verify --repair corrects the targets"
+         sent. Every target would lack these changes, and an update among them would \
+         show up later as a difference. A drop or a rename among them stops every replay for good if its \
+         name is used again; only with --source can the command detect that. If that is acceptable, give \
+         --allow-gap; the gap is recorded, and oplog-consumer verify --repair corrects the targets"
     )]
     Gap {
         /// The saved position.
         saved: Position,
         /// The new position.
         wanted: Position,
+    },
+    /// Collections have ended, and their ends may be among the entries that would be skipped.
+    #[error(
+        "collections of the routing table have ended or have other names on the source: {}. If that          happened between the saved position and the new one, every replay would stop at the first later          entry of a collection that has such a name, and could not continue. Choose an earlier position,          or start again under another --topic-prefix with a new copy of the data. If it happened after the          new position, repeat the command without --source", ended.join("; "))]
+    CollectionsEnded {
+        /// The collections, as clauses.
+        ended: Vec<String>,
     },
     /// The position is before the stream began.
     #[error(

@@ -7,7 +7,7 @@ use bson::{RawDocumentBuf, doc};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_core::topic::position_topic;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
@@ -57,16 +57,21 @@ pub(super) async fn import(
     let wanted = wanted(imported, config, mode, source.is_some());
     tracing::info!(checkpoint = ?imported, %mode, "the checkpoint of the other program is read");
     let identity = source.as_ref().map(|source| source.record.clone());
+    let wanted = resolve(wanted, mode, source.as_ref()).await?;
+    let collections = match &source {
+        Some(source) => source.collections_of_gap(&saved, wanted).await?,
+        None => None,
+    };
     let change = Change {
         prefix: of.topic_prefix.clone(),
-        wanted: resolve(wanted, mode, source.as_ref()).await?,
+        wanted,
         accepted: config.accepted,
         first: match config.replace {
             true => FirstPosition::Allowed,
             false => FirstPosition::Required,
         },
-        reason: GapReason::Operator,
         identity: identity.unwrap_or_else(|| SourceRecord::new(of.source_name.clone(), mode)),
+        collections,
     };
     // A checkpoint that cannot be used creates no topics.
     ensure_internal_topic(

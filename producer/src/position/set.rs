@@ -1,6 +1,6 @@
 //! `oplog-producer position set`: moves the saved position of a source.
 
-use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_core::topic::position_topic;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 
@@ -33,13 +33,18 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
     }
+    let wanted = resolve(wanted, mode, source.as_ref()).await?;
+    let collections = match &source {
+        Some(source) => source.collections_of_gap(&saved, wanted).await?,
+        None => None,
+    };
     let change = Change {
         prefix: of.topic_prefix.clone(),
-        wanted: resolve(wanted, mode, source.as_ref()).await?,
+        wanted,
         accepted: config.accepted,
         first: FirstPosition::Refused,
-        reason: GapReason::Operator,
         identity: SourceRecord::new(of.source_name.clone(), mode),
+        collections,
     };
     let decided = write::change(place, &change).await?;
     write::report(&saved, decided.as_ref());

@@ -8,7 +8,6 @@
 //! - `pipeline` runs source, encoder and publisher
 //! - `parts` waits for the parts of a session, and chooses among their errors
 //! - `head_room` watches how long the saved position stays in the source's oplog
-//! - `skip` skips the gap after a lost position, if the operator wants that
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
@@ -17,7 +16,6 @@ pub(crate) mod head_room;
 mod parts;
 pub mod pipeline;
 pub(crate) mod plan;
-mod skip;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -234,10 +232,6 @@ impl Supervisor {
             let error = match Box::pin(self.session()).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => lagging.judge(error, self.metrics.commit_count() > commits),
-            };
-            let error = match self.skip_lost(error).await {
-                Ok(()) => continue,
-                Err(error) => error,
             };
             self.metrics.interrupted();
             self.metrics.failed(error.kind());

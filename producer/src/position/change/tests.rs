@@ -43,8 +43,8 @@ fn change(wanted: Position) -> Change {
         wanted,
         accepted: Accepted::default(),
         first: FirstPosition::Refused,
-        reason: GapReason::Operator,
         identity: source(None),
+        collections: None,
     }
 }
 
@@ -111,7 +111,7 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
 #[test]
 fn entries_that_are_sent_again_fill_gaps() {
     let mut with_gap = saved();
-    let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::PositionLost);
+    let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::Operator);
     with_gap.state.source.as_mut().unwrap().gaps = vec![gap.clone()];
     let gaps = |seconds| {
         let decided = decide(&change(at(seconds, 0)), &with_gap).unwrap().unwrap();

@@ -40,17 +40,6 @@ impl Oplog {
         }))
     }
 
-    /// Returns the oldest entry of the member that is read or of the primary, whichever is older.
-    ///
-    /// # Errors
-    /// [`ProducerError::Source`].
-    pub async fn oldest_of_set(&self) -> Result<Option<Position>, ProducerError> {
-        let own = self.oldest().await?;
-        let primary = self.on_primary().oldest().await?;
-        let both = own.into_iter().chain(primary);
-        Ok(both.min_by_key(|oldest| oldest.ts))
-    }
-
     /// Returns time and term of the last entry at or before a time.
     ///
     /// # Errors
