@@ -10,7 +10,7 @@ use oplog_relay_core::position::Timestamp;
 use oplog_relay_kit::http_status::{metric, status};
 use oplog_relay_kit::model::{Model, ModelServer, State};
 use oplog_relay_kit::services::{Port, Program, wait_for, wait_until};
-use oplog_relay_kit::stub::{Oplog, Pace, Recipe, Server, Shape};
+use oplog_relay_kit::stub::{Contents, Oplog, Pace, Recipe, Server, Shape};
 use oplog_relay_kit::topic_reader::{entries, read_topics};
 use serde_json::Value;
 
@@ -540,7 +540,11 @@ fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
 fn a_lost_position_stops_and_an_operator_may_skip_the_gap() -> Result<()> {
     let topics = Topics::none("skipped")?;
     let oplog = Oplog::generate(3_000, Shape::Inserts);
-    let server = Server::start_with_documents(oplog, 10, Contents::Orders)?;
+    let contents = Contents {
+        documents: 10,
+        large_every: 0,
+    };
+    let server = Server::start_with(oplog, contents)?;
     finish(&topics, &server, &[], (0, ""))?;
     let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
     let set = ["--source", &uri, "--to", &from, "--fence"];
