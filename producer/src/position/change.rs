@@ -5,6 +5,7 @@ use oplog_relay_core::state::{GapReason, GapRecord, History, PositionRecord, Sou
 
 use crate::config::position::Accepted;
 use crate::encode::FIRST_ROUTING;
+use crate::error::ProducerError;
 use crate::position::error::PositionChangeError;
 use crate::position::routed::SourceCollections;
 use crate::saved::checkpoint::Checkpoint;
@@ -89,24 +90,31 @@ impl Change {
     /// Returns what has to be saved; `None` if the position is saved already.
     ///
     /// # Errors
-    /// [`PositionChangeError`] if the change is not accepted or not possible.
+    /// [`PositionChangeError`] if the change is not accepted or not possible;
+    /// [`crate::position_lost::PositionLost`] if the position or the state was lost in Kafka. A change
+    /// would hide that.
     pub(super) fn decide(
         &self,
         saved: &Checkpoint,
         now_ms: i64,
-    ) -> Result<Option<Decided>, PositionChangeError> {
+    ) -> Result<Option<Decided>, ProducerError> {
+        saved
+            .check_kept(&self.prefix, &self.identity.name, None)
+            .map_err(Box::new)?;
         let direction = match (saved.position, self.first) {
             (None, FirstPosition::Refused) => {
                 return Err(PositionChangeError::NotSaved {
                     source_name: self.identity.name.clone(),
                     prefix: self.prefix.clone(),
-                });
+                }
+                .into());
             }
             (Some(saved), FirstPosition::Required) => {
                 return Err(PositionChangeError::AlreadySaved {
                     source_name: self.identity.name.clone(),
                     saved,
-                });
+                }
+                .into());
             }
             (None, _) => Direction::First,
             (Some(saved), _) if saved == self.wanted => return Ok(None),

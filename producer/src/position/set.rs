@@ -24,6 +24,9 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
     };
     check_saved(kafka, of).await?;
     let saved = write::read(place).await?;
+    saved
+        .check_kept(place.prefix, place.source, None)
+        .map_err(Box::new)?;
     if saved.position.is_none() {
         return Err(not_saved(of));
     }

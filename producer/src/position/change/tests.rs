@@ -1,6 +1,7 @@
 use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, SourceMode, State};
 
 use super::*;
+use crate::position_lost::PositionLost;
 use crate::saved::checkpoint::RecordPlace;
 
 const fn at(seconds: u32, ord: u32) -> Position {
@@ -49,7 +50,36 @@ fn change(wanted: Position) -> Change {
 }
 
 fn decide(change: &Change, saved: &Checkpoint) -> Result<Option<Decided>, PositionChangeError> {
-    change.decide(saved, 77)
+    change.decide(saved, 77).map_err(|error| match error {
+        ProducerError::PositionChange(refused) => *refused,
+        other => panic!("{other}"),
+    })
+}
+
+#[test]
+fn a_position_or_a_state_that_was_lost_in_kafka_is_not_replaced() {
+    let lost = |change: &Change, saved: &Checkpoint| match change.decide(saved, 77) {
+        Err(ProducerError::PositionLost(lost)) => *lost,
+        other => panic!("{other:?}"),
+    };
+    let first = Change {
+        first: FirstPosition::Required,
+        ..change(at(60, 0))
+    };
+    let no_position = Checkpoint {
+        position: None,
+        ..saved()
+    };
+    for change in [first, change(at(20, 0))] {
+        let found = lost(&change, &no_position);
+        assert!(matches!(found, PositionLost::Forgotten { .. }), "{found}");
+    }
+    let no_state = Checkpoint {
+        state: State::default(),
+        ..saved()
+    };
+    let found = lost(&change(at(20, 0)), &no_state);
+    assert!(matches!(found, PositionLost::StateForgotten { .. }), "{found}");
 }
 
 #[test]
