@@ -205,6 +205,9 @@ impl Change {
         if began(saved).is_some_and(|began| wanted < began) {
             source.began = Some(wanted.to_string());
         }
+        if direction == Direction::Back {
+            source.moves += 1;
+        }
         // What is sent again fills the gaps after it. A gap that cannot be read stays.
         let left = |gap: GapRecord| gap.before(wanted).unwrap_or(Some(gap));
         source.gaps = source.gaps.into_iter().filter_map(left).collect();

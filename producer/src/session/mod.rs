@@ -291,6 +291,7 @@ impl Supervisor {
             self.log_ignored_flags(&checkpoint);
         }
         self.metrics.resumed(checkpoint.position);
+        self.metrics.know_moves(checkpoint.moves());
         let StreamStart { start, sync } = self.plan(&checkpoint, &cluster).await?;
         let until = match &sync {
             Some(sync) if sync.options.ends => Until::End,
