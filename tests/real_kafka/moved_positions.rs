@@ -392,12 +392,16 @@ fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> 
         "{log}"
     );
 
-    // What is sent again fills the gap.
+    // What is sent later follows later entries, so the gap stays recorded.
     let back = ["--to", &from, "--term=1", "--fence"];
+    let refused = (2, "before the end of a recorded gap");
+    position(&topics, "golden", "set", &back, refused)?;
+    let back = [&back[..], &["--allow-before-start"]].concat();
     position(&topics, "golden", "set", &back, (0, "sent again"))?;
     topics.produce(&made.oplog()?, &[])?;
     let shown = show(&topics, "golden", &[])?;
-    ensure!(shown["gaps"] == serde_json::json!([]), "{shown}");
+    let gap = &shown["gaps"][0];
+    ensure!(gap["through"] == to && gap["resent_after"] == from, "{shown}");
     topics.replay(&target, "forward", 2, &[])?;
     let expected = state(&made.expected()?);
     ensure!(state(&target.model()) == expected, "the gap is filled");

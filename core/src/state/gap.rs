@@ -17,6 +17,10 @@ pub struct GapRecord {
     pub at: i64,
     /// The reason why the entries were skipped.
     pub reason: GapReason,
+    /// The timestamp after which an operator has had the entries sent nevertheless,
+    /// `<seconds>:<increment>`: they follow later entries in the topics.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resent_after: Option<String>,
 }
 
 /// The reason why entries were skipped.
@@ -50,21 +54,34 @@ impl GapRecord {
             through: through.to_string(),
             at,
             reason,
+            resent_after: None,
         }
     }
 
-    /// Returns what remains of the gap if everything after `position` is sent again; `None` if the
-    /// gap is filled.
+    /// Returns true if a position is before the end of the gap, so that entries of the gap are sent after
+    /// later ones.
+    ///
+    /// # Errors
+    /// [`PositionError`] if the end is not a timestamp.
+    pub fn is_crossed_by(&self, position: Timestamp) -> Result<bool, PositionError> {
+        Ok(position < self.through.parse()?)
+    }
+
+    /// Returns the gap after everything after `position` is sent again.
     ///
     /// # Errors
     /// [`PositionError`] if one of its texts is not a timestamp.
-    pub fn before(&self, position: Timestamp) -> Result<Option<Self>, PositionError> {
-        let (after, through): (Timestamp, Timestamp) = (self.after.parse()?, self.through.parse()?);
-        let through = through.min(position);
-        Ok((after < through).then(|| Self {
-            through: through.to_string(),
-            ..self.clone()
-        }))
+    pub fn resent(self, position: Timestamp) -> Result<Self, PositionError> {
+        if !self.is_crossed_by(position)? {
+            return Ok(self);
+        }
+        let begin = position.max(self.after.parse()?);
+        let earlier = self.resent_after.as_deref().map(str::parse).transpose()?;
+        let begin = earlier.map_or(begin, |earlier: Timestamp| earlier.min(begin));
+        Ok(Self {
+            resent_after: Some(begin.to_string()),
+            ..self
+        })
     }
 }
 
@@ -83,13 +100,21 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_sent_again_fill_a_gap() {
+    fn a_gap_stays_recorded_when_its_entries_are_sent_later() {
         let at = |seconds| Timestamp::new(seconds, 1);
         let gap = GapRecord::new(at(5), at(9), 0, GapReason::Operator);
-        let left = |seconds| gap.before(at(seconds)).unwrap().map(|gap| gap.through);
-        assert_eq!(left(4), None);
-        assert_eq!(left(5), None);
-        assert_eq!(left(7), Some("7:1".to_owned()));
-        assert_eq!(left(11), Some("9:1".to_owned()));
+        let resent = |gap: GapRecord, seconds| gap.resent(at(seconds)).unwrap();
+        let after = |seconds| resent(gap.clone(), seconds).resent_after;
+        assert_eq!(after(4), Some("5:1".to_owned()));
+        assert_eq!(after(7), Some("7:1".to_owned()));
+        assert_eq!(after(9), None);
+        // The earliest position counts.
+        let twice = resent(resent(gap.clone(), 6), 8);
+        assert_eq!(twice.resent_after.as_deref(), Some("6:1"));
+        let text = serde_json::to_string(&twice).unwrap();
+        assert_eq!(
+            text,
+            r#"{"after":"5:1","through":"9:1","at":0,"reason":"operator","resent_after":"6:1"}"#
+        );
     }
 }

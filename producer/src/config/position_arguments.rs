@@ -101,8 +101,8 @@ pub struct ChangeArguments {
     /// `oplog-consumer audit` report it.
     #[arg(long)]
     pub allow_gap: bool,
-    /// Accept a position before the stream began, or if it is not known when the stream began. A
-    /// replay then gets commands that it has never run, about collections that it may know only
+    /// Accept a position before the stream began or before the end of a recorded gap, or if it is not
+    /// known when the stream began. A replay then gets commands that it has never run, about collections that it may know only
     /// from later: a drop or a rename among them can hit a collection that was created since.
     #[arg(long)]
     pub allow_before_start: bool,

@@ -154,6 +154,13 @@ impl Change {
             }
             (Direction::Forward, _) => self.check_collections(saved),
             (Direction::Back, _) if !self.accepted.before_start => {
+                if let Some(gap) = crossed(saved, wanted.ts) {
+                    return Err(PositionChangeError::AcrossGap {
+                        wanted,
+                        after: gap.after.clone(),
+                        through: gap.through.clone(),
+                    });
+                }
                 let began = began(saved);
                 match began {
                     Some(began) if began <= wanted.ts => Ok(()),
@@ -208,9 +215,10 @@ impl Change {
         if direction == Direction::Back {
             source.moves += 1;
         }
-        // What is sent again fills the gaps after it. A gap that cannot be read stays.
-        let left = |gap: GapRecord| gap.before(wanted).unwrap_or(Some(gap));
-        source.gaps = source.gaps.into_iter().filter_map(left).collect();
+        // What is sent again follows later entries, so the gaps stay recorded. One that cannot be read
+        // stays as it is.
+        let resent = |gap: GapRecord| gap.clone().resent(wanted).unwrap_or(gap);
+        source.gaps = source.gaps.into_iter().map(resent).collect();
         if let (Direction::Forward, Some(position)) = (direction, saved.position) {
             add_gap(
                 &mut source.gaps,
@@ -232,7 +240,11 @@ fn add_gap(
 ) {
     let gap = GapRecord::new(after, through, now_ms, GapReason::Operator);
     match gaps.last_mut() {
-        Some(last) if last.reason == gap.reason && last.through == gap.after => {
+        Some(last)
+            if last.reason == gap.reason
+                && last.through == gap.after
+                && last.resent_after.is_none() =>
+        {
             last.through = gap.through;
         }
         _ => gaps.push(gap),
@@ -244,6 +256,14 @@ fn add_gap(
 /// Returns the beginning of a stream, if it is saved.
 fn began(saved: &Checkpoint) -> Option<Timestamp> {
     saved.state.source.as_ref()?.began.as_ref()?.parse().ok()
+}
+
+/// Returns a gap before whose end a position is.
+fn crossed(saved: &Checkpoint, wanted: Timestamp) -> Option<&GapRecord> {
+    let source = saved.state.source.as_ref()?;
+    // The place of a gap that cannot be read is unknown.
+    let mut gaps = source.gaps.iter();
+    gaps.find(|gap| gap.is_crossed_by(wanted) != Ok(false))
 }
 
 /// Returns the timestamp up to which everything is sent at a position.

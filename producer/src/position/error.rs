@@ -90,6 +90,23 @@ pub enum PositionChangeError {
         /// The beginning of the stream; `None` if an earlier version has not saved it.
         began: Option<Timestamp>,
     },
+    /// The position is before the end of a gap.
+    #[error(
+        "the new position {wanted} is before the end of a recorded gap (after {after} through {through}): \
+         the entries of the gap would follow later entries that the targets have already. A replay would \
+         get commands that it has never run, and a drop or a rename among them can hit a collection that \
+         was created since. Choose a later position, or start again under another --topic-prefix; or give \
+         --allow-before-start if no target is replayed from these topics, or if the gap has no such \
+         commands"
+    )]
+    AcrossGap {
+        /// The new position.
+        wanted: Position,
+        /// Time up to which everything was sent before the gap.
+        after: String,
+        /// Time of the last entry of the gap.
+        through: String,
+    },
     /// The position can be found only on the source.
     #[error("{what} can be found only on the source: give --source")]
     NeedsSource {

@@ -219,7 +219,12 @@ fn lines(shown: &Shown) -> String {
     for gap in &shown.gaps {
         let (after, through) = (&gap.after, &gap.through);
         let (at, reason) = (time_of(gap.at), gap.reason.text());
-        let text = format!("after {after} through {through}: nothing was sent ({reason}, {at})");
+        let resent = gap.resent_after.as_ref();
+        let later = resent.map_or_else(String::new, |resent| {
+            format!("; the entries after {resent} were sent later")
+        });
+        let text =
+            format!("after {after} through {through}: nothing was sent ({reason}, {at}){later}");
         line("gap", text);
     }
     if let Some(oplog) = &shown.oplog {

@@ -123,6 +123,7 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
             through: through.to_owned(),
             at: 77,
             reason: GapReason::Operator,
+            resent_after: None,
         }
     };
     // A transaction that began in the gap is incomplete, and not a reason to stop.
@@ -144,21 +145,32 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
 }
 
 #[test]
-fn entries_that_are_sent_again_fill_gaps() {
+fn a_position_before_the_end_of_a_gap_needs_consent_and_keeps_the_gap() {
     let mut with_gap = saved();
     let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::Operator);
     with_gap.state.source.as_mut().unwrap().gaps = vec![gap.clone()];
-    let gaps = |seconds| {
-        let decided = decide(&change(at(seconds, 0)), &with_gap).unwrap().unwrap();
-        decided.source.map(|source| source.gaps)
+    let back = |seconds, before_start| {
+        let accepted = Accepted {
+            before_start,
+            ..Accepted::default()
+        };
+        let change = Change {
+            accepted,
+            ..change(at(seconds, 0))
+        };
+        let decided = decide(&change, &with_gap)?;
+        Ok(decided.unwrap().source.unwrap().gaps)
     };
-    assert_eq!(gaps(45), Some(vec![gap.clone()]), "unchanged");
-    let shorter = GapRecord {
-        through: "35:1".to_owned(),
-        ..gap
-    };
-    assert_eq!(gaps(35), Some(vec![shorter]));
-    assert_eq!(gaps(25), Some(Vec::new()));
+    assert_eq!(back(40, false), Ok(vec![gap.clone()]), "unchanged");
+    for (seconds, resent_after) in [(35, "35:1"), (25, "30:1")] {
+        let refused = back(seconds, false);
+        assert!(matches!(refused, Err(PositionChangeError::AcrossGap { .. })));
+        let resent = GapRecord {
+            resent_after: Some(resent_after.to_owned()),
+            ..gap.clone()
+        };
+        assert_eq!(back(seconds, true), Ok(vec![resent]));
+    }
 }
 
 #[test]
