@@ -157,7 +157,11 @@ async fn holds(
     if source.mode() == SourceMode::ChangeStream {
         return Ok((Some(true), None));
     }
-    let found = source.oplog().last_until(position.ts).await?;
+    let oplog = source.oplog();
+    let found = match oplog.position_at(position.ts).await? {
+        Some(found) => Some(found),
+        None => oplog.last_until(position.ts).await?,
+    };
     Ok(match found {
         Some(found) if (found.ts, found.term) == (position.ts, position.term) => (Some(true), None),
         Some(found) => {
