@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::Timestamp;
+use oplog_relay_runtime::mongo::{self, UNAUTHORIZED};
 use oplog_relay_runtime::shutdown::Shutdown;
 
+use crate::error::ProducerError;
 use crate::oplog_window::{OplogWindow, WindowReading, WindowTrend};
 use crate::position_lost::Gap;
 use crate::source::origin::Origin;
@@ -29,6 +31,12 @@ pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: 
         let Some(window) = shutdown.unless(origin.window(position)).await else {
             return;
         };
+        if is_refused(&window) {
+            // Each further attempt would be an entry in the server's log of refused requests.
+            tracing::info!("the source's user may not read the oplog, so the oplog window is unknown");
+            metrics.set_oplog_window(None);
+            return shutdown.wait().await;
+        }
         // The tail reports a source that fails; here the window is merely unknown.
         let window = window.unwrap_or_else(|error| {
             tracing::debug!(%error, "the oplog window is unknown");
@@ -65,6 +73,14 @@ pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: 
             () = shutdown.wait() => return,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// Returns true if the source's user may not read the oplog.
+fn is_refused(window: &Result<Option<OplogWindow>, ProducerError>) -> bool {
+    match window {
+        Err(ProducerError::Source(error)) => mongo::error_code(error) == Some(UNAUTHORIZED),
+        _ => false,
     }
 }
 

@@ -158,12 +158,12 @@ fn stretches(oldest: Timestamp, ts: Timestamp) -> impl Iterator<Item = Stretch> 
 }
 
 /// Returns the fields that are read. No others are, because an entry may have 16 MB.
-fn fields() -> Bson {
+pub(super) fn fields() -> Bson {
     doc! { "_id": 0, "ts": 1, "t": 1 }
 }
 
 /// Reads time and term of an entry.
-fn read(bytes: &[u8]) -> Result<Position, ProducerError> {
+pub(super) fn read(bytes: &[u8]) -> Result<Position, ProducerError> {
     let document = Document::new(bytes).map_err(ProducerError::undecodable)?;
     let OpTime { ts, term } = optime(document).map_err(ProducerError::undecodable)?;
     Ok(Position { ts, term, ord: 0 })
