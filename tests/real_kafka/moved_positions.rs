@@ -184,7 +184,19 @@ fn a_position_that_will_soon_be_lost_causes_a_warning() -> Result<()> {
         pause: Duration::from_millis(300),
     };
     let server = Server::start_slow(Oplog::generate(9_000, Shape::Inserts), pace)?;
-    let producer = start(&topics, &server, &["--http=off"])?;
+    let port = Port::lease()?;
+    let http = format!("127.0.0.1:{}", port.number());
+    let producer = start(&topics, &server, &["--http", &http])?;
+    let (oldest, reached) = (server.oplog().time(0), server.oplog().time(9));
+    wait_until("a reading and a position", LIMIT, || {
+        status(port.number()).is_some_and(|status| {
+            let position = status["position"]["ts"].as_str().unwrap_or_default();
+            status["oplog"]["oldest"] == oldest.to_string()
+                && position.parse::<Timestamp>().is_ok_and(|ts| ts > reached)
+        })
+    })?;
+    // Only an oplog that removes entries endangers a position.
+    server.truncate(5);
     wait_until("a warning", LIMIT, || {
         let log = producer.stderr_text().unwrap_or_default();
         log.contains("less than a quarter of the oplog window is left")
