@@ -50,16 +50,18 @@ pub struct KafkaArguments {
 /// The source whose position is meant.
 #[derive(Debug, Clone, Args)]
 pub struct SavedSourceArguments {
-    /// Name of the source, as given to `run`, whose default is the name of the replica set.
+    /// Name of the source, as given to `run`, whose default is the name of the replica set. Not needed
+    /// if --source has one.
     #[arg(long, value_name = "NAME")]
     pub source_name: Option<String>,
     /// First part of the topic names, as given to `run`.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// MongoDB connection string of the source, with which the position is checked. May be read from
-    /// a file: file:/run/secrets/source.
-    #[arg(long, value_name = "URI")]
-    pub source: Option<String>,
+    /// a file: file:/run/secrets/source. If several are given as to `run`, --source-name chooses one.
+    /// A dump is ignored.
+    #[arg(long, value_name = "[NAME=]URI")]
+    pub source: Vec<String>,
 }
 
 /// `oplog-producer position show`
