@@ -158,7 +158,8 @@ pub struct ImportArguments {
     #[arg(long, value_name = "URI")]
     pub checkpoint_uri: Option<String>,
     /// Name of the checkpoint, if there are several: the name of the replica set for mongoshake, a
-    /// part of the name of the shard for mongo-connector.
+    /// part of the name of the shard for mongo-connector, a part of the key of the offset (as JSON)
+    /// for debezium and mongo-kafka.
     #[arg(long, value_name = "NAME")]
     pub checkpoint_name: Option<String>,
     /// Begin this much earlier, for example 1h, because the checkpoint of the other program may be

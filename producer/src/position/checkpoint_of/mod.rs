@@ -64,8 +64,8 @@ pub(super) fn other(
     match program {
         OtherProgram::MongoShake => mongoshake(&values, name),
         OtherProgram::MongoConnector => mongo_connector(&values, name),
-        OtherProgram::Debezium => debezium(&values),
-        OtherProgram::MongoKafka => mongo_kafka(&values),
+        OtherProgram::Debezium => debezium(&values, name),
+        OtherProgram::MongoKafka => mongo_kafka(&values, name),
         OtherProgram::Mongodump => Err("it is not a dump".to_owned()),
     }
 }

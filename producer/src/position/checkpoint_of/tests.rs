@@ -88,6 +88,32 @@ fn offsets_with_tokens_mean_everything_before_the_cluster_time() {
 }
 
 #[test]
+fn the_offsets_of_several_connectors_are_told_apart() {
+    let offset = |ord: u32| format!(r#"{{"sec":7,"ord":{ord}}}"#);
+    let read = |text: &str, name: Option<&str>| {
+        let found = other(OtherProgram::Debezium, text, name);
+        found.map(|imported| imported.through.increment + 1)
+    };
+    let key = |name: &str| format!(r#"["{name}",{{"server_id":"{name}"}}]"#);
+    let (a, b) = (key("a"), key("b"));
+    // As arrays, and as a console consumer prints keys and values.
+    let arrays = format!("[{a},{}] [{b},{}] [{a},{}]", offset(1), offset(2), offset(3));
+    let lines = format!("{a}\t{}\n{b}\t{}\n{a}\t{}", offset(1), offset(2), offset(3));
+    for text in [&arrays, &lines] {
+        let refused = read(text, None).unwrap_err();
+        assert!(refused.contains(&format!("({a}, {b})")), "{refused}");
+        assert_eq!(read(text, Some("\"a\"")), Ok(3));
+        assert_eq!(read(text, Some("\"b\"")), Ok(2));
+        assert!(read(text, Some("c")).is_err());
+    }
+    // A tombstone removes an offset.
+    assert_eq!(read(&format!("{lines}\n{b}\tnull"), None), Ok(3));
+    assert_eq!(read(&format!("{arrays} [{b},null]"), None), Ok(3));
+    // The last offset of one source counts.
+    assert_eq!(read(&format!("{} {}", offset(1), offset(2)), None), Ok(2));
+}
+
+#[test]
 fn the_end_of_a_dump_is_its_last_entry() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("oplog.bson");
