@@ -1,5 +1,6 @@
 //! Checks the arguments of `oplog-producer position`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -156,6 +157,15 @@ pub enum CheckpointPlace {
         /// The collection.
         collection: String,
     },
+}
+
+impl fmt::Display for CheckpointPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Collection { db, collection, .. } => write!(f, "{db}.{collection}"),
+        }
+    }
 }
 
 /// The configuration of `position show`.

@@ -9,6 +9,7 @@ use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
 use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::mongo::{self, READ, in_time};
@@ -38,6 +39,14 @@ pub(super) async fn import(
         source: &of.source_name,
     };
     let imported = read_checkpoint(config).await?;
+    if of.uri.is_none() {
+        // With the source, the time is compared with its newest entry.
+        let past = imported.check_past(now_ms());
+        past.map_err(|reason| PositionChangeError::Checkpoint {
+            place: config.place.to_string(),
+            reason,
+        })?;
+    }
     let admin = Admin::connect(kafka).await?;
     let topic = position_topic(place.prefix, place.source);
     let saved = match admin.partitions(&topic).await? {
@@ -133,6 +142,7 @@ async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerErro
     let name = config.checkpoint_name.as_deref();
     let unusable =
         |place: String, reason: String| PositionChangeError::Checkpoint { place, reason };
+    let place = config.place.to_string();
     let path = match &config.place {
         CheckpointPlace::File(path) => path.clone(),
         CheckpointPlace::Collection {
@@ -140,13 +150,11 @@ async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerErro
             db,
             collection,
         } => {
-            let place = format!("{db}.{collection}");
             let documents = documents(uri, db, collection).await?;
             let found = mongoshake(&documents, name);
             return Ok(found.map_err(|reason| unusable(place, reason))?);
         }
     };
-    let place = path.display().to_string();
     let unreadable = |source| ProducerError::File {
         path: path.display().to_string(),
         source,

@@ -37,6 +37,27 @@ fn checkpoints_of_mongoshake_are_numbers_or_timestamps() {
 }
 
 #[test]
+fn mongoshake_may_not_have_read_all_events_with_the_time_of_its_checkpoint() {
+    for (document, increment, is_entry) in [
+        (r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"oplog"}"#, 7, true),
+        (r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"change_stream"}"#, 6, false),
+        (r#"{"name":"mongos","ckpt":4294967303}"#, 6, false),
+    ] {
+        let found = other(OtherProgram::MongoShake, document, None).unwrap();
+        let expected = (Timestamp::new(1, increment), is_entry);
+        assert_eq!((found.through, found.is_entry), expected, "{document}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_not_in_the_future() {
+    let of = |seconds| Imported::entry(Timestamp::new(seconds, 1));
+    assert!(of(1_000).check_past(1_000_000).is_ok());
+    assert!(of(4_600).check_past(1_000_000).is_ok(), "a fast clock");
+    assert!(of(4_601).check_past(1_000_000).is_err());
+}
+
+#[test]
 fn checkpoints_of_mongo_connector_are_numbers_with_the_name_of_a_shard() {
     let read = |text: &str| read(OtherProgram::MongoConnector, text);
     let expected = Ok(Timestamp::new(1, 7));
