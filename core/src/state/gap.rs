@@ -58,6 +58,24 @@ impl GapRecord {
         }
     }
 
+    /// Returns one gap that covers this one and a later one. A text that is not a timestamp is replaced
+    /// by that of the other gap.
+    #[must_use]
+    pub fn merged(&self, later: &Self) -> Self {
+        let parse = |text: &String| text.parse::<Timestamp>().ok();
+        let texts = |one: &String, other: &String| [parse(one), parse(other)].into_iter().flatten();
+        let after = texts(&self.after, &later.after).min();
+        let through = texts(&self.through, &later.through).max();
+        let resent = [&self.resent_after, &later.resent_after];
+        let resent = resent.into_iter().flatten().filter_map(parse).min();
+        Self {
+            after: after.map_or_else(|| self.after.clone(), |after| after.to_string()),
+            through: through.map_or_else(|| later.through.clone(), |through| through.to_string()),
+            resent_after: resent.map(|resent| resent.to_string()),
+            ..later.clone()
+        }
+    }
+
     /// Returns true if a position is before the end of the gap, so that entries of the gap are sent after
     /// later ones.
     ///

@@ -12,7 +12,7 @@ use crate::saved::checkpoint::Checkpoint;
 
 /// A saved position of this age or less, in milliseconds, shows that a producer seems to run.
 const RECENT_MS: i64 = 60_000;
-/// Maximum number of gaps that the source's record keeps.
+/// Maximum number of gaps that the source's record keeps apart.
 const GAPS: usize = 100;
 
 /// A wanted change.
@@ -249,8 +249,13 @@ fn add_gap(
         }
         _ => gaps.push(gap),
     }
-    let excess = gaps.len().saturating_sub(GAPS);
-    gaps.drain(..excess);
+    // Each move adds at most one gap. Two gaps that become one also name what lies between them.
+    if gaps.len() > GAPS {
+        let first = gaps.remove(0);
+        if let Some(second) = gaps.first_mut() {
+            *second = first.merged(second);
+        }
+    }
 }
 
 /// Returns the beginning of a stream, if it is saved.

@@ -145,6 +145,20 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
 }
 
 #[test]
+fn the_oldest_gaps_become_one_when_there_are_too_many() {
+    let mut gaps = Vec::new();
+    let count = u32::try_from(GAPS).unwrap() + 5;
+    for second in 1..=count {
+        let (after, through) = (at(second * 10, 0).ts, at(second * 10 + 5, 0).ts);
+        add_gap(&mut gaps, after, through, 7);
+    }
+    assert_eq!(gaps.len(), GAPS);
+    let first = (gaps[0].after.as_str(), gaps[0].through.as_str());
+    assert_eq!(first, ("10:1", "65:1"));
+    assert_eq!(gaps[1].after, "70:1");
+}
+
+#[test]
 fn a_position_before_the_end_of_a_gap_needs_consent_and_keeps_the_gap() {
     let mut with_gap = saved();
     let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::Operator);
