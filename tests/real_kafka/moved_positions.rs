@@ -512,6 +512,23 @@ fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
 }
 
 #[test]
+fn a_member_with_a_short_oplog_does_not_make_a_position_lost() -> Result<()> {
+    let topics = Topics::none("short-member")?;
+    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    finish(&topics, &server, &[], (0, ""))?;
+    server.shorten_secondaries(2_000);
+    let uri = server.uri();
+    let separator = if uri.contains('?') { '&' } else { '?' };
+    let uri = format!("{uri}{separator}readPreference=secondaryPreferred");
+    let to = server.oplog().time(100).to_string();
+    let set = ["--source", &uri, "--to", &to, "--fence"];
+    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
+    let shown = show(&topics, "rs0", &["--source", &uri])?;
+    ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
+    Ok(())
+}
+
+#[test]
 fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
     let topics = Topics::none("imported-events")?;
     let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;

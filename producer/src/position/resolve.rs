@@ -89,7 +89,7 @@ async fn in_oplog(wanted: Wanted, source: &LiveSource) -> Result<Position, Produ
         let newest = newest.ts;
         return Err(PositionChangeError::AfterNewest { wanted: ts, newest }.into());
     }
-    let oplog = source.oplog();
+    let oplog = source.oplog().reaching(ts).await?;
     let exact = match wanted {
         Wanted::Entry { .. } => oplog.position_at(ts).await?,
         Wanted::Newest | Wanted::Through(_) => None,

@@ -157,7 +157,7 @@ async fn holds(
     if source.mode() == SourceMode::ChangeStream {
         return Ok((Some(true), None));
     }
-    let oplog = source.oplog();
+    let oplog = source.oplog().reaching(position.ts).await?;
     let found = match oplog.position_at(position.ts).await? {
         Some(found) => Some(found),
         None => oplog.last_until(position.ts).await?,

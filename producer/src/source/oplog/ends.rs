@@ -43,6 +43,19 @@ impl Oplog {
         }))
     }
 
+    /// Returns the oplog of the member that is read, or that of the primary if only that one may reach back
+    /// to a time: the oplog of a member that was synced recently is shorter than that of its set.
+    ///
+    /// # Errors
+    /// [`ProducerError::Source`].
+    pub async fn reaching(self, ts: Timestamp) -> Result<Self, ProducerError> {
+        let oldest = self.oldest().await?;
+        Ok(match oldest {
+            Some(oldest) if oldest.ts > ts => self.on_primary(),
+            _ => self,
+        })
+    }
+
     /// Returns time and term of the entry with exactly this time.
     ///
     /// # Errors
