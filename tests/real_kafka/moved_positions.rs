@@ -496,6 +496,13 @@ fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
         ensure!(counts.keys().next() == Some(&at(expected + 1)), "{program}");
         ensure!(counts.len() as u64 == 2_999 - expected, "{program}");
     }
+    // A name that may be mistyped.
+    let topics = Topics::none("from-mistyped")?;
+    let path = folder.path().join("mongoshake");
+    let path = path.to_str().context("the path is not UTF-8")?;
+    let import = ["--from=mongoshake", "--file", path, "--source", &uri];
+    let warning = (0, "another name than its replica set");
+    position(&topics, "rs", "import", &import, warning)?;
     // A time that the oplog no longer reaches back to, and one that is too new.
     let topics = Topics::none("from-elsewhere")?;
     for (ts, refusal) in [

@@ -59,6 +59,7 @@ pub(super) async fn import(
     };
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
+        warn_of_name(place.source, source.record.set_name.as_deref());
     }
     let mode = source
         .as_ref()
@@ -93,6 +94,18 @@ pub(super) async fn import(
     let decided = write::change(place, &change).await?;
     write::report(&saved, decided.as_ref());
     Ok(())
+}
+
+/// Warns of a name that may be mistyped: the position would be saved for a source that no producer runs.
+fn warn_of_name(name: &str, set_name: Option<&str>) {
+    if let Some(set_name) = set_name.filter(|set_name| *set_name != name) {
+        tracing::warn!(
+            source = name,
+            replica_set = set_name,
+            "the source has another name than its replica set: oplog-producer run finds this position only \
+             if it is given the same --source-name"
+        );
+    }
 }
 
 /// Returns the wanted mode: that of a source which has a saved one, or the configured one.
