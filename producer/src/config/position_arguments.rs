@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use oplog_relay_runtime::command_line::LogArguments;
+use oplog_relay_runtime::config::COMMAND_LINE_ONLY;
 
 /// `oplog-producer position`
 #[derive(Debug, Clone, Args)]
@@ -96,21 +97,26 @@ pub struct ListArguments {
 #[derive(Debug, Clone, Args)]
 pub struct ChangeArguments {
     /// Election term of the entry at the new position. Needed only without --source, which reads it.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = COMMAND_LINE_ONLY
+    )]
     pub term: Option<String>,
     /// Accept a position after the saved one. The entries between them are never sent, and every
     /// target lacks them. The gap is recorded in the state topic, where `position show` and
     /// `oplog-consumer audit` report it.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_gap: bool,
     /// Accept a position before the stream began or before the end of a recorded gap, or if it is not
     /// known when the stream began. A replay then gets commands that it has never run, about collections that it may know only
     /// from later: a drop or a rename among them can hit a collection that was created since.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_before_start: bool,
     /// Do it although a producer seems to run: it has saved a position within the last minute. It is
     /// fenced and ends with exit code 5.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub fence: bool,
 }
 
@@ -124,7 +130,12 @@ pub struct SetArguments {
     /// show` prints it; an RFC 3339 time, whose entries and all later ones are sent; now; or, for a
     /// change stream, a resume token (as JSON or its hexadecimal `_data`), whose cluster time is
     /// sent again as a whole. A time and now need --source.
-    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "POSITION",
+        allow_hyphen_values = true,
+        help_heading = COMMAND_LINE_ONLY
+    )]
     pub to: Option<String>,
     /// What is accepted.
     #[command(flatten)]
@@ -172,7 +183,7 @@ pub struct ImportArguments {
     #[arg(long, value_name = "auto|oplog|change-stream", default_value = "auto")]
     pub source_mode: String,
     /// Import although the source has a saved position, which is then changed as by `position set`.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub replace: bool,
     /// Replication factor of the two internal topics, if they do not exist; -1 is the broker's
     /// default.
