@@ -413,7 +413,10 @@ fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> 
     topics.produce(&made.oplog()?, &[])?;
     let shown = show(&topics, "golden", &[])?;
     let gap = &shown["gaps"][0];
-    ensure!(gap["through"] == to && gap["resent_after"] == from, "{shown}");
+    ensure!(
+        gap["through"] == to && gap["resent_after"] == from,
+        "{shown}"
+    );
     topics.replay(&target, "forward", 2, &[])?;
     let expected = state(&made.expected()?);
     ensure!(state(&target.model()) == expected, "the gap is filled");

@@ -82,7 +82,7 @@ impl GapRecord {
     /// # Errors
     /// [`PositionError`] if the end is not a timestamp.
     pub fn is_crossed_by(&self, position: Timestamp) -> Result<bool, PositionError> {
-        Ok(position < self.through.parse()?)
+        Ok(position < self.through.parse::<Timestamp>()?)
     }
 
     /// Returns the gap after everything after `position` is sent again.
@@ -94,8 +94,10 @@ impl GapRecord {
             return Ok(self);
         }
         let begin = position.max(self.after.parse()?);
-        let earlier = self.resent_after.as_deref().map(str::parse).transpose()?;
-        let begin = earlier.map_or(begin, |earlier: Timestamp| earlier.min(begin));
+        let earlier = self.resent_after.as_deref().map(str::parse::<Timestamp>);
+        let begin = earlier
+            .transpose()?
+            .map_or(begin, |earlier| earlier.min(begin));
         Ok(Self {
             resent_after: Some(begin.to_string()),
             ..self

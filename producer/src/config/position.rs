@@ -451,15 +451,30 @@ mod tests {
         let found = |prefix: &str, name: &str, uri: Option<&str>| {
             Some((prefix.to_owned(), name.to_owned(), uri.map(str::to_owned)))
         };
-        let both = ["eu=mongodb://a", r#"{"name":"us","uri":"mongodb://b","topic_prefix":"p"}"#];
-        assert_eq!(check(&both, Some("eu")), found("cdc", "eu", Some("mongodb://a")));
-        assert_eq!(check(&both, Some("us")), found("p", "us", Some("mongodb://b")));
+        let both = [
+            "eu=mongodb://a",
+            r#"{"name":"us","uri":"mongodb://b","topic_prefix":"p"}"#,
+        ];
+        assert_eq!(
+            check(&both, Some("eu")),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
+        assert_eq!(
+            check(&both, Some("us")),
+            found("p", "us", Some("mongodb://b"))
+        );
         assert_eq!(check(&both, Some("asia")), None);
         assert_eq!(check(&both, None), None);
         let only = ["mongodb://a"];
-        assert_eq!(check(&only, Some("eu")), found("cdc", "eu", Some("mongodb://a")));
+        assert_eq!(
+            check(&only, Some("eu")),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
         assert_eq!(check(&only, None), None);
-        assert_eq!(check(&both[..1], None), found("cdc", "eu", Some("mongodb://a")));
+        assert_eq!(
+            check(&both[..1], None),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
         let dump = ["eu=dumps/oplog.bson"];
         assert_eq!(check(&dump, None), found("cdc", "eu", None));
         assert_eq!(check(&["http://a"], Some("eu")), None);

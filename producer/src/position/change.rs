@@ -220,24 +220,14 @@ impl Change {
         let resent = |gap: GapRecord| gap.clone().resent(wanted).unwrap_or(gap);
         source.gaps = source.gaps.into_iter().map(resent).collect();
         if let (Direction::Forward, Some(position)) = (direction, saved.position) {
-            add_gap(
-                &mut source.gaps,
-                done(position),
-                wanted,
-                now_ms,
-            );
+            add_gap(&mut source.gaps, done(position), wanted, now_ms);
         }
         source
     }
 }
 
 /// Adds a gap, or lengthens the last one if it ends where this one begins.
-fn add_gap(
-    gaps: &mut Vec<GapRecord>,
-    after: Timestamp,
-    through: Timestamp,
-    now_ms: i64,
-) {
+fn add_gap(gaps: &mut Vec<GapRecord>, after: Timestamp, through: Timestamp, now_ms: i64) {
     let gap = GapRecord::new(after, through, now_ms, GapReason::Operator);
     match gaps.last_mut() {
         Some(last)

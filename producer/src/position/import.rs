@@ -20,7 +20,7 @@ use crate::error::ProducerError;
 use crate::position::change::{Change, FirstPosition};
 use crate::position::checkpoint_of::{Imported, last_entry, mongoshake, other};
 use crate::position::error::PositionChangeError;
-use crate::position::live_source::LiveSource;
+use crate::position::live_source::{LiveSource, collections_of_gap};
 use crate::position::resolve::{Wanted, resolve};
 use crate::position::set::mode_of;
 use crate::position::write::{self, Place};
@@ -39,14 +39,6 @@ pub(super) async fn import(
         source: &of.source_name,
     };
     let imported = read_checkpoint(config).await?;
-    if of.uri.is_none() {
-        // With the source, the time is compared with its newest entry.
-        let past = imported.check_past(now_ms());
-        past.map_err(|reason| PositionChangeError::Checkpoint {
-            place: config.place.to_string(),
-            reason,
-        })?;
-    }
     let admin = Admin::connect(kafka).await?;
     let topic = position_topic(place.prefix, place.source);
     let saved = match admin.partitions(&topic).await? {
@@ -68,10 +60,7 @@ pub(super) async fn import(
     tracing::info!(checkpoint = ?imported, %mode, "the checkpoint of the other program is read");
     let identity = source.as_ref().map(|source| source.record.clone());
     let wanted = resolve(wanted, mode, source.as_ref()).await?;
-    let collections = match &source {
-        Some(source) => source.collections_of_gap(&saved, wanted).await?,
-        None => None,
-    };
+    let collections = collections_of_gap(source.as_ref(), &saved, wanted).await?;
     let change = Change {
         prefix: of.topic_prefix.clone(),
         wanted,
@@ -151,7 +140,21 @@ fn back(ts: Timestamp, by: Duration) -> Timestamp {
     }
 }
 
+/// Reads the checkpoint, and checks that it is not in the future.
 async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerError> {
+    let imported = Box::pin(read_place(config)).await?;
+    // With the source, the time is compared with its newest entry.
+    if config.of.uri.is_none() {
+        let past = imported.check_past(now_ms());
+        past.map_err(|reason| PositionChangeError::Checkpoint {
+            place: config.place.to_string(),
+            reason,
+        })?;
+    }
+    Ok(imported)
+}
+
+async fn read_place(config: &ImportConfig) -> Result<Imported, ProducerError> {
     let name = config.checkpoint_name.as_deref();
     let unusable =
         |place: String, reason: String| PositionChangeError::Checkpoint { place, reason };

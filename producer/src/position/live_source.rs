@@ -69,23 +69,6 @@ impl LiveSource {
         self.record.mode
     }
 
-    /// Returns the collections of the source, if a change of the position from the saved to the wanted
-    /// one skips entries, among which collections may have ended.
-    ///
-    /// # Errors
-    /// [`ProducerError::Source`].
-    pub(super) async fn collections_of_gap(
-        &self,
-        saved: &Checkpoint,
-        wanted: Position,
-    ) -> Result<Option<SourceCollections>, ProducerError> {
-        if !saved.position.is_some_and(|saved| is_after(wanted, saved)) {
-            return Ok(None);
-        }
-        let found = SourceCollections::read(&self.client, &saved.state.routes).await?;
-        Ok(Some(found))
-    }
-
     /// Returns the oplog of the source.
     pub(super) fn oplog(&self) -> Oplog {
         Oplog::new(&self.client)
@@ -127,4 +110,22 @@ impl LiveSource {
             (_, window) => window,
         }
     }
+}
+
+/// Returns the collections of the source, if it is given and a change of the position from the saved to
+/// the wanted one skips entries, among which collections may have ended.
+///
+/// # Errors
+/// [`ProducerError::Source`].
+pub(super) async fn collections_of_gap(
+    source: Option<&LiveSource>,
+    saved: &Checkpoint,
+    wanted: Position,
+) -> Result<Option<SourceCollections>, ProducerError> {
+    let skips = saved.position.is_some_and(|saved| is_after(wanted, saved));
+    let Some(source) = source.filter(|_| skips) else {
+        return Ok(None);
+    };
+    let found = SourceCollections::read(&source.client, &saved.state.routes).await?;
+    Ok(Some(found))
 }

@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(ended("s.same", Some(1)), "");
         assert_eq!(ended("s.plain", None), "");
         assert_eq!(ended("s.old", Some(2)), "s.old is now s.moved");
-        assert_eq!(ended("s.again", Some(3)), "s.again is another collection now");
+        assert_eq!(
+            ended("s.again", Some(3)),
+            "s.again is another collection now"
+        );
         assert_eq!(ended("s.gone", Some(4)), "s.gone no longer exists");
         assert_eq!(ended("s.gone", None), "s.gone no longer exists");
     }

@@ -9,7 +9,7 @@ use crate::config::position::{SavedSource, SetConfig};
 use crate::error::ProducerError;
 use crate::position::change::{Change, FirstPosition};
 use crate::position::error::PositionChangeError;
-use crate::position::live_source::LiveSource;
+use crate::position::live_source::{LiveSource, collections_of_gap};
 use crate::position::resolve::{Wanted, resolve};
 use crate::position::write::{self, Place};
 use crate::saved::checkpoint::Checkpoint;
@@ -37,10 +37,7 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
         saved.check_source(&source.record)?;
     }
     let wanted = resolve(wanted, mode, source.as_ref()).await?;
-    let collections = match &source {
-        Some(source) => source.collections_of_gap(&saved, wanted).await?,
-        None => None,
-    };
+    let collections = collections_of_gap(source.as_ref(), &saved, wanted).await?;
     let change = Change {
         prefix: of.topic_prefix.clone(),
         wanted,

@@ -33,7 +33,9 @@ pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: 
         };
         if is_refused(&window) {
             // Each further attempt would be an entry in the server's log of refused requests.
-            tracing::info!("the source's user may not read the oplog, so the oplog window is unknown");
+            tracing::info!(
+                "the source's user may not read the oplog, so the oplog window is unknown"
+            );
             metrics.set_oplog_window(None);
             return shutdown.wait().await;
         }

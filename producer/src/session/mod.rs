@@ -290,8 +290,7 @@ impl Supervisor {
             topics::warn_of_retention(&checkpoint.state, &cluster.existing);
             self.log_ignored_flags(&checkpoint);
         }
-        self.metrics.resumed(checkpoint.position);
-        self.metrics.know_moves(checkpoint.moves());
+        self.resume(&checkpoint);
         let StreamStart { start, sync } = self.plan(&checkpoint, &cluster).await?;
         let until = match &sync {
             Some(sync) if sync.options.ends => Until::End,
@@ -333,6 +332,12 @@ impl Supervisor {
             begin,
             until,
         }))
+    }
+
+    /// Notes from where the session continues.
+    fn resume(&self, checkpoint: &Checkpoint) {
+        self.metrics.resumed(checkpoint.position);
+        self.metrics.know_moves(checkpoint.moves());
     }
 
     /// Returns the configured rules if they differ from the saved ones and may be changed.

@@ -79,7 +79,10 @@ fn a_position_or_a_state_that_was_lost_in_kafka_is_not_replaced() {
         ..saved()
     };
     let found = lost(&change(at(20, 0)), &no_state);
-    assert!(matches!(found, PositionLost::StateForgotten { .. }), "{found}");
+    assert!(
+        matches!(found, PositionLost::StateForgotten { .. }),
+        "{found}"
+    );
 }
 
 #[test]
@@ -163,7 +166,7 @@ fn a_position_before_the_end_of_a_gap_needs_consent_and_keeps_the_gap() {
     let mut with_gap = saved();
     let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::Operator);
     with_gap.state.source.as_mut().unwrap().gaps = vec![gap.clone()];
-    let back = |seconds, before_start| {
+    let back = |seconds, before_start| -> Result<Vec<GapRecord>, PositionChangeError> {
         let accepted = Accepted {
             before_start,
             ..Accepted::default()
@@ -178,7 +181,10 @@ fn a_position_before_the_end_of_a_gap_needs_consent_and_keeps_the_gap() {
     assert_eq!(back(40, false), Ok(vec![gap.clone()]), "unchanged");
     for (seconds, resent_after) in [(35, "35:1"), (25, "30:1")] {
         let refused = back(seconds, false);
-        assert!(matches!(refused, Err(PositionChangeError::AcrossGap { .. })));
+        assert!(matches!(
+            refused,
+            Err(PositionChangeError::AcrossGap { .. })
+        ));
         let resent = GapRecord {
             resent_after: Some(resent_after.to_owned()),
             ..gap.clone()

@@ -52,9 +52,7 @@ impl Imported {
             is_entry: false,
         }
     }
-}
 
-impl Imported {
     /// Checks that the checkpoint is not in the future, as a number is that has another meaning.
     ///
     /// # Errors

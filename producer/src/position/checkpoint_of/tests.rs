@@ -39,8 +39,16 @@ fn checkpoints_of_mongoshake_are_numbers_or_timestamps() {
 #[test]
 fn mongoshake_may_not_have_read_all_events_with_the_time_of_its_checkpoint() {
     for (document, increment, is_entry) in [
-        (r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"oplog"}"#, 7, true),
-        (r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"change_stream"}"#, 6, false),
+        (
+            r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"oplog"}"#,
+            7,
+            true,
+        ),
+        (
+            r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"change_stream"}"#,
+            6,
+            false,
+        ),
         (r#"{"name":"mongos","ckpt":4294967303}"#, 6, false),
     ] {
         let found = other(OtherProgram::MongoShake, document, None).unwrap();
@@ -118,7 +126,12 @@ fn the_offsets_of_several_connectors_are_told_apart() {
     let key = |name: &str| format!(r#"["{name}",{{"server_id":"{name}"}}]"#);
     let (a, b) = (key("a"), key("b"));
     // As arrays, and as a console consumer prints keys and values.
-    let arrays = format!("[{a},{}] [{b},{}] [{a},{}]", offset(1), offset(2), offset(3));
+    let arrays = format!(
+        "[{a},{}] [{b},{}] [{a},{}]",
+        offset(1),
+        offset(2),
+        offset(3)
+    );
     let lines = format!("{a}\t{}\n{b}\t{}\n{a}\t{}", offset(1), offset(2), offset(3));
     for text in [&arrays, &lines] {
         let refused = read(text, None).unwrap_err();

@@ -91,7 +91,7 @@ fn offset<'v>(
     }
     found.retain(|key, _| name.is_none_or(|name| key.contains(name)));
     let keys: Vec<&str> = found.keys().map(String::as_str).collect();
-    match (keys.as_slice(), found.values().next()) {
+    match (keys.as_slice(), found.values().next().copied()) {
         ([_], Some(offset)) => Ok(offset),
         ([], _) | (_, None) => Err(format!(
             "it has no object with {}, or none of this name",
