@@ -165,6 +165,10 @@ pub struct SourceRecord {
     /// The stretches of the source that were skipped, in the order in which that happened.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub gaps: Vec<GapRecord>,
+    /// The number of times that an operator has set the position back. A process that has committed a
+    /// later position before that knows by this number that nothing was lost.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub moves: u32,
 }
 
 impl SourceRecord {
@@ -180,6 +184,7 @@ impl SourceRecord {
             mode,
             began: None,
             gaps: Vec::new(),
+            moves: 0,
         }
     }
 }

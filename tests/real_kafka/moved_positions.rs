@@ -10,7 +10,7 @@ use oplog_relay_core::position::Timestamp;
 use oplog_relay_kit::http_status::{metric, status};
 use oplog_relay_kit::model::{Model, ModelServer, State};
 use oplog_relay_kit::services::{Port, Program, wait_for, wait_until};
-use oplog_relay_kit::stub::{Oplog, Pace, Recipe, Server, Shape};
+use oplog_relay_kit::stub::{Contents, Oplog, Pace, Recipe, Server, Shape};
 use oplog_relay_kit::topic_reader::{entries, read_topics};
 use serde_json::Value;
 
@@ -184,7 +184,19 @@ fn a_position_that_will_soon_be_lost_causes_a_warning() -> Result<()> {
         pause: Duration::from_millis(300),
     };
     let server = Server::start_slow(Oplog::generate(9_000, Shape::Inserts), pace)?;
-    let producer = start(&topics, &server, &["--http=off"])?;
+    let port = Port::lease()?;
+    let http = format!("127.0.0.1:{}", port.number());
+    let producer = start(&topics, &server, &["--http", &http])?;
+    let (oldest, reached) = (server.oplog().time(0), server.oplog().time(9));
+    wait_until("a reading and a position", LIMIT, || {
+        status(port.number()).is_some_and(|status| {
+            let position = status["position"]["ts"].as_str().unwrap_or_default();
+            status["oplog"]["oldest"] == oldest.to_string()
+                && position.parse::<Timestamp>().is_ok_and(|ts| ts > reached)
+        })
+    })?;
+    // Only an oplog that removes entries endangers a position.
+    server.truncate(5);
     wait_until("a warning", LIMIT, || {
         let log = producer.stderr_text().unwrap_or_default();
         log.contains("less than a quarter of the oplog window is left")
@@ -392,12 +404,19 @@ fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> 
         "{log}"
     );
 
-    // What is sent again fills the gap.
+    // What is sent later follows later entries, so the gap stays recorded.
     let back = ["--to", &from, "--term=1", "--fence"];
+    let refused = (2, "before the end of a recorded gap");
+    position(&topics, "golden", "set", &back, refused)?;
+    let back = [&back[..], &["--allow-before-start"]].concat();
     position(&topics, "golden", "set", &back, (0, "sent again"))?;
     topics.produce(&made.oplog()?, &[])?;
     let shown = show(&topics, "golden", &[])?;
-    ensure!(shown["gaps"] == serde_json::json!([]), "{shown}");
+    let gap = &shown["gaps"][0];
+    ensure!(
+        gap["through"] == to && gap["resent_after"] == from,
+        "{shown}"
+    );
     topics.replay(&target, "forward", 2, &[])?;
     let expected = state(&made.expected()?);
     ensure!(state(&target.model()) == expected, "the gap is filled");
@@ -480,6 +499,13 @@ fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
         ensure!(counts.keys().next() == Some(&at(expected + 1)), "{program}");
         ensure!(counts.len() as u64 == 2_999 - expected, "{program}");
     }
+    // A name that may be mistyped.
+    let topics = Topics::none("from-mistyped")?;
+    let path = folder.path().join("mongoshake");
+    let path = path.to_str().context("the path is not UTF-8")?;
+    let import = ["--from=mongoshake", "--file", path, "--source", &uri];
+    let warning = (0, "another name than its replica set");
+    position(&topics, "rs", "import", &import, warning)?;
     // A time that the oplog no longer reaches back to, and one that is too new.
     let topics = Topics::none("from-elsewhere")?;
     for (ts, refusal) in [
@@ -492,6 +518,23 @@ fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
         let import = ["--from=mongo-connector", "--file", path, "--source", &uri];
         position(&topics, "rs0", "import", &import, refusal)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_member_with_a_short_oplog_does_not_make_a_position_lost() -> Result<()> {
+    let topics = Topics::none("short-member")?;
+    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    finish(&topics, &server, &[], (0, ""))?;
+    server.shorten_secondaries(2_000);
+    let uri = server.uri();
+    let separator = if uri.contains('?') { '&' } else { '?' };
+    let uri = format!("{uri}{separator}readPreference=secondaryPreferred");
+    let to = server.oplog().time(100).to_string();
+    let set = ["--source", &uri, "--to", &to, "--fence"];
+    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
+    let shown = show(&topics, "rs0", &["--source", &uri])?;
+    ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
     Ok(())
 }
 
@@ -537,9 +580,14 @@ fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn a_lost_position_is_skipped_with_a_marker_if_the_operator_wants_that() -> Result<()> {
+fn a_lost_position_stops_and_an_operator_may_skip_the_gap() -> Result<()> {
     let topics = Topics::none("skipped")?;
-    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    let oplog = Oplog::generate(3_000, Shape::Inserts);
+    let contents = Contents {
+        documents: 10,
+        large_every: 0,
+    };
+    let server = Server::start_with(oplog, contents)?;
     finish(&topics, &server, &[], (0, ""))?;
     let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
     let set = ["--source", &uri, "--to", &from, "--fence"];
@@ -553,18 +601,33 @@ fn a_lost_position_is_skipped_with_a_marker_if_the_operator_wants_that() -> Resu
         "{text}"
     );
     finish(&topics, &server, &[], (3, "position lost"))?;
-    let skip = ["--on-position-lost=skip-with-marker"];
-    finish(&topics, &server, &skip, (0, "never sent"))?;
+    let to = server.oplog().time(2_000).to_string();
+    let skip = ["--source", &uri, "--to", &to, "--fence", "--allow-gap"];
+    position(&topics, "rs0", "set", &skip, (0, "never sent"))?;
+    finish(&topics, &server, &[], (0, ""))?;
     let counts = counts(&topics)?;
     // The first run has sent everything once.
     expect_counts(&server, &counts, (100, 2_000), 1)?;
     expect_counts(&server, &counts, (2_000, 2_999), 2)?;
     let shown = show(&topics, "rs0", &["--source", &uri])?;
     let gap = &shown["gaps"][0];
-    let through = server.oplog().time(2_000).to_string();
-    ensure!(gap["after"] == from && gap["through"] == through, "{shown}");
-    ensure!(gap["reason"] == "position-lost", "{shown}");
+    ensure!(gap["after"] == from && gap["through"] == to, "{shown}");
     ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
-    let copy = ["--on-position-lost=full-sync"];
-    finish(&topics, &server, &copy, (2, "full-sync is not supported"))
+    Ok(())
+}
+
+#[test]
+fn a_position_is_not_set_forward_over_the_end_of_a_collection() -> Result<()> {
+    let topics = Topics::none("ended")?;
+    // The server has no collections, as if they had been dropped.
+    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
+    finish(&topics, &server, &[], (0, ""))?;
+    let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
+    let set = ["--source", &uri, "--to", &from, "--fence"];
+    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
+    let skip = ["--source", &uri, "--to=now", "--fence", "--allow-gap"];
+    let refused = (2, "bench.orders no longer exists");
+    position(&topics, "rs0", "set", &skip, refused)?;
+    ensure!(show(&topics, "rs0", &[])?["position"]["ts"] == from);
+    Ok(())
 }

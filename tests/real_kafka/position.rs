@@ -43,6 +43,23 @@ fn a_source_that_was_running_never_starts_over_by_itself() -> Result<()> {
     topics.produce_to_code(&made.oplog()?, &[], refusal)?;
     // The topic exists now, but is empty.
     topics.produce_to_code(&made.oplog()?, &[], refusal)?;
+    // Nor can another position take its place.
+    let folder = tempfile::tempdir()?;
+    let dump = folder.path().join("oplog.bson");
+    std::fs::write(&dump, made.oplog()?)?;
+    let (brokers, dump) = (topics.brokers(), dump.display().to_string());
+    let set: &[&str] = &["set", "--to=1700000000:1", "--term=1"];
+    let import: &[&str] = &["import", "--from=mongodump", "--file", &dump];
+    for change in [set, import] {
+        let name = ["--topic-prefix=forgotten", "--source-name=golden"];
+        let mut words = vec!["position"];
+        words.extend(change);
+        words.extend(["--brokers", &brokers].iter().chain(&name));
+        let mut program = Program::producer(words)?;
+        let code = program.wait(LIMIT)?;
+        let log = program.stderr_text()?;
+        ensure!(code == 3 && log.contains(refusal.1), "{code}: {log}");
+    }
     ensure!(
         count(&topics, "forgotten")? == before,
         "entries were sent again"

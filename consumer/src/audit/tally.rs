@@ -148,11 +148,20 @@ impl Tally {
 
     fn gap(&mut self, source: &str, gap: &GapRecord) -> Result<(), ConsumerError> {
         let (after, through, reason) = (&gap.after, &gap.through, gap.reason.text());
+        let resent = gap.resent_after.as_deref();
+        let later = resent.map_or_else(String::new, |resent| {
+            format!("; those after {resent} were sent later, out of their order")
+        });
         print_line(&format!(
-            "gap: source {source}: the entries after {after} through {through} were never sent ({reason})"
+            "gap: source {source}: the entries after {after} through {through} were never sent \
+             ({reason}){later}"
         ))?;
         let line = JsonLine::new("gap").text("source", source);
         let line = line.text("after", after).text("through", through);
+        let line = match resent {
+            Some(resent) => line.text("resent_after", resent),
+            None => line,
+        };
         self.write(line.text("reason", reason))
     }
 

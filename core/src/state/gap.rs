@@ -17,6 +17,10 @@ pub struct GapRecord {
     pub at: i64,
     /// The reason why the entries were skipped.
     pub reason: GapReason,
+    /// The timestamp after which an operator has had the entries sent nevertheless,
+    /// `<seconds>:<increment>`: they follow later entries in the topics.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resent_after: Option<String>,
 }
 
 /// The reason why entries were skipped.
@@ -25,8 +29,6 @@ pub struct GapRecord {
 pub enum GapReason {
     /// An operator moved the position forward.
     Operator,
-    /// The oplog no longer reached back to the position.
-    PositionLost,
     /// A reason that this version does not know.
     #[serde(other)]
     Unknown,
@@ -38,7 +40,6 @@ impl GapReason {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Operator => "an operator moved the position forward",
-            Self::PositionLost => "the oplog no longer reached back to the position",
             Self::Unknown => "a later version recorded it",
         }
     }
@@ -53,21 +54,54 @@ impl GapRecord {
             through: through.to_string(),
             at,
             reason,
+            resent_after: None,
         }
     }
 
-    /// Returns what remains of the gap if everything after `position` is sent again; `None` if the
-    /// gap is filled.
+    /// Returns one gap that covers this one and a later one. A text that is not a timestamp is replaced
+    /// by that of the other gap.
+    #[must_use]
+    pub fn merged(&self, later: &Self) -> Self {
+        let parse = |text: &String| text.parse::<Timestamp>().ok();
+        let texts = |one: &String, other: &String| [parse(one), parse(other)].into_iter().flatten();
+        let after = texts(&self.after, &later.after).min();
+        let through = texts(&self.through, &later.through).max();
+        let resent = [&self.resent_after, &later.resent_after];
+        let resent = resent.into_iter().flatten().filter_map(parse).min();
+        Self {
+            after: after.map_or_else(|| self.after.clone(), |after| after.to_string()),
+            through: through.map_or_else(|| later.through.clone(), |through| through.to_string()),
+            resent_after: resent.map(|resent| resent.to_string()),
+            ..later.clone()
+        }
+    }
+
+    /// Returns true if a position is before the end of the gap, so that entries of the gap are sent after
+    /// later ones.
+    ///
+    /// # Errors
+    /// [`PositionError`] if the end is not a timestamp.
+    pub fn is_crossed_by(&self, position: Timestamp) -> Result<bool, PositionError> {
+        Ok(position < self.through.parse::<Timestamp>()?)
+    }
+
+    /// Returns the gap after everything after `position` is sent again.
     ///
     /// # Errors
     /// [`PositionError`] if one of its texts is not a timestamp.
-    pub fn before(&self, position: Timestamp) -> Result<Option<Self>, PositionError> {
-        let (after, through): (Timestamp, Timestamp) = (self.after.parse()?, self.through.parse()?);
-        let through = through.min(position);
-        Ok((after < through).then(|| Self {
-            through: through.to_string(),
-            ..self.clone()
-        }))
+    pub fn resent(self, position: Timestamp) -> Result<Self, PositionError> {
+        if !self.is_crossed_by(position)? {
+            return Ok(self);
+        }
+        let begin = position.max(self.after.parse()?);
+        let earlier = self.resent_after.as_deref().map(str::parse::<Timestamp>);
+        let begin = earlier
+            .transpose()?
+            .map_or(begin, |earlier| earlier.min(begin));
+        Ok(Self {
+            resent_after: Some(begin.to_string()),
+            ..self
+        })
     }
 }
 
@@ -77,22 +111,30 @@ mod tests {
 
     #[test]
     fn a_gap_has_its_frozen_form_and_a_later_reason_is_accepted() {
-        let text = r#"{"after":"7:3","through":"9:1","at":12,"reason":"position-lost"}"#;
+        let text = r#"{"after":"7:3","through":"9:1","at":12,"reason":"operator"}"#;
         let gap: GapRecord = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&gap).unwrap(), text);
-        let later = text.replace("position-lost", "moonlight");
+        let later = text.replace("operator", "moonlight");
         let gap: GapRecord = serde_json::from_str(&later).unwrap();
         assert_eq!(gap.reason, GapReason::Unknown);
     }
 
     #[test]
-    fn entries_that_are_sent_again_fill_a_gap() {
+    fn a_gap_stays_recorded_when_its_entries_are_sent_later() {
         let at = |seconds| Timestamp::new(seconds, 1);
         let gap = GapRecord::new(at(5), at(9), 0, GapReason::Operator);
-        let left = |seconds| gap.before(at(seconds)).unwrap().map(|gap| gap.through);
-        assert_eq!(left(4), None);
-        assert_eq!(left(5), None);
-        assert_eq!(left(7), Some("7:1".to_owned()));
-        assert_eq!(left(11), Some("9:1".to_owned()));
+        let resent = |gap: GapRecord, seconds| gap.resent(at(seconds)).unwrap();
+        let after = |seconds| resent(gap.clone(), seconds).resent_after;
+        assert_eq!(after(4), Some("5:1".to_owned()));
+        assert_eq!(after(7), Some("7:1".to_owned()));
+        assert_eq!(after(9), None);
+        // The earliest position counts.
+        let twice = resent(resent(gap.clone(), 6), 8);
+        assert_eq!(twice.resent_after.as_deref(), Some("6:1"));
+        let text = serde_json::to_string(&twice).unwrap();
+        assert_eq!(
+            text,
+            r#"{"after":"5:1","through":"9:1","at":0,"reason":"operator","resent_after":"6:1"}"#
+        );
     }
 }

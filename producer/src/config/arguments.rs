@@ -243,13 +243,6 @@ pub struct RunArguments {
     /// group.max.session.timeout.ms.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub takeover_after: String,
-    /// What to do if the oplog no longer reaches back to the saved position: stop (exit code 3) or
-    /// skip-with-marker (continue after the oldest entry that still exists, and record the gap in the
-    /// state topic, where `position show` and `oplog-consumer audit` report it). The entries in the
-    /// gap are missing on every target. A position that was lost in another way, as by a rollback,
-    /// always stops.
-    #[arg(long, value_name = "stop|skip-with-marker", default_value = "stop")]
-    pub on_position_lost: String,
     /// Number of concurrent reads of a full sync.
     #[arg(long, value_name = "N", default_value = "4")]
     pub full_sync_readers: String,

@@ -7,7 +7,6 @@
 //! - `instances` checks the flags of several instances that share their sources
 //! - `format` checks the flags that describe the format of record values
 //! - `lookup` checks the flags that select the documents to look up
-//! - `on_position_lost` checks the reaction to a lost position
 //! - `position_arguments` defines the commands and flags of `position`, and `position` checks them
 //! - `registry` checks the flags of the schema registry
 
@@ -15,7 +14,6 @@ pub mod arguments;
 mod format;
 mod instances;
 mod lookup;
-mod on_position_lost;
 pub mod position;
 pub mod position_arguments;
 mod registry;
@@ -41,7 +39,6 @@ use crate::config::arguments::{
 pub use crate::config::instances::InstancesConfig;
 use crate::config::instances::check_instances;
 pub use crate::config::lookup::Lookups;
-pub use crate::config::on_position_lost::OnPositionLost;
 use crate::config::registry::check_registry;
 pub use crate::config::source_mode::WantedMode;
 use crate::config::source_mode::{check_copy, check_source_mode};
@@ -116,8 +113,6 @@ pub struct SourceConfig {
     pub topic_config: Vec<TopicSetting>,
     /// Handling of records that are too large for their topic.
     pub oversize: Oversize,
-    /// Reaction to a position that the oplog no longer reaches back to.
-    pub on_position_lost: OnPositionLost,
     /// True if the saved order and format may be changed.
     pub change_routing: bool,
     /// True if the filter may select more namespaces than the saved one.
@@ -235,10 +230,6 @@ impl SourceConfig {
             "--replication-factor",
             parse_replication_factor(&arguments.replication_factor),
         );
-        let on_position_lost = faults.take_or(
-            "--on-position-lost",
-            arguments.on_position_lost.parse::<OnPositionLost>(),
-        );
         let topic_config = check_topic_config(&arguments.topic_config, faults);
         let oversize = check_oversize(arguments, faults);
         let full_sync = check_full_sync(arguments, stream.as_ref(), faults);
@@ -252,7 +243,6 @@ impl SourceConfig {
             full_sync: full_sync?,
             topic_config,
             oversize: oversize?,
-            on_position_lost: on_position_lost?,
             change_routing: arguments.change_routing,
             change_namespaces: arguments.change_namespaces,
             until_caught_up: arguments.until_caught_up,

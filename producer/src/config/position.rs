@@ -1,5 +1,6 @@
 //! Checks the arguments of `oplog-producer position`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::config::position_arguments::{
     ChangeArguments, ImportArguments, KafkaArguments, ListArguments, PositionCommand,
     SavedSourceArguments, SetArguments, ShowArguments,
 };
+use crate::config::sources::{GivenSource, chosen_source};
 
 /// The form in which positions are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +159,15 @@ pub enum CheckpointPlace {
     },
 }
 
+impl fmt::Display for CheckpointPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Collection { db, collection, .. } => write!(f, "{db}.{collection}"),
+        }
+    }
+}
+
 /// The configuration of `position show`.
 #[derive(Debug, Clone)]
 pub struct ShowConfig {
@@ -264,19 +275,28 @@ fn check_kafka(given: &KafkaArguments, faults: &mut Faults) -> Option<(KafkaOpti
 }
 
 fn check_source(given: &SavedSourceArguments, faults: &mut Faults) -> Option<SavedSource> {
-    let topic_prefix = required("--topic-prefix", given.topic_prefix.as_deref(), faults);
+    let chosen = chosen_source(&given.source, given.source_name.as_deref(), faults);
+    let chosen = chosen.unwrap_or_else(GivenSource::none);
+    let topic_prefix = chosen.topic_prefix().or(given.topic_prefix.as_deref());
+    let topic_prefix = required("--topic-prefix", topic_prefix, faults);
     let topic_prefix = topic_prefix.and_then(|prefix| {
         faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
     });
-    let source_name = required("--source-name", given.source_name.as_deref(), faults);
+    let source_name = chosen.name().or(given.source_name.as_deref());
+    let source_name = required("--source-name", source_name, faults);
     let source_name = source_name
         .and_then(|name| faults.take_or("--source-name", check_source_name(&name).map(|()| name)));
-    let uri = check_uri("--source", given.source.as_deref(), faults)?;
+    let uri = check_uri("--source", chosen.uri().filter(|uri| !is_dump(uri)), faults)?;
     Some(SavedSource {
         topic_prefix: topic_prefix?,
         source_name: source_name?,
         uri,
     })
+}
+
+/// Returns true if the address of a source is the path of a dump.
+fn is_dump(uri: &str) -> bool {
+    !uri.contains("://") && !uri.starts_with("file:")
 }
 
 /// Checks a connection string; the result is `Some(None)` if none is given.
@@ -339,7 +359,7 @@ fn check_import(given: &ImportArguments, faults: &mut Faults) -> Option<Position
     let accepted = check_change(&given.change, faults);
     let program = required("--from", given.from.as_deref(), faults);
     let program = program.and_then(|name| faults.take_or("--from", name.parse()));
-    let place = check_place(given, program, faults);
+    let place = check_place(given, of.as_ref(), program, faults);
     let back = faults.take_or("--back", parse_duration(&given.back));
     let mode = faults.take_or("--source-mode", given.source_mode.parse());
     let replication_factor = faults.take_or(
@@ -361,6 +381,7 @@ fn check_import(given: &ImportArguments, faults: &mut Faults) -> Option<Position
 
 fn check_place(
     given: &ImportArguments,
+    of: Option<&SavedSource>,
     program: Option<OtherProgram>,
     faults: &mut Faults,
 ) -> Option<CheckpointPlace> {
@@ -372,10 +393,7 @@ fn check_place(
         return None;
     }
     let uri = check_uri("--checkpoint-uri", given.checkpoint_uri.as_deref(), faults)?;
-    let uri = match uri {
-        Some(uri) => Some(uri),
-        None => check_uri("--source", given.of.source.as_deref(), faults)?,
-    };
+    let uri = uri.or_else(|| of?.uri.clone());
     let Some(uri) = uri else {
         faults.add(
             "--file",
@@ -413,5 +431,53 @@ mod tests {
         for bad in ["oldest", "yesterday", "1969-12-31T23:59:59Z", ""] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_source_is_chosen_as_run_was_given_it() {
+        let check = |sources: &[&str], name: Option<&str>| {
+            let given = SavedSourceArguments {
+                source_name: name.map(str::to_owned),
+                topic_prefix: Some("cdc".to_owned()),
+                source: sources.iter().map(|text| (*text).to_owned()).collect(),
+            };
+            let mut faults = Faults::new();
+            let found = check_source(&given, &mut faults).filter(|_| faults.is_empty());
+            found.map(|found| {
+                let uri = found.uri.map(|uri| uri.expose().to_owned());
+                (found.topic_prefix, found.source_name, uri)
+            })
+        };
+        let found = |prefix: &str, name: &str, uri: Option<&str>| {
+            Some((prefix.to_owned(), name.to_owned(), uri.map(str::to_owned)))
+        };
+        let both = [
+            "eu=mongodb://a",
+            r#"{"name":"us","uri":"mongodb://b","topic_prefix":"p"}"#,
+        ];
+        assert_eq!(
+            check(&both, Some("eu")),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
+        assert_eq!(
+            check(&both, Some("us")),
+            found("p", "us", Some("mongodb://b"))
+        );
+        assert_eq!(check(&both, Some("asia")), None);
+        assert_eq!(check(&both, None), None);
+        let only = ["mongodb://a"];
+        assert_eq!(
+            check(&only, Some("eu")),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
+        assert_eq!(check(&only, None), None);
+        assert_eq!(
+            check(&both[..1], None),
+            found("cdc", "eu", Some("mongodb://a"))
+        );
+        let dump = ["eu=dumps/oplog.bson"];
+        assert_eq!(check(&dump, None), found("cdc", "eu", None));
+        assert_eq!(check(&["http://a"], Some("eu")), None);
+        assert_eq!(check(&[], Some("eu")), found("cdc", "eu", None));
     }
 }

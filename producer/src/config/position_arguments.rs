@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use oplog_relay_runtime::command_line::LogArguments;
+use oplog_relay_runtime::config::COMMAND_LINE_ONLY;
 
 /// `oplog-producer position`
 #[derive(Debug, Clone, Args)]
@@ -50,16 +51,18 @@ pub struct KafkaArguments {
 /// The source whose position is meant.
 #[derive(Debug, Clone, Args)]
 pub struct SavedSourceArguments {
-    /// Name of the source, as given to `run`, whose default is the name of the replica set.
+    /// Name of the source, as given to `run`, whose default is the name of the replica set. Not needed
+    /// if --source has one.
     #[arg(long, value_name = "NAME")]
     pub source_name: Option<String>,
     /// First part of the topic names, as given to `run`.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
     /// MongoDB connection string of the source, with which the position is checked. May be read from
-    /// a file: file:/run/secrets/source.
-    #[arg(long, value_name = "URI")]
-    pub source: Option<String>,
+    /// a file: file:/run/secrets/source. If several are given as to `run`, --source-name chooses one.
+    /// A dump is ignored.
+    #[arg(long, value_name = "[NAME=]URI")]
+    pub source: Vec<String>,
 }
 
 /// `oplog-producer position show`
@@ -94,21 +97,26 @@ pub struct ListArguments {
 #[derive(Debug, Clone, Args)]
 pub struct ChangeArguments {
     /// Election term of the entry at the new position. Needed only without --source, which reads it.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        help_heading = COMMAND_LINE_ONLY
+    )]
     pub term: Option<String>,
     /// Accept a position after the saved one. The entries between them are never sent, and every
     /// target lacks them. The gap is recorded in the state topic, where `position show` and
     /// `oplog-consumer audit` report it.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_gap: bool,
-    /// Accept a position before the stream began, or if it is not known when the stream began. A
-    /// replay then gets commands that it has never run, about collections that it may know only
+    /// Accept a position before the stream began or before the end of a recorded gap, or if it is not
+    /// known when the stream began. A replay then gets commands that it has never run, about collections that it may know only
     /// from later: a drop or a rename among them can hit a collection that was created since.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_before_start: bool,
     /// Do it although a producer seems to run: it has saved a position within the last minute. It is
     /// fenced and ends with exit code 5.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub fence: bool,
 }
 
@@ -122,7 +130,12 @@ pub struct SetArguments {
     /// show` prints it; an RFC 3339 time, whose entries and all later ones are sent; now; or, for a
     /// change stream, a resume token (as JSON or its hexadecimal `_data`), whose cluster time is
     /// sent again as a whole. A time and now need --source.
-    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "POSITION",
+        allow_hyphen_values = true,
+        help_heading = COMMAND_LINE_ONLY
+    )]
     pub to: Option<String>,
     /// What is accepted.
     #[command(flatten)]
@@ -156,7 +169,8 @@ pub struct ImportArguments {
     #[arg(long, value_name = "URI")]
     pub checkpoint_uri: Option<String>,
     /// Name of the checkpoint, if there are several: the name of the replica set for mongoshake, a
-    /// part of the name of the shard for mongo-connector.
+    /// part of the name of the shard for mongo-connector, a part of the key of the offset (as JSON)
+    /// for debezium and mongo-kafka.
     #[arg(long, value_name = "NAME")]
     pub checkpoint_name: Option<String>,
     /// Begin this much earlier, for example 1h, because the checkpoint of the other program may be
@@ -169,7 +183,7 @@ pub struct ImportArguments {
     #[arg(long, value_name = "auto|oplog|change-stream", default_value = "auto")]
     pub source_mode: String,
     /// Import although the source has a saved position, which is then changed as by `position set`.
-    #[arg(long)]
+    #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub replace: bool,
     /// Replication factor of the two internal topics, if they do not exist; -1 is the broker's
     /// default.

@@ -63,6 +63,21 @@ impl GivenSource {
         })
     }
 
+    /// Returns the name, if it was given with the source.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Returns the address, if there is one.
+    pub(super) fn uri(&self) -> Option<&str> {
+        self.uri.as_deref()
+    }
+
+    /// Returns the prefix of this source alone, if it was given.
+    pub(super) fn topic_prefix(&self) -> Option<&str> {
+        self.topic_prefix.as_deref()
+    }
+
     /// Returns the arguments with this source alone.
     pub(super) fn apply(&self, arguments: &RunArguments) -> RunArguments {
         RunArguments {
@@ -125,6 +140,39 @@ pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) ->
         }
     }
     given
+}
+
+/// Returns the one of the given sources that a command concerns: the one with a name, or the only one.
+/// Adds a fault if no source has the name, or if there are several and no name.
+pub(super) fn chosen_source(
+    values: &[String],
+    name: Option<&str>,
+    faults: &mut Faults,
+) -> Option<GivenSource> {
+    let given = values.iter();
+    let given: Vec<GivenSource> = given
+        .filter_map(|value| faults.take_or(FLAG, GivenSource::parse(value)))
+        .collect();
+    if given.len() < values.len() {
+        return None;
+    }
+    let is_meant = |source: &GivenSource| match (source.name(), name) {
+        (Some(named), Some(name)) => named == name,
+        // A source without a name has the name that is given elsewhere.
+        _ => given.len() == 1,
+    };
+    match given.iter().find(|source| is_meant(source)) {
+        Some(found) => Some(found.clone()),
+        None if given.is_empty() => Some(GivenSource::none()),
+        None => {
+            let reason = name.map_or_else(
+                || "is required, because several sources are given".to_owned(),
+                |name| format!("is {name}, but --source gives no source of this name"),
+            );
+            faults.add("--source-name", reason);
+            None
+        }
+    }
 }
 
 /// Checks the name of a single source, which may be given in two places.

@@ -5,12 +5,14 @@ use oplog_relay_core::state::{GapReason, GapRecord, History, PositionRecord, Sou
 
 use crate::config::position::Accepted;
 use crate::encode::FIRST_ROUTING;
+use crate::error::ProducerError;
 use crate::position::error::PositionChangeError;
+use crate::position::routed::SourceCollections;
 use crate::saved::checkpoint::Checkpoint;
 
 /// A saved position of this age or less, in milliseconds, shows that a producer seems to run.
 const RECENT_MS: i64 = 60_000;
-/// Maximum number of gaps that the source's record keeps.
+/// Maximum number of gaps that the source's record keeps apart.
 const GAPS: usize = 100;
 
 /// A wanted change.
@@ -24,10 +26,10 @@ pub(super) struct Change {
     pub(super) accepted: Accepted,
     /// Whether a position is saved.
     pub(super) first: FirstPosition,
-    /// The reason of a gap.
-    pub(super) reason: GapReason,
     /// The identity of the source, for one that has none saved.
     pub(super) identity: SourceRecord,
+    /// The collections that the source has now, if it was asked.
+    pub(super) collections: Option<SourceCollections>,
 }
 
 /// Whether a position must, may or must not be saved already.
@@ -88,24 +90,31 @@ impl Change {
     /// Returns what has to be saved; `None` if the position is saved already.
     ///
     /// # Errors
-    /// [`PositionChangeError`] if the change is not accepted or not possible.
+    /// [`PositionChangeError`] if the change is not accepted or not possible;
+    /// [`crate::position_lost::PositionLost`] if the position or the state was lost in Kafka. A change
+    /// would hide that.
     pub(super) fn decide(
         &self,
         saved: &Checkpoint,
         now_ms: i64,
-    ) -> Result<Option<Decided>, PositionChangeError> {
+    ) -> Result<Option<Decided>, ProducerError> {
+        saved
+            .check_kept(&self.prefix, &self.identity.name, None)
+            .map_err(Box::new)?;
         let direction = match (saved.position, self.first) {
             (None, FirstPosition::Refused) => {
                 return Err(PositionChangeError::NotSaved {
                     source_name: self.identity.name.clone(),
                     prefix: self.prefix.clone(),
-                });
+                }
+                .into());
             }
             (Some(saved), FirstPosition::Required) => {
                 return Err(PositionChangeError::AlreadySaved {
                     source_name: self.identity.name.clone(),
                     saved,
-                });
+                }
+                .into());
             }
             (None, _) => Direction::First,
             (Some(saved), _) if saved == self.wanted => return Ok(None),
@@ -143,7 +152,15 @@ impl Change {
             (Direction::Forward, Some(saved)) if !self.accepted.gap => {
                 Err(PositionChangeError::Gap { saved, wanted })
             }
+            (Direction::Forward, _) => self.check_collections(saved),
             (Direction::Back, _) if !self.accepted.before_start => {
+                if let Some(gap) = crossed(saved, wanted.ts) {
+                    return Err(PositionChangeError::AcrossGap {
+                        wanted,
+                        after: gap.after.clone(),
+                        through: gap.through.clone(),
+                    });
+                }
                 let began = began(saved);
                 match began {
                     Some(began) if began <= wanted.ts => Ok(()),
@@ -151,6 +168,18 @@ impl Change {
                 }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks that no collection has ended, because its end may be among the entries that are skipped.
+    fn check_collections(&self, saved: &Checkpoint) -> Result<(), PositionChangeError> {
+        let Some(collections) = &self.collections else {
+            return Ok(());
+        };
+        let ended = collections.ended(&saved.state.routes);
+        match ended.is_empty() {
+            true => Ok(()),
+            false => Err(PositionChangeError::CollectionsEnded { ended }),
         }
     }
 
@@ -183,44 +212,53 @@ impl Change {
         if began(saved).is_some_and(|began| wanted < began) {
             source.began = Some(wanted.to_string());
         }
-        // What is sent again fills the gaps after it. A gap that cannot be read stays.
-        let left = |gap: GapRecord| gap.before(wanted).unwrap_or(Some(gap));
-        source.gaps = source.gaps.into_iter().filter_map(left).collect();
+        if direction == Direction::Back {
+            source.moves += 1;
+        }
+        // What is sent again follows later entries, so the gaps stay recorded. One that cannot be read
+        // stays as it is.
+        let resent = |gap: GapRecord| gap.clone().resent(wanted).unwrap_or(gap);
+        source.gaps = source.gaps.into_iter().map(resent).collect();
         if let (Direction::Forward, Some(position)) = (direction, saved.position) {
-            add_gap(
-                &mut source.gaps,
-                done(position),
-                wanted,
-                self.reason,
-                now_ms,
-            );
+            add_gap(&mut source.gaps, done(position), wanted, now_ms);
         }
         source
     }
 }
 
 /// Adds a gap, or lengthens the last one if it ends where this one begins.
-fn add_gap(
-    gaps: &mut Vec<GapRecord>,
-    after: Timestamp,
-    through: Timestamp,
-    reason: GapReason,
-    now_ms: i64,
-) {
-    let gap = GapRecord::new(after, through, now_ms, reason);
+fn add_gap(gaps: &mut Vec<GapRecord>, after: Timestamp, through: Timestamp, now_ms: i64) {
+    let gap = GapRecord::new(after, through, now_ms, GapReason::Operator);
     match gaps.last_mut() {
-        Some(last) if last.reason == reason && last.through == gap.after => {
+        Some(last)
+            if last.reason == gap.reason
+                && last.through == gap.after
+                && last.resent_after.is_none() =>
+        {
             last.through = gap.through;
         }
         _ => gaps.push(gap),
     }
-    let excess = gaps.len().saturating_sub(GAPS);
-    gaps.drain(..excess);
+    // Each move adds at most one gap. Two gaps that become one also name what lies between them.
+    if gaps.len() > GAPS {
+        let first = gaps.remove(0);
+        if let Some(second) = gaps.first_mut() {
+            *second = first.merged(second);
+        }
+    }
 }
 
 /// Returns the beginning of a stream, if it is saved.
 fn began(saved: &Checkpoint) -> Option<Timestamp> {
     saved.state.source.as_ref()?.began.as_ref()?.parse().ok()
+}
+
+/// Returns a gap before whose end a position is.
+fn crossed(saved: &Checkpoint, wanted: Timestamp) -> Option<&GapRecord> {
+    let source = saved.state.source.as_ref()?;
+    // The place of a gap that cannot be read is unknown.
+    let mut gaps = source.gaps.iter();
+    gaps.find(|gap| gap.is_crossed_by(wanted) != Ok(false))
 }
 
 /// Returns the timestamp up to which everything is sent at a position.
@@ -232,7 +270,7 @@ pub(super) const fn done(position: Position) -> Timestamp {
 }
 
 /// Returns true if entries lie between a saved position and a later new one, whose entry is complete.
-fn is_after(wanted: Position, saved: Position) -> bool {
+pub(super) fn is_after(wanted: Position, saved: Position) -> bool {
     wanted.ts > saved.ts || (wanted.ts == saved.ts && saved.ord > 0)
 }
 

@@ -60,15 +60,23 @@ pub enum PositionChangeError {
     /// Entries would be skipped.
     #[error(
         "the new position {wanted} is after the saved one, {saved}: the entries between them would never be \
-         sent. Every target would lack these changes, and an update, a drop or a rename among them would \
-         show up later as a difference. If that is acceptable, give --allow-gap; the gap is recorded, and \
-         oplog-consumer verify --repair corrects the targets"
+         sent. Every target would lack these changes, and an update among them would \
+         show up later as a difference. A drop or a rename among them stops every replay for good if its \
+         name is used again; only with --source can the command detect that. If that is acceptable, give \
+         --allow-gap; the gap is recorded, and oplog-consumer verify --repair corrects the targets"
     )]
     Gap {
         /// The saved position.
         saved: Position,
         /// The new position.
         wanted: Position,
+    },
+    /// Collections have ended, and their ends may be among the entries that would be skipped.
+    #[error(
+        "collections of the routing table have ended or have other names on the source: {}. If that          happened between the saved position and the new one, every replay would stop at the first later          entry of a collection that has such a name, and could not continue. Choose an earlier position,          or start again under another --topic-prefix with a new copy of the data. If it happened after the          new position, repeat the command without --source", ended.join("; "))]
+    CollectionsEnded {
+        /// The collections, as clauses.
+        ended: Vec<String>,
     },
     /// The position is before the stream began.
     #[error(
@@ -81,6 +89,23 @@ pub enum PositionChangeError {
         wanted: Position,
         /// The beginning of the stream; `None` if an earlier version has not saved it.
         began: Option<Timestamp>,
+    },
+    /// The position is before the end of a gap.
+    #[error(
+        "the new position {wanted} is before the end of a recorded gap (after {after} through {through}): \
+         the entries of the gap would follow later entries that the targets have already. A replay would \
+         get commands that it has never run, and a drop or a rename among them can hit a collection that \
+         was created since. Choose a later position, or start again under another --topic-prefix; or give \
+         --allow-before-start if no target is replayed from these topics, or if the gap has no such \
+         commands"
+    )]
+    AcrossGap {
+        /// The new position.
+        wanted: Position,
+        /// Time up to which everything was sent before the gap.
+        after: String,
+        /// Time of the last entry of the gap.
+        through: String,
     },
     /// The position can be found only on the source.
     #[error("{what} can be found only on the source: give --source")]

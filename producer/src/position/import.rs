@@ -7,8 +7,9 @@ use bson::{RawDocumentBuf, doc};
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_core::position::Timestamp;
-use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_core::topic::position_topic;
+use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::config::Secret;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::mongo::{self, READ, in_time};
@@ -19,7 +20,7 @@ use crate::error::ProducerError;
 use crate::position::change::{Change, FirstPosition};
 use crate::position::checkpoint_of::{Imported, last_entry, mongoshake, other};
 use crate::position::error::PositionChangeError;
-use crate::position::live_source::LiveSource;
+use crate::position::live_source::{LiveSource, collections_of_gap};
 use crate::position::resolve::{Wanted, resolve};
 use crate::position::set::mode_of;
 use crate::position::write::{self, Place};
@@ -50,6 +51,7 @@ pub(super) async fn import(
     };
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
+        warn_of_name(place.source, source.record.set_name.as_deref());
     }
     let mode = source
         .as_ref()
@@ -57,16 +59,18 @@ pub(super) async fn import(
     let wanted = wanted(imported, config, mode, source.is_some());
     tracing::info!(checkpoint = ?imported, %mode, "the checkpoint of the other program is read");
     let identity = source.as_ref().map(|source| source.record.clone());
+    let wanted = resolve(wanted, mode, source.as_ref()).await?;
+    let collections = collections_of_gap(source.as_ref(), &saved, wanted).await?;
     let change = Change {
         prefix: of.topic_prefix.clone(),
-        wanted: resolve(wanted, mode, source.as_ref()).await?,
+        wanted,
         accepted: config.accepted,
         first: match config.replace {
             true => FirstPosition::Allowed,
             false => FirstPosition::Required,
         },
-        reason: GapReason::Operator,
         identity: identity.unwrap_or_else(|| SourceRecord::new(of.source_name.clone(), mode)),
+        collections,
     };
     // A checkpoint that cannot be used creates no topics.
     ensure_internal_topic(
@@ -79,6 +83,18 @@ pub(super) async fn import(
     let decided = write::change(place, &change).await?;
     write::report(&saved, decided.as_ref());
     Ok(())
+}
+
+/// Warns of a name that may be mistyped: the position would be saved for a source that no producer runs.
+fn warn_of_name(name: &str, set_name: Option<&str>) {
+    if let Some(set_name) = set_name.filter(|set_name| *set_name != name) {
+        tracing::warn!(
+            source = name,
+            replica_set = set_name,
+            "the source has another name than its replica set: oplog-producer run finds this position only \
+             if it is given the same --source-name"
+        );
+    }
 }
 
 /// Returns the wanted mode: that of a source which has a saved one, or the configured one.
@@ -124,10 +140,25 @@ fn back(ts: Timestamp, by: Duration) -> Timestamp {
     }
 }
 
+/// Reads the checkpoint, and checks that it is not in the future.
 async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerError> {
+    let imported = Box::pin(read_place(config)).await?;
+    // With the source, the time is compared with its newest entry.
+    if config.of.uri.is_none() {
+        let past = imported.check_past(now_ms());
+        past.map_err(|reason| PositionChangeError::Checkpoint {
+            place: config.place.to_string(),
+            reason,
+        })?;
+    }
+    Ok(imported)
+}
+
+async fn read_place(config: &ImportConfig) -> Result<Imported, ProducerError> {
     let name = config.checkpoint_name.as_deref();
     let unusable =
         |place: String, reason: String| PositionChangeError::Checkpoint { place, reason };
+    let place = config.place.to_string();
     let path = match &config.place {
         CheckpointPlace::File(path) => path.clone(),
         CheckpointPlace::Collection {
@@ -135,13 +166,11 @@ async fn read_checkpoint(config: &ImportConfig) -> Result<Imported, ProducerErro
             db,
             collection,
         } => {
-            let place = format!("{db}.{collection}");
             let documents = documents(uri, db, collection).await?;
             let found = mongoshake(&documents, name);
             return Ok(found.map_err(|reason| unusable(place, reason))?);
         }
     };
-    let place = path.display().to_string();
     let unreadable = |source| ProducerError::File {
         path: path.display().to_string(),
         source,

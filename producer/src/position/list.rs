@@ -11,11 +11,13 @@ use crate::error::ProducerError;
 use crate::position::show::{PositionJson, age_of, time_of};
 use crate::saved::checkpoint::Checkpoint;
 
-/// Prints the saved positions of all sources whose position topics exist.
+/// Prints the saved positions of all sources whose position topics exist. A record that cannot be read
+/// is printed as the fault of its source, and is the error at the end.
 pub(super) async fn list(kafka: &KafkaOptions, config: &ListConfig) -> Result<(), ProducerError> {
     let topics = Admin::connect(kafka).await?.topics().await?;
     let reader = Reader::new(kafka);
     let mut count = 0;
+    let mut unreadable = None;
     for topic in topics.keys() {
         let Some(name) = parse_position_topic(topic) else {
             continue;
@@ -29,27 +31,44 @@ pub(super) async fn list(kafka: &KafkaOptions, config: &ListConfig) -> Result<()
         }
         count += 1;
         let (prefix, source) = (name.prefix, name.source);
-        let saved = Checkpoint::read_without_state(&reader, prefix, source).await?;
-        let line = match config.output {
-            Output::Text => text(prefix, source, &saved),
-            Output::Json => {
-                let position = saved.position.map(PositionJson::new);
-                let line = serde_json::json!({
-                    "prefix": prefix,
-                    "source": source,
-                    "position": position,
-                    "saved_at": saved.place.and_then(|place| place.written_ms).map(time_of),
-                    "offset": saved.place.map(|place| place.offset),
-                });
-                line.to_string()
+        let line = match Checkpoint::read_without_state(&reader, prefix, source).await {
+            Ok(saved) => match config.output {
+                Output::Text => text(prefix, source, &saved),
+                Output::Json => json(prefix, source, &saved),
+            },
+            // The other sources are listed nevertheless.
+            Err(ProducerError::Saved(fault)) => {
+                let line = match config.output {
+                    Output::Text => format!("{prefix}  {source}  {fault}"),
+                    Output::Json => {
+                        let fault = fault.to_string();
+                        serde_json::json!({ "prefix": prefix, "source": source, "fault": fault })
+                            .to_string()
+                    }
+                };
+                unreadable = Some(fault);
+                line
             }
+            Err(error) => return Err(error),
         };
         writeln!(std::io::stdout().lock(), "{line}").map_err(ProducerError::Output)?;
     }
     if count == 0 {
         tracing::info!("no position topic exists");
     }
-    Ok(())
+    unreadable.map_or(Ok(()), |fault| Err(ProducerError::Saved(fault)))
+}
+
+fn json(prefix: &str, source: &str, saved: &Checkpoint) -> String {
+    let position = saved.position.map(PositionJson::new);
+    let line = serde_json::json!({
+        "prefix": prefix,
+        "source": source,
+        "position": position,
+        "saved_at": saved.place.and_then(|place| place.written_ms).map(time_of),
+        "offset": saved.place.map(|place| place.offset),
+    });
+    line.to_string()
 }
 
 fn text(prefix: &str, source: &str, saved: &Checkpoint) -> String {

@@ -9,6 +9,9 @@ use oplog_relay_runtime::mongo::{self, Hello};
 use crate::config::WantedMode;
 use crate::error::ProducerError;
 use crate::oplog_window::OplogWindow;
+use crate::position::change::is_after;
+use crate::position::routed::SourceCollections;
+use crate::saved::checkpoint::Checkpoint;
 use crate::source::oplog::{Oplog, newest_of_majority};
 use crate::source::origin::{reason_for_change_stream, refuse_shard, replica_set_id};
 
@@ -107,4 +110,22 @@ impl LiveSource {
             (_, window) => window,
         }
     }
+}
+
+/// Returns the collections of the source, if it is given and a change of the position from the saved to
+/// the wanted one skips entries, among which collections may have ended.
+///
+/// # Errors
+/// [`ProducerError::Source`].
+pub(super) async fn collections_of_gap(
+    source: Option<&LiveSource>,
+    saved: &Checkpoint,
+    wanted: Position,
+) -> Result<Option<SourceCollections>, ProducerError> {
+    let skips = saved.position.is_some_and(|saved| is_after(wanted, saved));
+    let Some(source) = source.filter(|_| skips) else {
+        return Ok(None);
+    };
+    let found = SourceCollections::read(&source.client, &saved.state.routes).await?;
+    Ok(Some(found))
 }

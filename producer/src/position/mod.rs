@@ -29,8 +29,9 @@
 //!
 //! - `show` and `list` print positions
 //! - `live_source` is the source with which a position is checked, and `resolve` finds positions there
+//! - `routed` finds collections that have ended, which a position further ahead must not have lost
 //! - `change` decides what a change means and what is saved, and `write` writes it
-//! - `set`, `import` and `skip` are the three ways to a change
+//! - `set` and `import` are the two ways to a change
 //! - `checkpoint_of` reads the checkpoints of other programs
 //! - `error` has the reasons why a position cannot be changed
 
@@ -41,15 +42,13 @@ mod import;
 mod list;
 mod live_source;
 mod resolve;
+mod routed;
 mod set;
 mod show;
-mod skip;
 mod write;
 
 use crate::config::position::{PositionAction, PositionConfig};
 use crate::error::ProducerError;
-
-pub(crate) use skip::skip_gap;
 
 /// Runs a command.
 ///

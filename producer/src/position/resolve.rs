@@ -89,9 +89,15 @@ async fn in_oplog(wanted: Wanted, source: &LiveSource) -> Result<Position, Produ
         let newest = newest.ts;
         return Err(PositionChangeError::AfterNewest { wanted: ts, newest }.into());
     }
-    let oplog = source.oplog();
-    let before = oplog.last_until(ts).await?;
-    let exact = before.filter(|found| found.ts == ts);
+    let oplog = source.oplog().reaching(ts).await?;
+    let exact = match wanted {
+        Wanted::Entry { .. } => oplog.position_at(ts).await?,
+        Wanted::Newest | Wanted::Through(_) => None,
+    };
+    let before = match exact {
+        Some(found) => Some(found),
+        None => oplog.last_until(ts).await?,
+    };
     match (wanted, before, exact) {
         (_, None, _) => {
             let oldest = oplog.oldest().await?.ok_or(PositionChangeError::Empty)?;

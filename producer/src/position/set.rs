@@ -1,6 +1,6 @@
 //! `oplog-producer position set`: moves the saved position of a source.
 
-use oplog_relay_core::state::{GapReason, SourceMode, SourceRecord};
+use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_core::topic::position_topic;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 
@@ -9,7 +9,7 @@ use crate::config::position::{SavedSource, SetConfig};
 use crate::error::ProducerError;
 use crate::position::change::{Change, FirstPosition};
 use crate::position::error::PositionChangeError;
-use crate::position::live_source::LiveSource;
+use crate::position::live_source::{LiveSource, collections_of_gap};
 use crate::position::resolve::{Wanted, resolve};
 use crate::position::write::{self, Place};
 use crate::saved::checkpoint::Checkpoint;
@@ -24,6 +24,9 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
     };
     check_saved(kafka, of).await?;
     let saved = write::read(place).await?;
+    saved
+        .check_kept(place.prefix, place.source, None)
+        .map_err(Box::new)?;
     if saved.position.is_none() {
         return Err(not_saved(of));
     }
@@ -33,13 +36,15 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
     }
+    let wanted = resolve(wanted, mode, source.as_ref()).await?;
+    let collections = collections_of_gap(source.as_ref(), &saved, wanted).await?;
     let change = Change {
         prefix: of.topic_prefix.clone(),
-        wanted: resolve(wanted, mode, source.as_ref()).await?,
+        wanted,
         accepted: config.accepted,
         first: FirstPosition::Refused,
-        reason: GapReason::Operator,
         identity: SourceRecord::new(of.source_name.clone(), mode),
+        collections,
     };
     let decided = write::change(place, &change).await?;
     write::report(&saved, decided.as_ref());

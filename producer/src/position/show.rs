@@ -157,7 +157,11 @@ async fn holds(
     if source.mode() == SourceMode::ChangeStream {
         return Ok((Some(true), None));
     }
-    let found = source.oplog().last_until(position.ts).await?;
+    let oplog = source.oplog().reaching(position.ts).await?;
+    let found = match oplog.position_at(position.ts).await? {
+        Some(found) => Some(found),
+        None => oplog.last_until(position.ts).await?,
+    };
     Ok(match found {
         Some(found) if (found.ts, found.term) == (position.ts, position.term) => (Some(true), None),
         Some(found) => {
@@ -219,7 +223,12 @@ fn lines(shown: &Shown) -> String {
     for gap in &shown.gaps {
         let (after, through) = (&gap.after, &gap.through);
         let (at, reason) = (time_of(gap.at), gap.reason.text());
-        let text = format!("after {after} through {through}: nothing was sent ({reason}, {at})");
+        let resent = gap.resent_after.as_ref();
+        let later = resent.map_or_else(String::new, |resent| {
+            format!("; the entries after {resent} were sent later")
+        });
+        let text =
+            format!("after {after} through {through}: nothing was sent ({reason}, {at}){later}");
         line("gap", text);
     }
     if let Some(oplog) = &shown.oplog {

@@ -72,6 +72,21 @@ impl Checkpoint {
         Ok(last.unwrap_or_default())
     }
 
+    /// Returns the number of times that an operator has set the position back.
+    #[must_use]
+    pub fn moves(&self) -> u32 {
+        let source = self.state.source.as_ref();
+        source.map_or(0, |source| source.moves)
+    }
+
+    /// Returns a position that a process has committed; `None` if an operator has set the position back
+    /// since, so that the saved position may be an earlier one. `moves` is the number of such changes
+    /// that the process knew then.
+    #[must_use]
+    pub fn expected(&self, committed: Option<Position>, moves: u32) -> Option<Position> {
+        committed.filter(|_| self.moves() <= moves)
+    }
+
     /// Checks that the committed position and state still exist. `committed` is the last position
     /// that this process knows to be committed.
     ///

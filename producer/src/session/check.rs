@@ -116,6 +116,7 @@ impl Supervisor {
         let stream = &self.config.stream;
         let (prefix, source) = (&stream.topic_prefix, self.origin.name());
         let checkpoint = Checkpoint::read(&cluster.reader, prefix, source).await?;
+        let committed = checkpoint.expected(committed, self.metrics.moves());
         checkpoint
             .check_kept(prefix, source, committed)
             .map_err(Box::new)?;
@@ -208,6 +209,7 @@ impl Supervisor {
                 None => Some(begin.to_string()),
             },
             gaps: saved.map_or_else(Vec::new, |saved| saved.gaps.clone()),
+            moves: saved.map_or(0, |saved| saved.moves),
             ..now
         };
         (saved != Some(&record)).then_some(record)

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::Timestamp;
+use oplog_relay_runtime::mongo::{self, UNAUTHORIZED};
 use oplog_relay_runtime::shutdown::Shutdown;
 
+use crate::error::ProducerError;
 use crate::oplog_window::{OplogWindow, WindowReading, WindowTrend};
 use crate::position_lost::Gap;
 use crate::source::origin::Origin;
@@ -29,6 +31,14 @@ pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: 
         let Some(window) = shutdown.unless(origin.window(position)).await else {
             return;
         };
+        if is_refused(&window) {
+            // Each further attempt would be an entry in the server's log of refused requests.
+            tracing::info!(
+                "the source's user may not read the oplog, so the oplog window is unknown"
+            );
+            metrics.set_oplog_window(None);
+            return shutdown.wait().await;
+        }
         // The tail reports a source that fails; here the window is merely unknown.
         let window = window.unwrap_or_else(|error| {
             tracing::debug!(%error, "the oplog window is unknown");
@@ -68,22 +78,38 @@ pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: 
     }
 }
 
-/// The time of the last warning, while the position is in danger.
+/// Returns true if the source's user may not read the oplog.
+fn is_refused(window: &Result<Option<OplogWindow>, ProducerError>) -> bool {
+    match window {
+        Err(ProducerError::Source(error)) => mongo::error_code(error) == Some(UNAUTHORIZED),
+        _ => false,
+    }
+}
+
+/// What decides whether a warning is due.
 #[derive(Debug, Default)]
-struct Warnings(Option<Instant>);
+struct Warnings {
+    /// The oldest entry of the first reading.
+    oldest: Option<Timestamp>,
+    /// The time of the last warning, while the position is in danger.
+    last: Option<Instant>,
+}
 
 impl Warnings {
     /// Returns true if a warning is due: when the position gets into danger, and again as long as it is.
+    /// A position is in danger only if the oplog has lost entries since the first reading.
     fn is_due(&mut self, window: OplogWindow, position: Timestamp, now: Instant) -> bool {
-        if !window.endangers(position) {
-            self.0 = None;
+        // An oplog that is not full yet loses nothing: its oldest entry stays.
+        let loses_entries = window.oldest > *self.oldest.get_or_insert(window.oldest);
+        if !loses_entries || !window.endangers(position) {
+            self.last = None;
             return false;
         }
         let is_due = self
-            .0
+            .last
             .is_none_or(|last| now.saturating_duration_since(last) >= WARN_AGAIN);
         if is_due {
-            self.0 = Some(now);
+            self.last = Some(now);
         }
         is_due
     }
@@ -114,20 +140,22 @@ mod tests {
     #[test]
     fn a_warning_comes_when_the_danger_begins_and_every_ten_minutes() {
         let begin = Instant::now();
-        let window = OplogWindow {
-            oldest: Timestamp::new(1_000, 1),
+        let window = |oldest| OplogWindow {
+            oldest: Timestamp::new(oldest, 1),
             newest: Timestamp::new(1_400, 1),
         };
         let mut warnings = Warnings::default();
-        let mut due = |position, second| {
+        let mut due = |oldest, position, second| {
             let now = begin + Duration::from_secs(second);
-            warnings.is_due(window, Timestamp::new(position, 1), now)
+            warnings.is_due(window(oldest), Timestamp::new(position, 1), now)
         };
-        assert!(!due(1_100, 0));
-        assert!(due(1_099, 10));
-        assert!(!due(1_090, 20));
-        assert!(due(1_090, 610));
-        assert!(!due(1_200, 620));
-        assert!(due(1_050, 630), "the danger has begun again");
+        assert!(!due(900, 901, 0), "nothing was lost yet");
+        assert!(!due(900, 902, 700), "nothing was lost yet");
+        assert!(!due(1_000, 1_100, 710));
+        assert!(due(1_000, 1_099, 720));
+        assert!(!due(1_000, 1_090, 730));
+        assert!(due(1_000, 1_090, 1_320));
+        assert!(!due(1_000, 1_200, 1_330));
+        assert!(due(1_000, 1_050, 1_340), "the danger has begun again");
     }
 }

@@ -8,7 +8,6 @@
 //! - `pipeline` runs source, encoder and publisher
 //! - `parts` waits for the parts of a session, and chooses among their errors
 //! - `head_room` watches how long the saved position stays in the source's oplog
-//! - `skip` skips the gap after a lost position, if the operator wants that
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
@@ -17,7 +16,6 @@ pub(crate) mod head_room;
 mod parts;
 pub mod pipeline;
 pub(crate) mod plan;
-mod skip;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -234,10 +232,6 @@ impl Supervisor {
                     lagging.judge(error, progress)
                 }
             };
-            let error = match self.skip_lost(error).await {
-                Ok(()) => continue,
-                Err(error) => error,
-            };
             self.metrics.interrupted();
             self.metrics.failed(error.kind());
             self.health.set_ready(false, &error.to_string());
@@ -303,7 +297,7 @@ impl Supervisor {
             topics::warn_of_retention(&checkpoint.state, &cluster.existing);
             self.log_ignored_flags(&checkpoint);
         }
-        self.metrics.resumed(checkpoint.position);
+        self.resume(&checkpoint);
         let StreamStart { start, sync } = self.plan(&checkpoint, &cluster).await?;
         let until = match &sync {
             Some(sync) if sync.options.ends => Until::End,
@@ -359,6 +353,12 @@ impl Supervisor {
             .unless(leadership.confirm())
             .await
             .unwrap_or(false)
+    }
+
+    /// Notes from where the session continues.
+    fn resume(&self, checkpoint: &Checkpoint) {
+        self.metrics.resumed(checkpoint.position);
+        self.metrics.know_moves(checkpoint.moves());
     }
 
     /// Returns the configured rules if they differ from the saved ones and may be changed.

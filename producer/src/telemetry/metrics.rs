@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use oplog_relay_core::entry::Operation;
@@ -53,6 +53,8 @@ pub struct Metrics {
     /// Progress of a full sync.
     pub full_sync: Progress,
     committed: Mutex<Option<Position>>,
+    /// The number of times that the position had been set back when the session began.
+    moves: AtomicU32,
     /// Source time in milliseconds up to which everything is committed: the time of the last entry,
     /// or the time at which the producer was last caught up. 0 if unknown.
     known_until: AtomicI64,
@@ -152,6 +154,7 @@ impl Metrics {
             oplog: OplogGauges::register(&registry)?,
             full_sync: Progress::default(),
             committed: Mutex::new(None),
+            moves: AtomicU32::new(0),
             known_until: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
             source_fails: AtomicBool::new(false),
@@ -244,6 +247,17 @@ impl Metrics {
         self.known_until.store(0, Ordering::Relaxed);
         self.caught_up.store(false, Ordering::Relaxed);
         self.refresh();
+    }
+
+    /// Notes how often an operator has set the position back before this session.
+    pub fn know_moves(&self, moves: u32) {
+        self.moves.store(moves, Ordering::Relaxed);
+    }
+
+    /// Returns how often an operator had set the position back before the last session.
+    #[must_use]
+    pub fn moves(&self) -> u32 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// Notes that a session has ended. Until the next one, it is unknown whether the source has

@@ -41,8 +41,8 @@ impl OplogGauges {
             )?,
             head_room: gauge(
                 "oplog_head_room_seconds",
-                "Time between the oldest entry of the source's oplog and the saved position: at 0 the \
-                 position is lost. Absent if the oplog cannot be read or no position is saved.",
+                "Time between the oldest entry of the source's oplog and the saved position: below 0 \
+                 the position is lost. Absent if the oplog cannot be read or no position is saved.",
             )?,
             known: Mutex::new(None),
         })

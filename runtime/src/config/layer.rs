@@ -16,6 +16,10 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::fault::{ConfigError, Faults};
 use super::suggest;
 
+/// The heading of flags that only the command line can set, because they are meant for one run. In a
+/// file or an environment that programs share they would become permanent.
+pub const COMMAND_LINE_ONLY: &str = "Only on the command line";
+
 /// The prefix of this project's environment variables.
 const ENV_PREFIX: &str = "OPLOG_";
 /// The prefix of variables for the project's own tests.
@@ -141,8 +145,12 @@ fn with_config_flag(command: Command) -> Command {
     command.arg(arg)
 }
 
-/// Returns the key of a flag in the configuration file. Positional arguments have no key.
+/// Returns the key of a flag in the configuration file. Positional arguments have no key, nor do flags
+/// under the heading [`COMMAND_LINE_ONLY`].
 fn key_of(arg: &Arg) -> Option<String> {
+    if arg.get_help_heading() == Some(COMMAND_LINE_ONLY) {
+        return None;
+    }
     match arg.get_long() {
         None | Some("help" | "version") => None,
         Some(long) => Some(long.replace('-', "_")),

@@ -21,6 +21,6 @@ mod suggest;
 mod value;
 
 pub use fault::{ConfigError, Fault, Faults};
-pub use layer::{parse_layered, parse_layered_from};
+pub use layer::{COMMAND_LINE_ONLY, parse_layered, parse_layered_from};
 pub use secret::{Secret, SecretError, redact_uri, resolve_secret};
 pub use value::{Start, parse_bytes, parse_duration, parse_start};

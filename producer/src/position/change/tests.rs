@@ -1,6 +1,7 @@
 use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, SourceMode, State};
 
 use super::*;
+use crate::position_lost::PositionLost;
 use crate::saved::checkpoint::RecordPlace;
 
 const fn at(seconds: u32, ord: u32) -> Position {
@@ -43,24 +44,61 @@ fn change(wanted: Position) -> Change {
         wanted,
         accepted: Accepted::default(),
         first: FirstPosition::Refused,
-        reason: GapReason::Operator,
         identity: source(None),
+        collections: None,
     }
 }
 
 fn decide(change: &Change, saved: &Checkpoint) -> Result<Option<Decided>, PositionChangeError> {
-    change.decide(saved, 77)
+    change.decide(saved, 77).map_err(|error| match error {
+        ProducerError::PositionChange(refused) => *refused,
+        other => panic!("{other}"),
+    })
 }
 
 #[test]
-fn a_move_back_keeps_the_routing_and_records_nothing_else() {
+fn a_position_or_a_state_that_was_lost_in_kafka_is_not_replaced() {
+    let lost = |change: &Change, saved: &Checkpoint| match change.decide(saved, 77) {
+        Err(ProducerError::PositionLost(lost)) => *lost,
+        other => panic!("{other:?}"),
+    };
+    let first = Change {
+        first: FirstPosition::Required,
+        ..change(at(60, 0))
+    };
+    let no_position = Checkpoint {
+        position: None,
+        ..saved()
+    };
+    for change in [first, change(at(20, 0))] {
+        let found = lost(&change, &no_position);
+        assert!(matches!(found, PositionLost::Forgotten { .. }), "{found}");
+    }
+    let no_state = Checkpoint {
+        state: State::default(),
+        ..saved()
+    };
+    let found = lost(&change(at(20, 0)), &no_state);
+    assert!(
+        matches!(found, PositionLost::StateForgotten { .. }),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_move_back_keeps_the_routing_and_is_counted() {
     let decided = decide(&change(at(20, 0)), &saved()).unwrap().unwrap();
     let expected = PositionRecord {
         state: true,
         ..PositionRecord::new(at(20, 0), 3)
     };
     assert_eq!(decided.direction, Direction::Back);
-    assert_eq!((decided.position, decided.source), (expected, None));
+    assert_eq!(decided.position, expected);
+    let moved = SourceRecord {
+        moves: 1,
+        ..source(Some("10:1"))
+    };
+    assert_eq!(decided.source, Some(moved));
     assert_eq!(decide(&change(at(50, 0)), &saved()), Ok(None));
 }
 
@@ -88,6 +126,7 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
             through: through.to_owned(),
             at: 77,
             reason: GapReason::Operator,
+            resent_after: None,
         }
     };
     // A transaction that began in the gap is incomplete, and not a reason to stop.
@@ -109,21 +148,49 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
 }
 
 #[test]
-fn entries_that_are_sent_again_fill_gaps() {
+fn the_oldest_gaps_become_one_when_there_are_too_many() {
+    let mut gaps = Vec::new();
+    let count = u32::try_from(GAPS).unwrap() + 5;
+    for second in 1..=count {
+        let (after, through) = (at(second * 10, 0).ts, at(second * 10 + 5, 0).ts);
+        add_gap(&mut gaps, after, through, 7);
+    }
+    assert_eq!(gaps.len(), GAPS);
+    let first = (gaps[0].after.as_str(), gaps[0].through.as_str());
+    assert_eq!(first, ("10:1", "65:1"));
+    assert_eq!(gaps[1].after, "70:1");
+}
+
+#[test]
+fn a_position_before_the_end_of_a_gap_needs_consent_and_keeps_the_gap() {
     let mut with_gap = saved();
-    let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::PositionLost);
+    let gap = GapRecord::new(at(30, 0).ts, at(40, 0).ts, 5, GapReason::Operator);
     with_gap.state.source.as_mut().unwrap().gaps = vec![gap.clone()];
-    let gaps = |seconds| {
-        let decided = decide(&change(at(seconds, 0)), &with_gap).unwrap().unwrap();
-        decided.source.map(|source| source.gaps)
+    let back = |seconds, before_start| -> Result<Vec<GapRecord>, PositionChangeError> {
+        let accepted = Accepted {
+            before_start,
+            ..Accepted::default()
+        };
+        let change = Change {
+            accepted,
+            ..change(at(seconds, 0))
+        };
+        let decided = decide(&change, &with_gap)?;
+        Ok(decided.unwrap().source.unwrap().gaps)
     };
-    assert_eq!(gaps(45), None, "unchanged");
-    let shorter = GapRecord {
-        through: "35:1".to_owned(),
-        ..gap
-    };
-    assert_eq!(gaps(35), Some(vec![shorter]));
-    assert_eq!(gaps(25), Some(Vec::new()));
+    assert_eq!(back(40, false), Ok(vec![gap.clone()]), "unchanged");
+    for (seconds, resent_after) in [(35, "35:1"), (25, "30:1")] {
+        let refused = back(seconds, false);
+        assert!(matches!(
+            refused,
+            Err(PositionChangeError::AcrossGap { .. })
+        ));
+        let resent = GapRecord {
+            resent_after: Some(resent_after.to_owned()),
+            ..gap.clone()
+        };
+        assert_eq!(back(seconds, true), Ok(vec![resent]));
+    }
 }
 
 #[test]
@@ -150,7 +217,7 @@ fn a_position_before_the_stream_began_needs_consent() {
     let refused = before(&unknown, 40, false).unwrap_err();
     assert!(refused.to_string().contains("is not known"), "{refused}");
     let accepted = before(&unknown, 40, true).unwrap().unwrap();
-    assert_eq!(accepted.source, None);
+    assert_eq!(accepted.source.unwrap().began, None);
 }
 
 #[test]

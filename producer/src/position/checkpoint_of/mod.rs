@@ -2,7 +2,7 @@
 //!
 //! | program | checkpoint |
 //! | --- | --- |
-//! | MongoShake | documents `{name, ckpt}`; `ckpt` is the timestamp of the last entry as a 64-bit number, up to 2.6 as a BSON timestamp |
+//! | MongoShake | documents `{name, ckpt, fetch_method}`; `ckpt` is the timestamp of the last entry as a 64-bit number, up to 2.6 as a BSON timestamp; with `fetch_method: "change_stream"`, and for a mongos, that of the last event |
 //! | mongo-connector | `[[<name of the shard>, <number>], …]`, or one such pair; the number is a timestamp in 64 bits |
 //! | Debezium | `{sec, ord, resume_token}`; `sec` and `ord` are -1 after a heartbeat; the token is the base64 of its BSON, or its `_data` |
 //! | mongo-kafka | `{_id}` with the resume token as JSON |
@@ -18,6 +18,9 @@ use crate::config::position::OtherProgram;
 use tokens::{debezium, mongo_kafka};
 
 pub(super) use mongodump::last_entry;
+
+/// The time in milliseconds by which the clock of a source may be ahead.
+const FAST_CLOCK_MS: i64 = 3_600_000;
 
 /// A checkpoint of another program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,18 @@ impl Imported {
             is_entry: false,
         }
     }
+
+    /// Checks that the checkpoint is not in the future, as a number is that has another meaning.
+    ///
+    /// # Errors
+    /// The reason why it cannot be used, as a clause.
+    pub(super) fn check_past(self, now_ms: i64) -> Result<(), String> {
+        let ts = self.through;
+        match i64::from(ts.seconds) * 1000 > now_ms.saturating_add(FAST_CLOCK_MS) {
+            true => Err(format!("its time {ts} is after the present")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Reads a checkpoint from the text of its file.
@@ -64,8 +79,8 @@ pub(super) fn other(
     match program {
         OtherProgram::MongoShake => mongoshake(&values, name),
         OtherProgram::MongoConnector => mongo_connector(&values, name),
-        OtherProgram::Debezium => debezium(&values),
-        OtherProgram::MongoKafka => mongo_kafka(&values),
+        OtherProgram::Debezium => debezium(&values, name),
+        OtherProgram::MongoKafka => mongo_kafka(&values, name),
         OtherProgram::Mongodump => Err("it is not a dump".to_owned()),
     }
 }
@@ -99,7 +114,11 @@ pub(super) fn mongoshake(values: &[Value], name: Option<&str>) -> Result<Importe
     match found.as_slice() {
         [one] => {
             let ckpt = one.get("ckpt").and_then(timestamp);
-            ckpt.map(Imported::entry)
+            let imported = match reads_events(one) {
+                true => Imported::before,
+                false => Imported::entry,
+            };
+            ckpt.map(imported)
                 .ok_or_else(|| "its ckpt is not a timestamp".to_owned())
         }
         [] => Err("it has no document with ckpt, or none of this name".to_owned()),
@@ -114,6 +133,12 @@ pub(super) fn mongoshake(values: &[Value], name: Option<&str>) -> Result<Importe
             ))
         }
     }
+}
+
+/// Returns true if MongoShake has read a change stream, whose events may share a cluster time.
+fn reads_events(document: &Value) -> bool {
+    let is = |field: &str, value: &str| document.get(field).and_then(Value::as_str) == Some(value);
+    is("fetch_method", "change_stream") || is("name", "mongos")
 }
 
 /// Reads mongo-connector's `oplog.timestamp`.

@@ -37,6 +37,35 @@ fn checkpoints_of_mongoshake_are_numbers_or_timestamps() {
 }
 
 #[test]
+fn mongoshake_may_not_have_read_all_events_with_the_time_of_its_checkpoint() {
+    for (document, increment, is_entry) in [
+        (
+            r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"oplog"}"#,
+            7,
+            true,
+        ),
+        (
+            r#"{"name":"rs0","ckpt":4294967303,"fetch_method":"change_stream"}"#,
+            6,
+            false,
+        ),
+        (r#"{"name":"mongos","ckpt":4294967303}"#, 6, false),
+    ] {
+        let found = other(OtherProgram::MongoShake, document, None).unwrap();
+        let expected = (Timestamp::new(1, increment), is_entry);
+        assert_eq!((found.through, found.is_entry), expected, "{document}");
+    }
+}
+
+#[test]
+fn a_checkpoint_is_not_in_the_future() {
+    let of = |seconds| Imported::entry(Timestamp::new(seconds, 1));
+    assert!(of(1_000).check_past(1_000_000).is_ok());
+    assert!(of(4_600).check_past(1_000_000).is_ok(), "a fast clock");
+    assert!(of(4_601).check_past(1_000_000).is_err());
+}
+
+#[test]
 fn checkpoints_of_mongo_connector_are_numbers_with_the_name_of_a_shard() {
     let read = |text: &str| read(OtherProgram::MongoConnector, text);
     let expected = Ok(Timestamp::new(1, 7));
@@ -85,6 +114,37 @@ fn offsets_with_tokens_mean_everything_before_the_cluster_time() {
     }
     let copying = format!(r#"{{"_id":"{{\"_data\": \"{TOKEN}\"}}","copy":"true"}}"#);
     assert!(mongo_kafka(&copying).unwrap_err().contains("not complete"));
+}
+
+#[test]
+fn the_offsets_of_several_connectors_are_told_apart() {
+    let offset = |ord: u32| format!(r#"{{"sec":7,"ord":{ord}}}"#);
+    let read = |text: &str, name: Option<&str>| {
+        let found = other(OtherProgram::Debezium, text, name);
+        found.map(|imported| imported.through.increment + 1)
+    };
+    let key = |name: &str| format!(r#"["{name}",{{"server_id":"{name}"}}]"#);
+    let (a, b) = (key("a"), key("b"));
+    // As arrays, and as a console consumer prints keys and values.
+    let arrays = format!(
+        "[{a},{}] [{b},{}] [{a},{}]",
+        offset(1),
+        offset(2),
+        offset(3)
+    );
+    let lines = format!("{a}\t{}\n{b}\t{}\n{a}\t{}", offset(1), offset(2), offset(3));
+    for text in [&arrays, &lines] {
+        let refused = read(text, None).unwrap_err();
+        assert!(refused.contains(&format!("({a}, {b})")), "{refused}");
+        assert_eq!(read(text, Some("\"a\"")), Ok(3));
+        assert_eq!(read(text, Some("\"b\"")), Ok(2));
+        assert!(read(text, Some("c")).is_err());
+    }
+    // A tombstone removes an offset.
+    assert_eq!(read(&format!("{lines}\n{b}\tnull"), None), Ok(3));
+    assert_eq!(read(&format!("{arrays} [{b},null]"), None), Ok(3));
+    // The last offset of one source counts.
+    assert_eq!(read(&format!("{} {}", offset(1), offset(2)), None), Ok(2));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The source offsets of programs that read change streams.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oplog_relay_core::document::Document;
@@ -11,8 +13,8 @@ use crate::position::resolve::time_of_token;
 use crate::source::change_stream::token::time_of;
 
 /// Reads the offset of Debezium's connector.
-pub(super) fn debezium(values: &[Value]) -> Result<Imported, String> {
-    let offset = offset(values, &["resume_token", "sec"])?;
+pub(super) fn debezium(values: &[Value], name: Option<&str>) -> Result<Imported, String> {
+    let offset = offset(values, &["resume_token", "sec"], name)?;
     let is_true = |name| matches!(offset.get(name), Some(Value::Bool(true)));
     if is_true("initsync") || is_true("snapshot") {
         return Err("the initial snapshot of the connector is not complete".to_owned());
@@ -33,8 +35,8 @@ pub(super) fn debezium(values: &[Value]) -> Result<Imported, String> {
 }
 
 /// Reads the offset of MongoDB's Kafka source connector.
-pub(super) fn mongo_kafka(values: &[Value]) -> Result<Imported, String> {
-    let offset = offset(values, &["_id"])?;
+pub(super) fn mongo_kafka(values: &[Value], name: Option<&str>) -> Result<Imported, String> {
+    let offset = offset(values, &["_id"], name)?;
     let is_copying = offset.get("copy").is_some_and(|copy| match copy {
         Value::Bool(copy) => *copy,
         Value::String(copy) => copy == "true",
@@ -51,20 +53,55 @@ pub(super) fn mongo_kafka(values: &[Value]) -> Result<Imported, String> {
     event_of(&token).map(Imported::before)
 }
 
-/// Returns the offset: the last object, in or outside of arrays, that has one of the fields. The
-/// records of Kafka Connect's topic are pairs of a key and an offset.
-fn offset<'v>(values: &'v [Value], fields: &[&str]) -> Result<&'v Value, String> {
-    let found = values.iter().rev().find_map(|value| match value {
-        Value::Array(items) => items
-            .iter()
-            .rev()
-            .find(|item| fields.iter().any(|field| item.get(field).is_some())),
-        item => fields
-            .iter()
-            .any(|field| item.get(field).is_some())
-            .then_some(item),
-    });
-    found.ok_or_else(|| format!("it has no object with {}", fields.join(" or ")))
+/// Returns the last offset of a connector: an object that has one of the fields.
+///
+/// The records of Kafka Connect's topic have a key, which names the connector and the source, and an
+/// offset or null. A text has them as arrays of the two, or one after the other. An offset alone has no
+/// key. `name` is a part of the key.
+fn offset<'v>(
+    values: &'v [Value],
+    fields: &[&str],
+    name: Option<&str>,
+) -> Result<&'v Value, String> {
+    let is_offset = |value: &Value| fields.iter().any(|field| value.get(field).is_some());
+    let mut found: BTreeMap<String, &Value> = BTreeMap::new();
+    let mut key = String::new();
+    for value in values {
+        let (own_key, offset) = match value {
+            Value::Array(items) => match items.as_slice() {
+                [own_key, Value::Null] if !own_key.is_string() => {
+                    found.remove(&own_key.to_string());
+                    continue;
+                }
+                [own_key, offset] if is_offset(offset) => (own_key.to_string(), Some(offset)),
+                _ => (String::new(), items.iter().rfind(|item| is_offset(item))),
+            },
+            value => (String::new(), Some(value).filter(|value| is_offset(value))),
+        };
+        let own_key = match own_key.is_empty() {
+            true => std::mem::take(&mut key),
+            false => own_key,
+        };
+        match (value, offset) {
+            (_, Some(offset)) => drop(found.insert(own_key, offset)),
+            (Value::Null, None) => drop(found.remove(&own_key)),
+            // The offset or null follows its key.
+            (other, None) => key = other.to_string(),
+        }
+    }
+    found.retain(|key, _| name.is_none_or(|name| key.contains(name)));
+    let keys: Vec<&str> = found.keys().map(String::as_str).collect();
+    match (keys.as_slice(), found.values().next().copied()) {
+        ([_], Some(offset)) => Ok(offset),
+        ([], _) | (_, None) => Err(format!(
+            "it has no object with {}, or none of this name",
+            fields.join(" or ")
+        )),
+        (several, _) => Err(format!(
+            "it has the offsets of several sources ({}): choose one with --checkpoint-name",
+            several.join(", ")
+        )),
+    }
 }
 
 /// Returns the cluster time of a resume token: JSON, hexadecimal digits, or the base64 of its BSON.

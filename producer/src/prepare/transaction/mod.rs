@@ -274,7 +274,10 @@ impl Transactions {
         tracing::warn!(
             commit = %entry.ts,
             missing = %part.ts,
-            "skipping a transaction with entries from before the start of the stream (--start oldest)"
+            "a transaction is not sent, because it began before the stream (--start oldest) or in a gap \
+             (position set --allow-gap), and its first entries are gone. Everything that it changed at \
+             the time of its commit is missing on the targets: correct them with oplog-consumer verify \
+             --repair"
         );
         self.forget(chain);
         Ok(None)

@@ -101,6 +101,28 @@ fn committed_positions_and_state_must_still_exist() {
 }
 
 #[test]
+fn a_position_that_an_operator_has_set_back_is_not_lost() {
+    let mut checkpoint = Checkpoint {
+        position: Some(at(7)),
+        ..Checkpoint::default()
+    };
+    checkpoint.state.source = Some(SourceRecord {
+        moves: 2,
+        ..source("rs0", None)
+    });
+    let check = |checkpoint: &Checkpoint, moves| {
+        let committed = checkpoint.expected(Some(at(9)), moves);
+        checkpoint.check_kept("cdc", "rs0", committed)
+    };
+    assert!(check(&checkpoint, 1).is_ok());
+    let back = check(&checkpoint, 2);
+    assert!(matches!(back, Err(PositionLost::WentBack { .. })));
+    // The loss of the record does not look like a change.
+    checkpoint.state.source = None;
+    assert!(check(&checkpoint, 2).is_err());
+}
+
+#[test]
 fn a_request_alone_does_not_show_that_the_source_was_running() {
     let mut checkpoint = Checkpoint::default();
     let request = br#"{"v":1,"namespaces":["a.*"]}"#;

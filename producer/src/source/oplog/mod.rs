@@ -115,7 +115,7 @@ impl Oplog {
                 Err(error) if mongo::is_truncated(&error) && backoff.attempts() < 4 => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
-                result => return self.header(result.map_err(ProducerError::Source)?),
+                result => return header(result.map_err(ProducerError::Source)?),
             }
         }
     }
@@ -128,11 +128,12 @@ impl Oplog {
     /// [`ProducerError::Source`].
     pub async fn newest(&self) -> Result<Option<Position>, ProducerError> {
         let found = self.end(-1).await.map_err(ProducerError::Source)?;
-        self.header(found)
+        header(found)
     }
 
     async fn end(&self, direction: i32) -> mongodb::error::Result<Option<RawDocumentBuf>> {
-        let found = self.entries.find_one(doc! {});
+        // No other field is read, because an entry may have 16 MB, and the oldest one is read often.
+        let found = self.entries.find_one(doc! {}).projection(ends::fields());
         let found = match direction {
             // A plain read is in natural order already; FerretDB would read its whole oplog to sort it.
             1 => found,
@@ -140,10 +141,6 @@ impl Oplog {
         };
         let limit = if direction == 1 { REPLY_LIMIT } else { SCAN };
         in_time(limit, found).await
-    }
-
-    fn header(&self, found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
-        found.map(|raw| position_of(raw.as_bytes())).transpose()
     }
 
     /// Reads the link of the entry at an optime, without its operations. Returns `None` if the entry no
@@ -244,6 +241,10 @@ pub async fn newest_of_majority(client: &Client) -> Result<Option<Position>, Pro
             Oplog::new(client).newest().await
         }
     }
+}
+
+fn header(found: Option<RawDocumentBuf>) -> Result<Option<Position>, ProducerError> {
+    found.map(|raw| ends::read(raw.as_bytes())).transpose()
 }
 
 fn at_or_after(from: Timestamp) -> Bson {

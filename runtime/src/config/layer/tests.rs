@@ -21,6 +21,8 @@ enum Run {
     Status {
         #[arg(long)]
         group: Option<String>,
+        #[arg(long, help_heading = COMMAND_LINE_ONLY)]
+        force: bool,
     },
 }
 
@@ -231,7 +233,7 @@ fn a_key_of_another_subcommand_is_ignored() {
         .unwrap()
         .command
     {
-        Run::Status { group } => assert_eq!(group.as_deref(), Some("g")),
+        Run::Status { group, .. } => assert_eq!(group.as_deref(), Some("g")),
         Run::Replay(_) => panic!("another subcommand"),
     }
 }
@@ -271,4 +273,17 @@ fn mistakes_on_the_command_line_are_reported_by_clap() {
     assert_eq!(error.exit_code(), ExitCode::Usage);
     let error = parse("replay", &[]).unwrap_err();
     assert!(error.to_string().contains("--target"), "{error}");
+}
+
+#[test]
+fn a_flag_for_one_run_is_not_taken_from_the_file_or_the_environment() {
+    let forced = parse("status --force", &[]).unwrap().command;
+    assert!(matches!(forced, Run::Status { force: true, .. }));
+    let file = File::new("force", "force = true");
+    for refused in [
+        parse("status", &[("OPLOG_FORCE", "true")]),
+        parse(&format!("status {}", file.flag()), &[]),
+    ] {
+        assert!(matches!(refused, Err(ConfigError::Faults(_))));
+    }
 }
