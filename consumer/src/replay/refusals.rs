@@ -156,8 +156,9 @@ impl MongoSink {
         executed: &[Write<'_>],
     ) -> Result<(), ConsumerError> {
         for part in executed.chunks(AT_ONCE) {
+            let level = self.settled().await?;
             let present = self
-                .persist("looking up documents", || self.present_ids(ns, part))
+                .persist("looking up documents", || self.present_ids(ns, part, level))
                 .await?;
             for write in part.iter().filter(|write| !write.action.is_whole()) {
                 let mut identity = Vec::new();
@@ -193,10 +194,11 @@ impl MongoSink {
         &self,
         ns: &str,
         writes: &[Write<'_>],
+        level: ReadLevel,
     ) -> mongodb::error::Result<HashSet<Vec<u8>>> {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local, Fields::Id);
+        let command = find_command(collection, ids, level, Fields::Id);
         let command = RawDocumentBuf::from_bytes(command)?;
         let database = self.target.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{error_code, error_text, is_transient};
 
@@ -12,6 +12,7 @@ use crate::replay::directive::{Directive, rule_for};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
+use crate::replay::writes::find::ReadLevel;
 
 /// `NamespaceNotFound`: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
@@ -67,6 +68,25 @@ impl MongoSink {
         }
         sharding.remember(ns, key.clone());
         Ok(key)
+    }
+
+    /// Returns the level of a read that must find each document exactly once, even if it is being moved.
+    /// A cluster may acknowledge a transaction before all shards have committed it: until MongoDB 6.1
+    /// `coordinateCommitReturnImmediatelyAfterPersistingDecision` is the default. A local read then
+    /// finds the document on no shard.
+    pub(crate) async fn settled(&self) -> Result<ReadLevel, ConsumerError> {
+        if self.target.sharding.is_none() {
+            return Ok(ReadLevel::Local);
+        }
+        let admin = self.target.client.database("admin");
+        let reply = self
+            .persist("reading the time of the cluster", || {
+                admin.run_command(doc! { "ping": 1 }).into_future()
+            })
+            .await?;
+        let time: Option<Timestamp> = reply.get_timestamp("operationTime").ok();
+        // A cluster without replica sets reports no time, and has no transactions.
+        Ok(time.map_or(ReadLevel::Local, ReadLevel::Settled))
     }
 
     /// Makes the next write to a collection read its shard key again.

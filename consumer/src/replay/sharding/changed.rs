@@ -19,7 +19,7 @@ use crate::replay::sharding::routed::{Sending, place_at};
 use crate::replay::sharding::run::{Base, Change, Places, Values};
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Sent;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::permits::acquire;
 use crate::replay::writes::rewrite::with_updates;
 
@@ -245,7 +245,7 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = changes.values().filter_map(|change| change.writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
+        let command = find_command(collection, ids, self.settled().await?, Fields::All);
         self.persist("reading documents", || self.read_batch(db, &command))
             .await
     }

@@ -22,7 +22,7 @@ use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bulk::{Misrouted, Sent};
 use crate::replay::writes::failure::WriteFailure;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::outcome::{document_id, refusal};
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -317,7 +317,8 @@ impl MongoSink {
     }
 
     /// Looks up with which values of the shard key the documents of these writes are stored. The read
-    /// goes to the primaries of all shards, each of which returns only the documents that it owns.
+    /// goes to the primaries of all shards, each of which returns only the documents that it owns. It
+    /// waits for the transactions that a shard has yet to commit.
     pub(crate) async fn places(
         &self,
         ns: &str,
@@ -328,7 +329,7 @@ impl MongoSink {
         let projection = key.projection();
         let ids = writes.iter().map(|write| write.document_id);
         let fields = Fields::Paths(&projection);
-        let command = find_command(collection, ids, ReadLevel::Local, fields);
+        let command = find_command(collection, ids, self.settled().await?, fields);
         let failed = |error: Malformed| damaged(ns, &error);
         let documents = self
             .persist("looking up documents", || self.read_all(db, &command))

@@ -103,6 +103,22 @@ async fn a_commit_without_a_reply_is_settled_by_another_lookup() -> Result<()> {
     Ok(())
 }
 
+/// A shard that has yet to commit a transaction does not hide the document from the next lookup.
+#[tokio::test]
+async fn a_lookup_waits_for_shards_that_have_yet_to_commit() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+    scene.server.model().commit_late();
+    scene.done(BEFORE).await?;
+    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await?;
+    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"x":2}}"#)]).await?;
+    assert_eq!(scene.metrics.unmatched_updates.get(), 0);
+    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":3}}"#)]).await?;
+    scene.done(&[("i", 1, r#"{"_id":1,"k":4,"x":3}"#)]).await?;
+    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"y":1}}"#)]).await?;
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":4,"x":3,"y":1}"#]);
+    Ok(())
+}
+
 /// Errors of every kind at every command of a move.
 #[tokio::test]
 async fn a_move_that_fails_for_a_moment_is_repeated() -> Result<()> {
