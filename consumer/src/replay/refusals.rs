@@ -10,6 +10,7 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
+use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -67,6 +68,12 @@ impl MongoSink {
             });
         }
         Ok(())
+    }
+
+    /// Returns true if a write of this entry was refused in the batches under way.
+    pub(crate) fn is_refused(&self, ns: &str, id: EntryId) -> bool {
+        let refused = self.refused();
+        refused.iter().any(|it| it.id == id && it.ns == ns)
     }
 
     /// Removes and returns the refusals of a batch, and those of held documents of its partition.

@@ -30,6 +30,7 @@ use crate::replay::writes::bulk::{Misrouted, Sent};
 use crate::replay::writes::bypass::is_no_bypass;
 use crate::replay::writes::outcome::refusal;
 use crate::replay::writes::reply::{WriteError, WriteReply};
+use crate::worker::applied::Applied;
 
 /// Number of documents that move in one transaction, whose operations conflict with migrations of
 /// chunks.
@@ -307,7 +308,8 @@ impl MongoSink {
     }
 
     /// Moves documents without a transaction. The stored document is kept until the new form is
-    /// acknowledged, unless the entry itself has the whole document.
+    /// acknowledged, even if the entry has the whole document: an earlier entry that is applied again
+    /// after a crash needs it, and so does the refusal of the new form.
     async fn move_one_by_one(
         &self,
         sending: Sending<'_>,
@@ -318,7 +320,15 @@ impl MongoSink {
             if !token.is_valid() {
                 return Ok(Sent::Abandoned);
             }
-            let note = match one.before {
+            let read;
+            let before = match one.before {
+                Some(before) => Some(before),
+                None => {
+                    read = self.stored(ns, &one.write).await?;
+                    read.as_deref()
+                }
+            };
+            let note = match before {
                 Some(before) => Some(self.note_moving(ns, &one.write, before).await?),
                 None => None,
             };
@@ -336,6 +346,13 @@ impl MongoSink {
             let is_held = self
                 .held()
                 .contains_key(&held_key(ns, one.write.document_id)?);
+            if self.is_refused(ns, one.write.id) {
+                let restored = self.restore_moving(ns, &one.write, token);
+                if Box::pin(restored).await? == Applied::Abandoned {
+                    return Ok(Sent::Abandoned);
+                }
+                continue;
+            }
             if !is_held {
                 self.delete_moving(ns, note.as_slice()).await?;
             }

@@ -100,7 +100,11 @@ impl MongoSink {
             );
             self.forget_shard_key(ns);
             if backoff.attempts() >= ATTEMPTS {
-                self.refuse_misrouted(ns, &writes, &misrouted)?;
+                let refused = self.refuse_misrouted(ns, &writes, &misrouted)?;
+                let restored = Box::pin(self.restore_moving(ns, &refused, token)).await?;
+                if restored == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
                 writes.retain(|write| write.id != misrouted.entry);
                 backoff.reset();
             } else if !backoff.sleep(&self.target.shutdown).await {
@@ -109,18 +113,20 @@ impl MongoSink {
         }
     }
 
-    fn refuse_misrouted(
+    /// Refuses the write that a cluster keeps refusing because of its shard key, and returns it.
+    fn refuse_misrouted<'a>(
         &self,
         ns: &str,
-        writes: &[Write<'_>],
+        writes: &[Write<'a>],
         misrouted: &Misrouted,
-    ) -> Result<(), ConsumerError> {
+    ) -> Result<Write<'a>, ConsumerError> {
         let mut writes = writes.iter();
         let write = writes.find(|write| write.id == misrouted.entry);
         let write = write.expect("the refused write is one of those that were sent");
         let failure = refusal(ns, write, &misrouted.error);
         let code = Some(misrouted.error.code);
-        self.refuse(ns, write, Reason::Write, code, failure)
+        self.refuse(ns, write, Reason::Write, code, failure)?;
+        Ok(*write)
     }
 
     async fn try_chunk(
@@ -140,12 +146,13 @@ impl MongoSink {
             token,
         };
         let mut places = self.places(ns, &key, writes).await?;
-        let notes = self.recall_moving(ns, writes, &mut places).await?;
+        let recalled = self.recall_moving(ns, writes, &mut places).await?;
         let sent = Box::pin(self.send_runs(sending, writes, &mut places)).await?;
-        if matches!(sent, Sent::Done) {
-            self.delete_moving(ns, &notes).await?;
+        if !matches!(sent, Sent::Done) || recalled.is_empty() {
+            return Ok(sent);
         }
-        Ok(sent)
+        let ended = self.end_recalled(ns, recalled, writes, token);
+        Ok(Box::pin(ended).await?.into())
     }
 
     /// Divides writes into runs and sends these one after the other.
