@@ -76,6 +76,28 @@ impl MongoSink {
         refused.iter().any(|it| it.id == id && it.ns == ns)
     }
 
+    /// Refuses an entry that was sent as a part of the write of another entry, which was refused.
+    pub(crate) fn refuse_with(&self, ns: &str, id: EntryId, other: EntryId) {
+        let mut refused = self.refused();
+        let is_of = |id: EntryId| move |it: &&Refusal| it.id == id && it.ns == ns;
+        if refused.iter().any(|it| is_of(id)(&it)) {
+            return;
+        }
+        let Some(found) = refused.iter().find(is_of(other)) else {
+            return;
+        };
+        let refusal = Refusal {
+            id,
+            ns: ns.to_owned(),
+            reason: found.reason,
+            code: found.code,
+            text: found.text.clone(),
+            position: None,
+            whole: None,
+        };
+        refused.push(refusal);
+    }
+
     /// Removes and returns the refusals of a batch, and those of held documents of its partition.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {

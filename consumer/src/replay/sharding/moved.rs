@@ -37,10 +37,12 @@ use crate::worker::applied::Applied;
 const MOVES_AT_ONCE: usize = 100;
 /// Number of attempts to commit one transaction.
 const COMMITS: u32 = 3;
+/// `IllegalOperation`
+const ILLEGAL_OPERATION: i32 = 20;
 /// Codes with which a deployment refuses transactions: `IllegalOperation`, `CommandNotFound`,
 /// `CommandNotSupported`, `ReadConcernMajorityNotEnabled`, `NotImplemented` and
 /// `OperationNotSupportedInTransaction`.
-const NO_TRANSACTIONS: [i32; 6] = [20, 59, 115, 148, 238, 263];
+const NO_TRANSACTIONS: [i32; 6] = [ILLEGAL_OPERATION, 59, 115, 148, 238, 263];
 
 /// The outcome of a transaction.
 pub(crate) enum Transaction {
@@ -82,13 +84,14 @@ impl MongoSink {
 
     /// Records that documents must move without transactions.
     pub(crate) fn refuse_transactions(&self, ns: &str, reason: &str) {
-        tracing::warn!(
-            ns,
-            reason,
-            "the target runs no transactions; moving documents by a delete and an insert"
-        );
-        if let Some(sharding) = &self.target.sharding {
-            sharding.refuse_transactions();
+        let sharding = self.target.sharding.as_ref();
+        if sharding.is_some_and(super::known::Sharding::refuse_transactions) {
+            tracing::warn!(
+                ns,
+                reason,
+                "the target runs no transactions; moving documents by a delete and an insert, and trying \
+                 a transaction every minute"
+            );
         }
     }
 
@@ -110,6 +113,10 @@ impl MongoSink {
                         .moved_documents
                         .inc_by(count(moves.len()));
                     return Ok(Sent::Done);
+                }
+                // Nobody knows which of several documents is gone.
+                Transaction::Gone if moves.len() > 1 => {
+                    return self.move_singly(sending, moves).await;
                 }
                 Transaction::Gone => return Ok(gone(moves)),
                 Transaction::Unavailable(reason) => {
@@ -205,12 +212,7 @@ impl MongoSink {
                 Some(code)
                     if !is_transient(&error) && rule_for(code).directive != Directive::Retry =>
                 {
-                    let text = error_text(&error);
-                    Transaction::Refused(WriteError {
-                        code,
-                        text,
-                        ..WriteError::default()
-                    })
+                    Transaction::Refused(WriteError::of_command(code, error_text(&error)))
                 }
                 _ => Transaction::Failed(error),
             },
@@ -280,7 +282,17 @@ impl MongoSink {
         if deleted.n != expected {
             return Ok(Transaction::Gone);
         }
-        let inserted = self.run_in(ns, &commands.insert, session).await?;
+        let inserted = match self.run_in(ns, &commands.insert, session).await {
+            // The cluster has accepted the transaction, so the code concerns the insert.
+            Err(error) if error_code(&error) == Some(ILLEGAL_OPERATION) => {
+                let text = error_text(&error);
+                return Ok(Transaction::Refused(WriteError::of_command(
+                    ILLEGAL_OPERATION,
+                    text,
+                )));
+            }
+            inserted => inserted?,
+        };
         Ok(match inserted.errors.into_iter().next() {
             Some(error) => Transaction::Refused(error),
             None => Transaction::Committed,
@@ -362,7 +374,7 @@ impl MongoSink {
     }
 }
 
-/// Returns the outcome for documents that are no longer where they were.
+/// Returns the outcome for a document that is no longer where it was.
 fn gone(moves: &[Move<'_>]) -> Sent {
     let first = moves.first().expect("a transaction moves a document");
     Sent::Misrouted(Misrouted {

@@ -15,15 +15,17 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
+use crate::replay::directive::{DUPLICATE_KEY, Directive, rule_for};
 use crate::replay::plan::{Action, BulkKind, Write};
 use crate::replay::sharding::run::{Place, Places, Pushed, Rules, Run, Values};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::replay::writes::bulk::{Misrouted, Sent};
+use crate::replay::writes::bulk::Sent;
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::outcome::{document_id, refusal};
+use crate::replay::writes::reply::WriteError;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -31,7 +33,9 @@ use crate::worker::assignment::Token;
 const AT_ONCE: usize = 1_000;
 /// Number of attempts, each with a new lookup, before a write that a cluster refuses because of its
 /// shard key is refused.
-const ATTEMPTS: u32 = 3;
+pub(crate) const ATTEMPTS: u32 = 3;
+/// The code of a refusal by this program: the document is no longer where it was.
+const NO_CODE: i32 = 0;
 
 /// The collection of a run, and how its writes are sent.
 #[derive(Debug, Clone, Copy)]
@@ -99,12 +103,17 @@ impl MongoSink {
                 "reading the shard key and the documents of a batch again"
             );
             self.forget_shard_key(ns);
-            if backoff.attempts() >= ATTEMPTS {
-                let refused = self.refuse_misrouted(ns, &writes, &misrouted)?;
-                let restored = Box::pin(self.restore_moving(ns, &refused, token)).await?;
+            let is_last = backoff.attempts() >= ATTEMPTS;
+            if is_last && !self.waits_for_orphan(ns, &misrouted.error).await? {
+                let mut all = writes.iter();
+                let write = all.find(|write| write.id == misrouted.entry).copied();
+                let write = write.expect("the refused write is one of those that were sent");
+                // The document must not be missing while the replay is stopped.
+                let restored = Box::pin(self.restore_moving(ns, &write, token)).await?;
                 if restored == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
+                self.refuse_misrouted(ns, &write, &misrouted.error)?;
                 writes.retain(|write| write.id != misrouted.entry);
                 backoff.reset();
             } else if !backoff.sleep(&self.target.shutdown).await {
@@ -113,20 +122,39 @@ impl MongoSink {
         }
     }
 
-    /// Refuses the write that a cluster keeps refusing because of its shard key, and returns it.
-    fn refuse_misrouted<'a>(
+    /// Returns true if a shard refuses an insert because of an orphaned document, which a migration of
+    /// chunks has left behind, which no lookup returns, and which the shard deletes later. In a
+    /// collection with a collation, the other document may have an equal `_id` instead.
+    pub(crate) async fn waits_for_orphan(
         &self,
         ns: &str,
-        writes: &[Write<'a>],
-        misrouted: &Misrouted,
-    ) -> Result<Write<'a>, ConsumerError> {
-        let mut writes = writes.iter();
-        let write = writes.find(|write| write.id == misrouted.entry);
-        let write = write.expect("the refused write is one of those that were sent");
-        let failure = refusal(ns, write, &misrouted.error);
-        let code = Some(misrouted.error.code);
-        self.refuse(ns, write, Reason::Write, code, failure)?;
-        Ok(*write)
+        error: &WriteError,
+    ) -> Result<bool, ConsumerError> {
+        let key = self.shard_key_of(ns).await?;
+        if error.code != DUPLICATE_KEY || key.is_none_or(|key| key.has_collation()) {
+            return Ok(false);
+        }
+        self.target.metrics.count_error("target");
+        self.target.readiness.target_failed(&format!(
+            "a shard has an orphaned document of {ns} with the _id of an entry; the insert is repeated \
+             until the shard has deleted it (run cleanupOrphaned on the shard to delete it now): {}",
+            error.text
+        ));
+        Ok(true)
+    }
+
+    /// Refuses a write that a cluster keeps refusing because of its shard key. A code that may concern
+    /// every write stops the replay.
+    pub(crate) fn refuse_misrouted(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        error: &WriteError,
+    ) -> Result<(), ConsumerError> {
+        if error.code != NO_CODE && rule_for(error.code).directive == Directive::Stop {
+            return Err(refusal(ns, write, error).into());
+        }
+        self.refuse_write(ns, write, error)
     }
 
     async fn try_chunk(
