@@ -16,12 +16,15 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
-use crate::replay::held_documents::held_document::{HeldDocument, KeyedDocument};
-use crate::replay::plan::{Action, Write};
+use crate::replay::held_documents::held_document::{
+    HeldDocument, IdentifiedDocument, KeyedDocument, read,
+};
+use crate::replay::plan::{Action, Routing, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
 use crate::worker::applied::Refusal;
+use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
 /// Number of documents that are looked up with one query.
@@ -173,6 +176,18 @@ impl MongoSink {
         for KeyedDocument { key, held } in self.held_of(topic, partition) {
             self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
+            // The stored form of a document that was moving was deleted.
+            let IdentifiedDocument {
+                document,
+                document_id,
+            } = read(&key.ns, &held.document)?;
+            let write = Write {
+                id: held.id,
+                document_id,
+                action: Action::Replace(document),
+                routing: Routing::NONE,
+            };
+            Box::pin(self.restore_moving(&key.ns, &write, &Token::default())).await?;
         }
         Ok(())
     }
