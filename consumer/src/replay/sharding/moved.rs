@@ -171,8 +171,11 @@ impl MongoSink {
         let ns = sending.ns;
         let write = &one.write;
         if self.is_misrouted(&error, write) {
-            let entry = write.id;
-            return Ok(Some(Sent::Misrouted(Misrouted { entry, error })));
+            return Ok(Some(Sent::Misrouted(Misrouted {
+                entry: write.id,
+                error,
+                done: Vec::new(),
+            })));
         }
         match self.directive(&error, write) {
             Directive::Retry => {
@@ -383,5 +386,6 @@ fn gone(moves: &[Move<'_>]) -> Sent {
             text: "the document is no longer stored with its last shard key".to_owned(),
             ..WriteError::default()
         },
+        done: Vec::new(),
     })
 }

@@ -21,7 +21,7 @@ use crate::replay::sharding::run::{Place, Places, Pushed, Rules, Run, Values};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::replay::writes::bulk::Sent;
+use crate::replay::writes::bulk::{Sent, unrepeatable, without_done};
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::outcome::{document_id, refusal};
@@ -103,6 +103,7 @@ impl MongoSink {
                 "reading the shard key and the documents of a batch again"
             );
             self.forget_shard_key(ns);
+            writes = without_done(&writes, &misrouted.done);
             let is_last = backoff.attempts() >= ATTEMPTS;
             if is_last && !self.waits_for_orphan(ns, &misrouted.error).await? {
                 let mut all = writes.iter();
@@ -199,6 +200,7 @@ impl MongoSink {
             creates_unmatched: self.policies.unmatched == Unmatched::Upsert,
         };
         let failed = |error: Malformed| damaged(ns, &error);
+        let mut done = Vec::new();
         let mut run = Run::default();
         let mut identity = Vec::new();
         for write in writes {
@@ -211,17 +213,22 @@ impl MongoSink {
                 if pushed == Pushed::Added && !is_last {
                     break;
                 }
+                let once = run.unrepeatable();
                 let sent = self.send_run(sending, std::mem::take(&mut run), places);
-                let sent = Box::pin(sent).await?;
-                if !matches!(sent, Sent::Done) {
-                    return Ok(sent);
+                match Box::pin(sent).await? {
+                    Sent::Done => done.extend(once),
+                    Sent::Abandoned => return Ok(Sent::Abandoned),
+                    Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
                 }
                 if pushed == Pushed::Added {
                     break;
                 }
             }
         }
-        Box::pin(self.send_run(sending, run, places)).await
+        Ok(match Box::pin(self.send_run(sending, run, places)).await? {
+            Sent::Misrouted(misrouted) => misrouted.after(&done),
+            sent => sent,
+        })
     }
 
     /// Sends writes to a collection that turned out to need no routing.
@@ -250,6 +257,7 @@ impl MongoSink {
         writes: &[Write<'_>],
         token: &Token,
     ) -> Result<Sent, ConsumerError> {
+        let mut done = Vec::new();
         let mut rest = writes;
         while !rest.is_empty() {
             let cut = self.target.limits.cut(kind, rest);
@@ -260,9 +268,10 @@ impl MongoSink {
                 others = self.without_held(ns, next).await?;
                 next = &others;
             }
-            let sent = Box::pin(self.send_routed(ns, kind, next, token)).await?;
-            if !matches!(sent, Sent::Done) {
-                return Ok(sent);
+            match Box::pin(self.send_routed(ns, kind, next, token)).await? {
+                Sent::Done => done.extend(unrepeatable(cut.next)),
+                Sent::Abandoned => return Ok(Sent::Abandoned),
+                Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
             }
             rest = cut.rest;
         }
@@ -306,7 +315,12 @@ impl MongoSink {
         if run.changes.is_empty() {
             return Ok(Sent::Done);
         }
-        Box::pin(self.send_changes(sending, run.changes, places)).await
+        let once = run.unrepeatable();
+        let sent = Box::pin(self.send_changes(sending, run.changes, places)).await?;
+        Ok(match sent {
+            Sent::Misrouted(misrouted) => misrouted.after(&once),
+            sent => sent,
+        })
     }
 
     /// Turns inserts of documents that exist into replacements, and omits those that would change

@@ -125,7 +125,9 @@ async fn a_note_that_another_member_writes_later_is_found() -> Result<()> {
     scene.done(BEFORE).await?;
     let other = ("i", 2, r#"{"_id":2,"k":1}"#);
     scene.done(&[other]).await?;
-    scene.done(&[("u", 2, r#"{"$v":1,"$set":{"k":2}}"#)]).await?;
+    scene
+        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
     assert!(crash_after(&scene, ("delete", "c"), MOVES[1]).await?);
     next.rewind(3);
     next.done(MOVES[1]).await?;
@@ -153,12 +155,20 @@ async fn a_lookup_waits_for_shards_that_have_yet_to_commit() -> Result<()> {
     let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
     scene.server.model().commit_late();
     scene.done(BEFORE).await?;
-    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await?;
-    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"x":2}}"#)]).await?;
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"x":2}}"#)])
+        .await?;
     assert_eq!(scene.metrics.unmatched_updates.get(), 0);
-    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":3}}"#)]).await?;
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":3}}"#)])
+        .await?;
     scene.done(&[("i", 1, r#"{"_id":1,"k":4,"x":3}"#)]).await?;
-    scene.done(&[("u", 1, r#"{"$v":1,"$set":{"y":1}}"#)]).await?;
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"y":1}}"#)])
+        .await?;
     assert_eq!(scene.documents()?, [r#"{"_id":1,"k":4,"x":3,"y":1}"#]);
     Ok(())
 }

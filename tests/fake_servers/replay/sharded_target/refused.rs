@@ -93,3 +93,28 @@ async fn a_code_that_may_concern_every_write_stops_the_replay() -> Result<()> {
     assert!(reason.contains("code 20"), "{reason}");
     Ok(())
 }
+
+/// The second write is refused again and again, and the first one is acknowledged.
+#[tokio::test]
+async fn an_acknowledged_operator_is_not_applied_again_when_another_write_is_misrouted()
+-> Result<()> {
+    let flags = ["--dead-letter=write", "--unrepeatable=apply"];
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &flags).await?;
+    scene
+        .done(&[
+            ("i", 1, r#"{"_id":1,"k":1,"x":1}"#),
+            ("i", 2, r#"{"_id":2,"k":2}"#),
+        ])
+        .await?;
+    let log = [
+        ("u", 1, r#"{"$inc":{"x":1}}"#),
+        ("u", 2, r#"{"$v":1,"$set":{"k":[1,2]}}"#),
+    ];
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+    assert_eq!(
+        scene.documents()?,
+        [r#"{"_id":1,"k":1,"x":2}"#, r#"{"_id":2,"k":2}"#]
+    );
+    Ok(())
+}

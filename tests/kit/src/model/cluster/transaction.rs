@@ -91,10 +91,17 @@ impl Model {
         if let Some(cluster) = &mut after.cluster {
             cluster.committed += 1;
         }
-        if after.cluster.as_ref().is_some_and(|cluster| cluster.commits_late) {
+        if after
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.commits_late)
+        {
             for (db, command, _) in &transaction.commands {
                 let command = Document::new(command)?;
-                if command.first()?.is_some_and(|first| first.name == b"delete") {
+                if command
+                    .first()?
+                    .is_some_and(|first| first.name == b"delete")
+                {
                     self.try_command(db, command)?;
                 }
             }
