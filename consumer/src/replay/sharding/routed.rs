@@ -15,7 +15,6 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
-use crate::replay::directive::{DUPLICATE_KEY, Directive, rule_for};
 use crate::replay::plan::{Action, BulkKind, Write};
 use crate::replay::sharding::run::{Place, Places, Pushed, Rules, Run, Values};
 use crate::replay::sharding::shard_key::ShardKey;
@@ -24,8 +23,7 @@ use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bulk::{Sent, unrepeatable, without_done};
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, find_command};
-use crate::replay::writes::outcome::{document_id, refusal};
-use crate::replay::writes::reply::WriteError;
+use crate::replay::writes::outcome::document_id;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -34,8 +32,6 @@ const AT_ONCE: usize = 1_000;
 /// Number of attempts, each with a new lookup, before a write that a cluster refuses because of its
 /// shard key is refused.
 pub(crate) const ATTEMPTS: u32 = 3;
-/// The code of a refusal by this program: the document is no longer where it was.
-const NO_CODE: i32 = 0;
 
 /// The collection of a run, and how its writes are sent.
 #[derive(Debug, Clone, Copy)]
@@ -121,41 +117,6 @@ impl MongoSink {
                 return Ok(Applied::Abandoned);
             }
         }
-    }
-
-    /// Returns true if a shard refuses an insert because of an orphaned document, which a migration of
-    /// chunks has left behind, which no lookup returns, and which the shard deletes later. In a
-    /// collection with a collation, the other document may have an equal `_id` instead.
-    pub(crate) async fn waits_for_orphan(
-        &self,
-        ns: &str,
-        error: &WriteError,
-    ) -> Result<bool, ConsumerError> {
-        let key = self.shard_key_of(ns).await?;
-        if error.code != DUPLICATE_KEY || key.is_none_or(|key| key.has_collation()) {
-            return Ok(false);
-        }
-        self.target.metrics.count_error("target");
-        self.target.readiness.target_failed(&format!(
-            "a shard has an orphaned document of {ns} with the _id of an entry; the insert is repeated \
-             until the shard has deleted it (run cleanupOrphaned on the shard to delete it now): {}",
-            error.text
-        ));
-        Ok(true)
-    }
-
-    /// Refuses a write that a cluster keeps refusing because of its shard key. A code that may concern
-    /// every write stops the replay.
-    pub(crate) fn refuse_misrouted(
-        &self,
-        ns: &str,
-        write: &Write<'_>,
-        error: &WriteError,
-    ) -> Result<(), ConsumerError> {
-        if error.code != NO_CODE && rule_for(error.code).directive == Directive::Stop {
-            return Err(refusal(ns, write, error).into());
-        }
-        self.refuse_write(ns, write, error)
     }
 
     async fn try_chunk(
