@@ -23,7 +23,7 @@ use crate::replay::plan::{Action, Routing, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::worker::applied::Refusal;
+use crate::worker::applied::{Applied, Refusal};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
@@ -187,7 +187,12 @@ impl MongoSink {
                 action: Action::Replace(document),
                 routing: Routing::NONE,
             };
-            Box::pin(self.restore_moving(&key.ns, &write, &Token::default())).await?;
+            let token = Token::default();
+            let restored = Box::pin(self.restore_moving(&key.ns, &write, &token)).await?;
+            if restored == Applied::Abandoned {
+                // The program ends; the note stays.
+                break;
+            }
         }
         Ok(())
     }

@@ -166,6 +166,6 @@ mod tests {
         let bytes = find_command("c", ids.into_iter(), ReadLevel::Settled(time), Fields::All);
         let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
         let expected = mongodb::bson::doc! { "level": "local", "afterClusterTime": time };
-        assert_eq!(command.get_document("readConcern"), Ok(&expected));
+        assert_eq!(command.get_document("readConcern").unwrap(), &expected);
     }
 }
