@@ -10,17 +10,21 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
+use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
 use crate::replay::damage::damaged;
-use crate::replay::held_documents::held_document::{HeldDocument, KeyedDocument};
-use crate::replay::plan::{Action, Write};
+use crate::replay::held_documents::held_document::{
+    HeldDocument, IdentifiedDocument, KeyedDocument, read,
+};
+use crate::replay::plan::{Action, Routing, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::worker::applied::Refusal;
+use crate::worker::applied::{Applied, Refusal};
+use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
 
 /// Number of documents that are looked up with one query.
@@ -67,6 +71,34 @@ impl MongoSink {
             });
         }
         Ok(())
+    }
+
+    /// Returns true if a write of this entry was refused in the batches under way.
+    pub(crate) fn is_refused(&self, ns: &str, id: EntryId) -> bool {
+        let refused = self.refused();
+        refused.iter().any(|it| it.id == id && it.ns == ns)
+    }
+
+    /// Refuses an entry that was sent as a part of the write of another entry, which was refused.
+    pub(crate) fn refuse_with(&self, ns: &str, id: EntryId, other: EntryId) {
+        let mut refused = self.refused();
+        let is_of = |id: EntryId| move |it: &&Refusal| it.id == id && it.ns == ns;
+        if refused.iter().any(|it| is_of(id)(&it)) {
+            return;
+        }
+        let Some(found) = refused.iter().find(is_of(other)) else {
+            return;
+        };
+        let refusal = Refusal {
+            id,
+            ns: ns.to_owned(),
+            reason: found.reason,
+            code: found.code,
+            text: found.text.clone(),
+            position: None,
+            whole: None,
+        };
+        refused.push(refusal);
     }
 
     /// Removes and returns the refusals of a batch, and those of held documents of its partition.
@@ -144,6 +176,23 @@ impl MongoSink {
         for KeyedDocument { key, held } in self.held_of(topic, partition) {
             self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
+            // The stored form of a document that was moving was deleted.
+            let IdentifiedDocument {
+                document,
+                document_id,
+            } = read(&key.ns, &held.document)?;
+            let write = Write {
+                id: held.id,
+                document_id,
+                action: Action::Replace(document),
+                routing: Routing::NONE,
+            };
+            let token = Token::default();
+            let restored = Box::pin(self.restore_moving(&key.ns, &write, &token)).await?;
+            if restored == Applied::Abandoned {
+                // The program ends; the note stays.
+                break;
+            }
         }
         Ok(())
     }
@@ -156,8 +205,9 @@ impl MongoSink {
         executed: &[Write<'_>],
     ) -> Result<(), ConsumerError> {
         for part in executed.chunks(AT_ONCE) {
+            let level = self.settled().await?;
             let present = self
-                .persist("looking up documents", || self.present_ids(ns, part))
+                .persist("looking up documents", || self.present_ids(ns, part, level))
                 .await?;
             for write in part.iter().filter(|write| !write.action.is_whole()) {
                 let mut identity = Vec::new();
@@ -193,10 +243,11 @@ impl MongoSink {
         &self,
         ns: &str,
         writes: &[Write<'_>],
+        level: ReadLevel,
     ) -> mongodb::error::Result<HashSet<Vec<u8>>> {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local, Fields::Id);
+        let command = find_command(collection, ids, level, Fields::Id);
         let command = RawDocumentBuf::from_bytes(command)?;
         let database = self.target.client.database(db);
         let mut cursor = database.run_raw_cursor_command(command).batch().await?;

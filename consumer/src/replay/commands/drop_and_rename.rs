@@ -98,6 +98,7 @@ impl MongoSink {
     ) -> Result<Applied, ConsumerError> {
         let Namespace { db, collection } = namespace;
         let Running { source, ran } = running;
+        self.report_lost_key(&namespace.to_string());
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let holder = self.name_holder(namespace).await?;

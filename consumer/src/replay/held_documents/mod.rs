@@ -47,7 +47,7 @@ use crate::replay::held_documents::held_document::{
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros, rewritten};
 use crate::replay::sink::MongoSink;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::reply::WriteError;
 use crate::replay::writes::rewrite::inapplicable;
 use crate::topic_partition::TopicPartition;
@@ -235,7 +235,7 @@ impl MongoSink {
     ) -> Result<Option<Vec<u8>>, ConsumerError> {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = std::iter::once(write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
+        let command = find_command(collection, ids, self.settled().await?, Fields::All);
         self.first_document(db, command).await
     }
 

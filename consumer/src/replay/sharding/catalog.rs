@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{error_code, error_text, is_transient};
 
 use crate::error::ConsumerError;
 use crate::replay::commands::DriverResult;
 use crate::replay::directive::{Directive, rule_for};
+use crate::replay::sharding::created::{Before, report_unsharded};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
+use crate::replay::writes::find::ReadLevel;
 
 /// `NamespaceNotFound`: the collection does not exist.
 const NO_COLLECTION: i32 = 26;
@@ -44,6 +46,14 @@ impl MongoSink {
         if let Some(known) = sharding.known(ns) {
             return Ok(known);
         }
+        self.read_shard_key(ns, false).await
+    }
+
+    async fn read_shard_key(
+        &self,
+        ns: &str,
+        is_repeated: bool,
+    ) -> Result<Option<Arc<ShardKey>>, ConsumerError> {
         let reported = self
             .persist("reading the shard key of a collection", || {
                 self.reported_key(ns)
@@ -62,11 +72,54 @@ impl MongoSink {
             }
         };
         // A collection that is sharded by `_id` has no key here either, but is sharded already.
-        if key.is_none() && !is_sharded && self.shard_before_write(ns).await? {
-            return Box::pin(self.shard_key_of(ns)).await;
+        if key.is_none() && !is_sharded {
+            match self.shard_before_write(ns).await? {
+                Before::NotConfigured => {}
+                Before::Sharded => return Box::pin(self.shard_key_of(ns)).await,
+                // Another member may have sharded it, and written the documents.
+                Before::HasDocuments if !is_repeated => {
+                    return Box::pin(self.read_shard_key(ns, true)).await;
+                }
+                Before::HasDocuments => report_unsharded(ns),
+            }
         }
-        sharding.remember(ns, key.clone());
+        if let Some(sharding) = &self.target.sharding {
+            sharding.remember(ns, key.clone());
+        }
         Ok(key)
+    }
+
+    /// Returns the level of a read that must find each document exactly once, even if it is being moved.
+    /// A cluster may acknowledge a transaction before all shards have committed it: until MongoDB 6.1
+    /// `coordinateCommitReturnImmediatelyAfterPersistingDecision` is the default. A local read then
+    /// finds the document on no shard.
+    pub(crate) async fn settled(&self) -> Result<ReadLevel, ConsumerError> {
+        if self.target.sharding.is_none() {
+            return Ok(ReadLevel::Local);
+        }
+        let admin = self.target.client.database("admin");
+        let reply = self
+            .persist("reading the time of the cluster", || {
+                admin.run_command(doc! { "ping": 1 }).into_future()
+            })
+            .await?;
+        let time: Option<Timestamp> = reply.get_timestamp("operationTime").ok();
+        // A cluster without replica sets reports no time, and has no transactions.
+        Ok(time.map_or(ReadLevel::Local, ReadLevel::Settled))
+    }
+
+    /// Warns that a collection that is about to be dropped was sharded by an operator: the next
+    /// collection of that name is not.
+    pub(crate) fn report_lost_key(&self, ns: &str) {
+        let sharding = self.target.sharding.as_ref();
+        let was_sharded = sharding.is_some_and(|sharding| sharding.was_sharded(ns));
+        if was_sharded && !self.policies.shard_collections.contains_key(ns) {
+            tracing::warn!(
+                ns,
+                "the source dropped a collection that is sharded on the target; a later collection of \
+                 that name is not sharded unless --shard-collections names it"
+            );
+        }
     }
 
     /// Makes the next write to a collection read its shard key again.

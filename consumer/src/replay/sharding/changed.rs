@@ -13,13 +13,14 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
+use crate::replay::held_documents::key as held_key;
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros};
 use crate::replay::sharding::move_commands::Move;
 use crate::replay::sharding::routed::{Sending, place_at};
-use crate::replay::sharding::run::{Base, Change, Places, Values};
+use crate::replay::sharding::run::{Base, Change, Place, Places, Values};
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Sent;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::permits::acquire;
 use crate::replay::writes::rewrite::with_updates;
 
@@ -30,6 +31,8 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 struct Changed<'a> {
     /// The last entry that changes the document.
     id: EntryId,
+    /// The earlier ones, which are part of the same write.
+    earlier: Vec<EntryId>,
     document_id: Element<'a>,
     identity: Vec<u8>,
     /// The values with which it is stored.
@@ -57,10 +60,11 @@ impl MongoSink {
         let mut ready = Vec::new();
         let mut waiting = FxHashMap::default();
         for change in changes {
-            places.remove(&change.identity);
+            restore_place(places, &change.identity, &change.stored);
             let held = self.holds(ns);
             // An index refused an earlier write of this run, so the document is held.
             if held && self.apply_to_held(ns, &change).await? {
+                expect_held(places, &change.identity);
                 continue;
             }
             let is_whole = change
@@ -96,6 +100,9 @@ impl MongoSink {
             }
         }
         // They were deleted after the lookup.
+        for identity in waiting.keys() {
+            places.remove(identity);
+        }
         let missing: Vec<&Write<'_>> = waiting
             .values()
             .flat_map(|change| change.writes.iter().copied())
@@ -124,7 +131,7 @@ impl MongoSink {
     ) -> Result<Option<Changed<'a>>, ConsumerError> {
         let Sending { ns, key, .. } = sending;
         let failed = |error: Malformed| damaged(ns, &error);
-        let (Some(first), Some(last)) = (change.writes.first(), change.writes.last()) else {
+        let Some(first) = change.writes.first() else {
             return Ok(None);
         };
         let new = only_id(first.document_id);
@@ -141,14 +148,15 @@ impl MongoSink {
         let mut writes = change.writes.clone();
         let base = Document::new(base).map_err(failed)?;
         let document = with_updates(ns, base, &mut writes, &refuse)?;
-        if writes.is_empty() {
+        let Some((last, earlier)) = writes.split_last() else {
             return Ok(None);
-        }
+        };
         let values = key
             .values_of(Document::new(&document).map_err(failed)?)
             .map_err(failed)?;
         Ok(Some(Changed {
             id: last.id,
+            earlier: earlier.iter().map(|write| write.id).collect(),
             document_id: last.document_id,
             identity: change.identity.clone(),
             stored: change.stored.clone(),
@@ -165,6 +173,7 @@ impl MongoSink {
         ready: &[Changed<'_>],
         places: &mut Places,
     ) -> Result<Sent, ConsumerError> {
+        let ns = sending.ns;
         let mut rest = ready;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -178,11 +187,34 @@ impl MongoSink {
                 return Ok(sent);
             }
             for changed in part {
-                places.insert(changed.identity.clone(), place_at(&changed.values));
+                self.settle(ns, changed, places)?;
             }
             rest = after;
         }
         Ok(Sent::Done)
+    }
+
+    /// Records where a document is after its change was sent. If the change was refused, it is where it
+    /// was, and all entries of the change are refused.
+    fn settle(
+        &self,
+        ns: &str,
+        changed: &Changed<'_>,
+        places: &mut Places,
+    ) -> Result<(), ConsumerError> {
+        let identity = &changed.identity;
+        let key = held_key(ns, changed.document_id)?;
+        if self.held().contains_key(&key) {
+            expect_held(places, identity);
+        } else if self.is_refused(ns, changed.id) {
+            for earlier in &changed.earlier {
+                self.refuse_with(ns, *earlier, changed.id);
+            }
+            restore_place(places, identity, &changed.stored);
+        } else {
+            places.insert(identity.clone(), place_at(&changed.values));
+        }
+        Ok(())
     }
 
     async fn send_part(
@@ -245,7 +277,7 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = changes.values().filter_map(|change| change.writes.first());
         let ids = ids.map(|write| write.document_id);
-        let command = find_command(collection, ids, ReadLevel::Local, Fields::All);
+        let command = find_command(collection, ids, self.settled().await?, Fields::All);
         self.persist("reading documents", || self.read_batch(db, &command))
             .await
     }
@@ -263,6 +295,25 @@ impl MongoSink {
         }
         Ok(found)
     }
+}
+
+/// Records that a document is where it was before its change.
+fn restore_place(places: &mut Places, identity: &[u8], stored: &[Values]) {
+    let place = match stored {
+        [] => {
+            places.remove(identity);
+            return;
+        }
+        [only] => Place::At(Values::clone(only)),
+        all => Place::Several(all.to_vec()),
+    };
+    places.insert(identity.to_vec(), place);
+}
+
+/// Records that a document is held. Its later writes are applied to the held document, whatever its
+/// shard key is.
+fn expect_held(places: &mut Places, identity: &[u8]) {
+    places.insert(identity.to_vec(), place_at(Document::EMPTY.as_bytes()));
 }
 
 /// Removes and returns the change of a stored document.

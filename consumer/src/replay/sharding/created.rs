@@ -19,6 +19,17 @@ const RIGHTS: &str = "grant the target's user the role clusterManager, or the ac
 const RULES: &str = "the collection must not be capped, and each unique index besides _id must begin with \
                      the shard key";
 
+/// A collection that is about to be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The operator has not configured a shard key.
+    NotConfigured,
+    /// It has just been sharded.
+    Sharded,
+    /// It has documents, so it is not sharded.
+    HasDocuments,
+}
+
 impl MongoSink {
     /// Shards a collection that the replay has just created, if its shard key is configured. It may be
     /// sharded already.
@@ -53,22 +64,17 @@ impl MongoSink {
     }
 
     /// Shards a collection that is about to be written to, if its shard key is configured and it has no
-    /// documents. Returns true if it was sharded.
-    pub(crate) async fn shard_before_write(&self, ns: &str) -> Result<bool, ConsumerError> {
+    /// documents.
+    pub(crate) async fn shard_before_write(&self, ns: &str) -> Result<Before, ConsumerError> {
         if !self.policies.shard_collections.contains_key(ns) {
-            return Ok(false);
+            return Ok(Before::NotConfigured);
         }
         let namespace = Namespace::split(ns);
         if self.has_documents(namespace).await? {
-            tracing::warn!(
-                ns,
-                "the collection has documents on the target and is not sharded by --shard-collections; \
-                 leaving it as it is"
-            );
-            return Ok(false);
+            return Ok(Before::HasDocuments);
         }
         self.shard_created(namespace).await?;
-        Ok(true)
+        Ok(Before::Sharded)
     }
 
     /// Returns the error with which the target permanently refuses to shard a collection.
@@ -95,4 +101,13 @@ impl MongoSink {
         }
         Ok(None)
     }
+}
+
+/// Warns that a collection stays as it is.
+pub(crate) fn report_unsharded(ns: &str) {
+    tracing::warn!(
+        ns,
+        "the collection has documents on the target and is not sharded by --shard-collections; leaving it \
+         as it is"
+    );
 }

@@ -9,11 +9,11 @@ use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::directive::Directive;
 use crate::replay::held_documents::held_document::{HeldDocument, IdentifiedDocument, read};
-use crate::replay::held_documents::{Tried, is_index_refusal};
+use crate::replay::held_documents::{Tried, is_index_refusal, key};
 use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros};
 use crate::replay::sharding::move_commands::{Move, deletes_of};
 use crate::replay::sharding::moved::Transaction;
-use crate::replay::sharding::routed::Sending;
+use crate::replay::sharding::routed::{ATTEMPTS, Sending};
 use crate::replay::sharding::run::{Values, stored_values};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::MongoSink;
@@ -29,6 +29,9 @@ enum Attempt {
     Done(Tried),
     /// The document must be looked up again, after a pause.
     Again,
+    /// The cluster refuses the document because of its shard key, so that the key and the document must
+    /// be looked up again.
+    Misrouted(WriteError),
 }
 
 /// A held document as it is written.
@@ -91,12 +94,55 @@ impl MongoSink {
                 Some(sending) => Box::pin(self.place_held(sending, placing)).await?,
                 None => self.replace_held(ns, placing, token).await?,
             };
-            match attempt {
-                Attempt::Done(tried) => return Ok(tried),
-                Attempt::Again if backoff.sleep(&self.target.shutdown).await => {}
-                Attempt::Again => return Ok(Tried::Abandoned),
+            let tried = self.after_attempt(ns, placing, attempt, &mut backoff, token);
+            if let Some(tried) = Box::pin(tried).await? {
+                return Ok(tried);
             }
             self.forget_shard_key(ns);
+        }
+    }
+
+    /// Waits before another attempt, which is necessary if there is no outcome. A document that the
+    /// cluster keeps refusing because of its shard key is refused.
+    async fn after_attempt(
+        &self,
+        ns: &str,
+        placing: Placing<'_>,
+        attempt: Attempt,
+        backoff: &mut Backoff,
+        token: &Token,
+    ) -> Result<Option<Tried>, ConsumerError> {
+        match attempt {
+            Attempt::Done(tried) => return Ok(Some(tried)),
+            Attempt::Misrouted(error) => {
+                let is_last = backoff.attempts() >= ATTEMPTS;
+                if is_last && !self.waits_for_orphan(ns, &error).await? {
+                    self.refuse_misrouted(ns, &placing.write, &error)?;
+                    return Ok(Some(self.give_up(ns, placing, token).await?));
+                }
+                self.wait_for_target(&error);
+            }
+            Attempt::Again => {}
+        }
+        let goes_on = backoff.sleep(&self.target.shutdown).await;
+        Ok((!goes_on).then_some(Tried::Abandoned))
+    }
+
+    /// Completes the refusal of a held document, and restores its stored form if it was being moved.
+    async fn give_up(
+        &self,
+        ns: &str,
+        placing: Placing<'_>,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let Placing { held, write, .. } = placing;
+        self.complete_refusal(ns, held)?;
+        let held_key = key(ns, write.document_id)?;
+        // A document that is held is not restored.
+        self.held().remove(&held_key);
+        match Box::pin(self.restore_moving(ns, &write, token)).await? {
+            Applied::Done => Ok(Tried::DeadLettered),
+            Applied::Abandoned => Ok(Tried::Abandoned),
         }
     }
 
@@ -136,7 +182,8 @@ impl MongoSink {
         let sent = Box::pin(self.send_routed(ns, BulkKind::Delete, &deletes, token)).await?;
         Ok(match sent {
             Sent::Abandoned => Attempt::Done(Tried::Abandoned),
-            Sent::Done | Sent::Misrouted(_) => Attempt::Again,
+            Sent::Done => Attempt::Again,
+            Sent::Misrouted(misrouted) => Attempt::Misrouted(misrouted.error),
         })
     }
 
@@ -167,7 +214,9 @@ impl MongoSink {
                     self.target.metrics.moved_documents.inc();
                     Attempt::Done(self.with_zeros(ns, placing, token).await?)
                 }
-                Transaction::Refused(error) => self.after_refused_held(ns, placing, error)?,
+                Transaction::Refused(error) => {
+                    self.after_refused_held(ns, placing, error, token).await?
+                }
                 Transaction::Gone => Attempt::Again,
                 Transaction::Failed(error) => {
                     self.target.metrics.count_error("target");
@@ -182,15 +231,16 @@ impl MongoSink {
         )
     }
 
-    fn after_refused_held(
+    async fn after_refused_held(
         &self,
         ns: &str,
         placing: Placing<'_>,
         error: WriteError,
+        token: &Token,
     ) -> Result<Attempt, ConsumerError> {
-        let Placing { held, write, .. } = placing;
+        let Placing { write, .. } = placing;
         if self.is_misrouted(&error, &write) {
-            return Ok(Attempt::Again);
+            return Ok(Attempt::Misrouted(error));
         }
         if is_index_refusal(&error) {
             return Ok(Attempt::Done(Tried::Refused(error)));
@@ -203,8 +253,7 @@ impl MongoSink {
             Directive::Stop => return Err(refusal(ns, &write, &error).into()),
             _ => self.refuse_write(ns, &write, &error)?,
         }
-        self.complete_refusal(ns, held)?;
-        Ok(Attempt::Done(Tried::DeadLettered))
+        Ok(Attempt::Done(self.give_up(ns, placing, token).await?))
     }
 
     /// Replaces the stored form of a held document, or inserts the document if there is none.
@@ -225,7 +274,9 @@ impl MongoSink {
         }];
         if let Ok(reply) = self.run(ns, BulkKind::Update, &replace).await? {
             match reply.errors.into_iter().next() {
-                Some(error) if self.is_misrouted(&error, &write) => return Ok(Attempt::Again),
+                Some(error) if self.is_misrouted(&error, &write) => {
+                    return Ok(Attempt::Misrouted(error));
+                }
                 Some(error) if is_index_refusal(&error) => {
                     return Ok(Attempt::Done(Tried::Refused(error)));
                 }
@@ -238,11 +289,13 @@ impl MongoSink {
         // This handles any other error, after which the next attempt shows whether the write
         // succeeded.
         let sent = Box::pin(self.send_routed(ns, BulkKind::Update, &replace, token)).await?;
-        if let Sent::Abandoned = sent {
-            return Ok(Attempt::Done(Tried::Abandoned));
+        match sent {
+            Sent::Abandoned => return Ok(Attempt::Done(Tried::Abandoned)),
+            Sent::Misrouted(misrouted) => return Ok(Attempt::Misrouted(misrouted.error)),
+            Sent::Done => {}
         }
-        if self.complete_refusal(ns, held)? {
-            return Ok(Attempt::Done(Tried::DeadLettered));
+        if self.is_refused(ns, held.id) {
+            return Ok(Attempt::Done(self.give_up(ns, placing, token).await?));
         }
         Ok(Attempt::Again)
     }

@@ -16,8 +16,8 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Sharding {
     keys: Mutex<FxHashMap<String, Known>>,
-    /// False once the cluster has refused a transaction.
-    runs_transactions: AtomicBool,
+    /// The time at which the cluster last refused a transaction.
+    refused_transactions: Mutex<Option<Instant>>,
     /// True if a document may be in the collection of moving documents.
     may_have_moving: AtomicBool,
 }
@@ -33,7 +33,7 @@ impl Default for Sharding {
     fn default() -> Self {
         Self {
             keys: Mutex::default(),
-            runs_transactions: AtomicBool::new(true),
+            refused_transactions: Mutex::default(),
             may_have_moving: AtomicBool::new(false),
         }
     }
@@ -60,17 +60,37 @@ impl Sharding {
         self.keys().remove(ns);
     }
 
+    /// Returns true if the collection had a shard key when it was last read.
+    pub(crate) fn was_sharded(&self, ns: &str) -> bool {
+        let keys = self.keys();
+        keys.get(ns).is_some_and(|known| known.key.is_some())
+    }
+
     /// Removes all shard keys.
     pub(crate) fn forget_all(&self) {
         self.keys().clear();
     }
 
+    /// Returns false for a minute after the cluster has refused a transaction. The refusal may have
+    /// had a temporary cause, such as a collection that was being resharded.
     pub(crate) fn runs_transactions(&self) -> bool {
-        self.runs_transactions.load(Ordering::Relaxed)
+        let refused = self.refused_transactions();
+        refused.is_none_or(|since| since.elapsed() >= REMEMBERED)
     }
 
-    pub(crate) fn refuse_transactions(&self) {
-        self.runs_transactions.store(false, Ordering::Relaxed);
+    /// Records that the cluster has refused a transaction. Returns true for the first refusal.
+    pub(crate) fn refuse_transactions(&self) -> bool {
+        self.refuse_transactions_at(Instant::now())
+    }
+
+    fn refuse_transactions_at(&self, now: Instant) -> bool {
+        self.refused_transactions().replace(now).is_none()
+    }
+
+    /// Returns the last refusal. A panic cannot leave it inconsistent, so poisoning is ignored.
+    fn refused_transactions(&self) -> MutexGuard<'_, Option<Instant>> {
+        let refused = self.refused_transactions.lock();
+        refused.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn may_have_moving(&self) -> bool {
@@ -84,5 +104,21 @@ impl Sharding {
     /// Returns the cache. A panic cannot leave it inconsistent, so poisoning is ignored.
     fn keys(&self) -> MutexGuard<'_, FxHashMap<String, Known>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_are_tried_again_after_a_minute() {
+        let sharding = Sharding::default();
+        assert!(sharding.runs_transactions());
+        assert!(sharding.refuse_transactions());
+        assert!(!sharding.runs_transactions());
+        let before = Instant::now().checked_sub(REMEMBERED).unwrap();
+        assert!(!sharding.refuse_transactions_at(before));
+        assert!(sharding.runs_transactions());
     }
 }

@@ -29,6 +29,7 @@
 //! - `created` shards collections that the replay creates
 //! - `run` plans writes by the stored values; pure code
 //! - `routed` sends what was planned, `changed` the documents that must be read first
+//! - `misrouted` refuses writes whose shard key the cluster does not accept
 //! - `moved` moves documents by the commands in `move_commands`, and `moving` keeps those that move
 //!   without a transaction
 //! - `held` writes documents that an index refused before
@@ -38,6 +39,7 @@ pub(crate) mod changed;
 mod created;
 mod held;
 pub(crate) mod known;
+mod misrouted;
 pub(crate) mod move_commands;
 pub(crate) mod moved;
 pub(crate) mod moving;

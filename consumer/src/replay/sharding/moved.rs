@@ -30,16 +30,19 @@ use crate::replay::writes::bulk::{Misrouted, Sent};
 use crate::replay::writes::bypass::is_no_bypass;
 use crate::replay::writes::outcome::refusal;
 use crate::replay::writes::reply::{WriteError, WriteReply};
+use crate::worker::applied::Applied;
 
 /// Number of documents that move in one transaction, whose operations conflict with migrations of
 /// chunks.
 const MOVES_AT_ONCE: usize = 100;
 /// Number of attempts to commit one transaction.
 const COMMITS: u32 = 3;
+/// `IllegalOperation`
+const ILLEGAL_OPERATION: i32 = 20;
 /// Codes with which a deployment refuses transactions: `IllegalOperation`, `CommandNotFound`,
 /// `CommandNotSupported`, `ReadConcernMajorityNotEnabled`, `NotImplemented` and
 /// `OperationNotSupportedInTransaction`.
-const NO_TRANSACTIONS: [i32; 6] = [20, 59, 115, 148, 238, 263];
+const NO_TRANSACTIONS: [i32; 6] = [ILLEGAL_OPERATION, 59, 115, 148, 238, 263];
 
 /// The outcome of a transaction.
 pub(crate) enum Transaction {
@@ -81,13 +84,14 @@ impl MongoSink {
 
     /// Records that documents must move without transactions.
     pub(crate) fn refuse_transactions(&self, ns: &str, reason: &str) {
-        tracing::warn!(
-            ns,
-            reason,
-            "the target runs no transactions; moving documents by a delete and an insert"
-        );
-        if let Some(sharding) = &self.target.sharding {
-            sharding.refuse_transactions();
+        let sharding = self.target.sharding.as_ref();
+        if sharding.is_some_and(super::known::Sharding::refuse_transactions) {
+            tracing::warn!(
+                ns,
+                reason,
+                "the target runs no transactions; moving documents by a delete and an insert, and trying \
+                 a transaction every minute"
+            );
         }
     }
 
@@ -109,6 +113,10 @@ impl MongoSink {
                         .moved_documents
                         .inc_by(count(moves.len()));
                     return Ok(Sent::Done);
+                }
+                // Nobody knows which of several documents is gone.
+                Transaction::Gone if moves.len() > 1 => {
+                    return self.move_singly(sending, moves).await;
                 }
                 Transaction::Gone => return Ok(gone(moves)),
                 Transaction::Unavailable(reason) => {
@@ -163,8 +171,11 @@ impl MongoSink {
         let ns = sending.ns;
         let write = &one.write;
         if self.is_misrouted(&error, write) {
-            let entry = write.id;
-            return Ok(Some(Sent::Misrouted(Misrouted { entry, error })));
+            return Ok(Some(Sent::Misrouted(Misrouted {
+                entry: write.id,
+                error,
+                done: Vec::new(),
+            })));
         }
         match self.directive(&error, write) {
             Directive::Retry => {
@@ -204,12 +215,7 @@ impl MongoSink {
                 Some(code)
                     if !is_transient(&error) && rule_for(code).directive != Directive::Retry =>
                 {
-                    let text = error_text(&error);
-                    Transaction::Refused(WriteError {
-                        code,
-                        text,
-                        ..WriteError::default()
-                    })
+                    Transaction::Refused(WriteError::of_command(code, error_text(&error)))
                 }
                 _ => Transaction::Failed(error),
             },
@@ -279,7 +285,17 @@ impl MongoSink {
         if deleted.n != expected {
             return Ok(Transaction::Gone);
         }
-        let inserted = self.run_in(ns, &commands.insert, session).await?;
+        let inserted = match self.run_in(ns, &commands.insert, session).await {
+            // The cluster has accepted the transaction, so the code concerns the insert.
+            Err(error) if error_code(&error) == Some(ILLEGAL_OPERATION) => {
+                let text = error_text(&error);
+                return Ok(Transaction::Refused(WriteError::of_command(
+                    ILLEGAL_OPERATION,
+                    text,
+                )));
+            }
+            inserted => inserted?,
+        };
         Ok(match inserted.errors.into_iter().next() {
             Some(error) => Transaction::Refused(error),
             None => Transaction::Committed,
@@ -307,7 +323,8 @@ impl MongoSink {
     }
 
     /// Moves documents without a transaction. The stored document is kept until the new form is
-    /// acknowledged, unless the entry itself has the whole document.
+    /// acknowledged, even if the entry has the whole document: an earlier entry that is applied again
+    /// after a crash needs it, and so does the refusal of the new form.
     async fn move_one_by_one(
         &self,
         sending: Sending<'_>,
@@ -318,7 +335,15 @@ impl MongoSink {
             if !token.is_valid() {
                 return Ok(Sent::Abandoned);
             }
-            let note = match one.before {
+            let read;
+            let before = match one.before {
+                Some(before) => Some(before),
+                None => {
+                    read = self.stored(ns, &one.write).await?;
+                    read.as_deref()
+                }
+            };
+            let note = match before {
                 Some(before) => Some(self.note_moving(ns, &one.write, before).await?),
                 None => None,
             };
@@ -336,6 +361,13 @@ impl MongoSink {
             let is_held = self
                 .held()
                 .contains_key(&held_key(ns, one.write.document_id)?);
+            if self.is_refused(ns, one.write.id) {
+                let restored = self.restore_moving(ns, &one.write, token);
+                if Box::pin(restored).await? == Applied::Abandoned {
+                    return Ok(Sent::Abandoned);
+                }
+                continue;
+            }
             if !is_held {
                 self.delete_moving(ns, note.as_slice()).await?;
             }
@@ -345,7 +377,7 @@ impl MongoSink {
     }
 }
 
-/// Returns the outcome for documents that are no longer where they were.
+/// Returns the outcome for a document that is no longer where it was.
 fn gone(moves: &[Move<'_>]) -> Sent {
     let first = moves.first().expect("a transaction moves a document");
     Sent::Misrouted(Misrouted {
@@ -354,5 +386,6 @@ fn gone(moves: &[Move<'_>]) -> Sent {
             text: "the document is no longer stored with its last shard key".to_owned(),
             ..WriteError::default()
         },
+        done: Vec::new(),
     })
 }

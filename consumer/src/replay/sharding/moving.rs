@@ -2,14 +2,15 @@
 //!
 //! The content is written before the document is deleted, and removed after its new form has been
 //! inserted. After a crash in between, the document is missing. The entry that moves it was not
-//! committed, so it is applied again, and its update is applied to the kept content.
+//! committed, so it is applied again, and its update is applied to the kept content. If the target
+//! refuses the new form for good, the kept content is inserted again.
 
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
-use oplog_relay_core::document::Malformed;
+use oplog_relay_core::document::{Document as Raw, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
@@ -18,15 +19,27 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
+use crate::replay::held_documents::key as held_key;
 use crate::replay::note::write_note;
-use crate::replay::plan::Write;
+use crate::replay::plan::{Action, BulkKind, Routing, Write};
 use crate::replay::sharding::run::{Place, Places};
 use crate::replay::sink::MongoSink;
+use crate::replay::writes::bulk::Sent;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
 
 const COLLECTION: &str = "moving";
 
-/// The writes of a batch by the note of their document.
-type ByNote<'w, 'a> = FxHashMap<String, (Vec<u8>, &'w Write<'a>)>;
+/// The first write of each document of a batch, by canonical `_id`.
+type FirstWrites<'w, 'a> = FxHashMap<Vec<u8>, &'w Write<'a>>;
+
+/// A note of a document that is written to.
+pub(crate) struct Recalled<'w, 'a> {
+    /// The `_id` of the note.
+    note: String,
+    /// The first write of the document.
+    write: &'w Write<'a>,
+}
 
 impl MongoSink {
     fn moving(&self) -> Collection<Document> {
@@ -119,27 +132,144 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Adds the documents that are missing because they were being moved to `places`. Returns the
-    /// notes to delete once the writes are acknowledged.
-    ///
-    /// A note counts only for the entry that it was written for, and for earlier ones that are applied
-    /// again: the document of a later entry is missing for another reason.
-    pub(crate) async fn recall_moving(
+    /// Inserts the kept content of a document again, whose new form the target has refused for good, and
+    /// deletes its note. Nothing is inserted if the document is stored. If the target refuses the kept
+    /// content too, the note stays.
+    pub(crate) async fn restore_moving(
         &self,
         ns: &str,
-        writes: &[Write<'_>],
-        places: &mut Places,
-    ) -> Result<Vec<String>, ConsumerError> {
+        write: &Write<'_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         let sharding = self.target.sharding.as_ref();
-        if !sharding.is_some_and(super::known::Sharding::may_have_moving) {
+        let may_have = sharding.is_some_and(super::known::Sharding::may_have_moving);
+        if !may_have || self.held().contains_key(&held_key(ns, write.document_id)?) {
+            return Ok(Applied::Done);
+        }
+        let note_id = self.note_id(ns, &identity_of(ns, write)?);
+        let notes = self.moving();
+        let filter = doc! { "_id": &note_id };
+        let found = self
+            .persist("reading documents that move to another shard", || {
+                notes.find_one(filter.clone()).into_future()
+            })
+            .await?;
+        let Some(found) = found else {
+            return Ok(Applied::Done);
+        };
+        if self.stored(ns, write).await?.is_none() {
+            let Note { document, .. } = read(&found)?;
+            if self.insert_kept(ns, write, &document, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+            if self.stored(ns, write).await?.is_none() {
+                tracing::warn!(
+                    ns,
+                    entry = %write.id,
+                    note = note_id,
+                    "the target refuses the last form of a document that was to move; the form is kept \
+                     in oplog_relay.moving"
+                );
+                return Ok(Applied::Done);
+            }
+        }
+        self.delete_moving(ns, &[note_id]).await?;
+        Ok(Applied::Done)
+    }
+
+    async fn insert_kept(
+        &self,
+        ns: &str,
+        write: &Write<'_>,
+        document: &[u8],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let failed = |error: Malformed| damaged(ns, &error);
+        let document = Raw::new(document).map_err(failed)?;
+        let key = self.shard_key_of(ns).await?;
+        let values = match &key {
+            Some(key) => key.values_of(document).map_err(failed)?,
+            None => Vec::new(),
+        };
+        let routing = match &key {
+            Some(key) => key.routing(&values).map_err(failed)?,
+            None => Routing::NONE,
+        };
+        let insert = [Write {
+            action: Action::Insert(document),
+            routing,
+            ..*write
+        }];
+        Ok(
+            match Box::pin(self.send_routed(ns, BulkKind::Insert, &insert, token)).await? {
+                Sent::Abandoned => Applied::Abandoned,
+                Sent::Done | Sent::Misrouted(_) => Applied::Done,
+            },
+        )
+    }
+
+    /// Deletes the notes of documents that are stored again after their writes, and inserts the kept
+    /// content of those whose writes were refused. The note of a held document stays, because the
+    /// document is only in memory.
+    pub(crate) async fn end_recalled(
+        &self,
+        ns: &str,
+        recalled: Vec<Recalled<'_, '_>>,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let mut ended = Vec::new();
+        for Recalled { note, write } in recalled {
+            if self.held().contains_key(&held_key(ns, write.document_id)?) {
+                continue;
+            }
+            let is_same = |other: &&Write<'_>| other.document_id.value == write.document_id.value;
+            let mut same = writes.iter().filter(is_same);
+            let is_deleted = same
+                .next_back()
+                .is_some_and(|last| matches!(last.action, Action::Delete));
+            let is_refused = writes
+                .iter()
+                .filter(is_same)
+                .any(|write| self.is_refused(ns, write.id));
+            if is_deleted || !is_refused {
+                ended.push(note);
+            } else if self.restore_moving(ns, write, token).await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        self.delete_moving(ns, &ended).await?;
+        Ok(Applied::Done)
+    }
+
+    /// Adds the documents that are missing because they were being moved to `places`. Returns the
+    /// notes to end once the writes are acknowledged.
+    ///
+    /// Another member may have written notes that this one does not know of, so an update of a missing
+    /// document always looks for one. A note counts only for the entry that it was written for, and for earlier ones that are applied
+    /// again: the document of a later entry is missing for another reason.
+    pub(crate) async fn recall_moving<'w, 'a>(
+        &self,
+        ns: &str,
+        writes: &'w [Write<'a>],
+        places: &mut Places,
+    ) -> Result<Vec<Recalled<'w, 'a>>, ConsumerError> {
+        let sharding = self.target.sharding.as_ref();
+        let expects = sharding.is_some_and(super::known::Sharding::may_have_moving);
+        let mut first = FirstWrites::default();
+        for write in writes {
+            // The first write of a document decides.
+            first.entry(identity_of(ns, write)?).or_insert(write);
+        }
+        first.retain(|identity, write| {
+            expects || !(write.action.is_whole() || places.contains_key(identity))
+        });
+        if first.is_empty() {
             return Ok(Vec::new());
         }
-        let mut by_note = ByNote::default();
-        for write in writes {
-            let identity = identity_of(ns, write)?;
-            let note = self.note_id(ns, &identity);
-            // The first write of a document decides.
-            by_note.entry(note).or_insert((identity, write));
+        let mut by_note: FxHashMap<String, Vec<u8>> = FxHashMap::default();
+        for identity in first.keys() {
+            by_note.insert(self.note_id(ns, identity), identity.clone());
         }
         let wanted: Vec<&String> = by_note.keys().collect();
         let filter = doc! { "_id": { "$in": wanted } };
@@ -150,18 +280,28 @@ impl MongoSink {
                 found.try_collect::<Vec<Document>>().await
             })
             .await?;
-        let mut ended = Vec::new();
-        for note in found {
-            let (id, since, document) = read(&note)?;
-            if let Some((identity, write)) = by_note.remove(&id)
-                && !places.contains_key(&identity)
-                && write.id <= since
-            {
+        let mut recalled = Vec::new();
+        for found in found {
+            let Note {
+                id,
+                since,
+                document,
+            } = read(&found)?;
+            let Some(identity) = by_note.remove(&id) else {
+                continue;
+            };
+            let Some(write) = first.get(&identity).copied() else {
+                continue;
+            };
+            if !places.contains_key(&identity) && write.id <= since {
                 places.insert(identity, Place::Moving(document));
+                if let Some(sharding) = sharding {
+                    sharding.expect_moving();
+                }
             }
-            ended.push(id);
+            recalled.push(Recalled { note: id, write });
         }
-        Ok(ended)
+        Ok(recalled)
     }
 }
 
@@ -172,8 +312,15 @@ fn identity_of(ns: &str, write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
     Ok(identity)
 }
 
-/// Reads the `_id` of a note, the entry for which it was written, and the document.
-fn read(note: &Document) -> Result<(String, EntryId, Arc<[u8]>), ConsumerError> {
+/// The kept content of a document.
+struct Note {
+    id: String,
+    /// The entry for which it was written.
+    since: EntryId,
+    document: Arc<[u8]>,
+}
+
+fn read(note: &Document) -> Result<Note, ConsumerError> {
     let read = || {
         let since = EntryId {
             ts: note.get_str("ts").ok()?.parse().ok()?,
@@ -181,7 +328,11 @@ fn read(note: &Document) -> Result<(String, EntryId, Arc<[u8]>), ConsumerError> 
         };
         let document = note.get_binary_generic("document").ok()?;
         let id = note.get_str("_id").ok()?;
-        Some((id.to_owned(), since, Arc::from(document.as_slice())))
+        Some(Note {
+            id: id.to_owned(),
+            since,
+            document: Arc::from(document.as_slice()),
+        })
     };
     let unreadable = || HeldError::NoteUnreadable {
         collection: COLLECTION,

@@ -20,10 +20,10 @@ use crate::replay::sharding::run::{Place, Places, Pushed, Rules, Run, Values};
 use crate::replay::sharding::shard_key::ShardKey;
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::replay::writes::bulk::{Misrouted, Sent};
+use crate::replay::writes::bulk::{Sent, unrepeatable, without_done};
 use crate::replay::writes::failure::WriteFailure;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
-use crate::replay::writes::outcome::{document_id, refusal};
+use crate::replay::writes::find::{Fields, find_command};
+use crate::replay::writes::outcome::document_id;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -31,7 +31,7 @@ use crate::worker::assignment::Token;
 const AT_ONCE: usize = 1_000;
 /// Number of attempts, each with a new lookup, before a write that a cluster refuses because of its
 /// shard key is refused.
-const ATTEMPTS: u32 = 3;
+pub(crate) const ATTEMPTS: u32 = 3;
 
 /// The collection of a run, and how its writes are sent.
 #[derive(Debug, Clone, Copy)]
@@ -99,28 +99,24 @@ impl MongoSink {
                 "reading the shard key and the documents of a batch again"
             );
             self.forget_shard_key(ns);
-            if backoff.attempts() >= ATTEMPTS {
-                self.refuse_misrouted(ns, &writes, &misrouted)?;
+            writes = without_done(&writes, &misrouted.done);
+            let is_last = backoff.attempts() >= ATTEMPTS;
+            if is_last && !self.waits_for_orphan(ns, &misrouted.error).await? {
+                let mut all = writes.iter();
+                let write = all.find(|write| write.id == misrouted.entry).copied();
+                let write = write.expect("the refused write is one of those that were sent");
+                // The document must not be missing while the replay is stopped.
+                let restored = Box::pin(self.restore_moving(ns, &write, token)).await?;
+                if restored == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
+                self.refuse_misrouted(ns, &write, &misrouted.error)?;
                 writes.retain(|write| write.id != misrouted.entry);
                 backoff.reset();
             } else if !backoff.sleep(&self.target.shutdown).await {
                 return Ok(Applied::Abandoned);
             }
         }
-    }
-
-    fn refuse_misrouted(
-        &self,
-        ns: &str,
-        writes: &[Write<'_>],
-        misrouted: &Misrouted,
-    ) -> Result<(), ConsumerError> {
-        let mut writes = writes.iter();
-        let write = writes.find(|write| write.id == misrouted.entry);
-        let write = write.expect("the refused write is one of those that were sent");
-        let failure = refusal(ns, write, &misrouted.error);
-        let code = Some(misrouted.error.code);
-        self.refuse(ns, write, Reason::Write, code, failure)
     }
 
     async fn try_chunk(
@@ -140,12 +136,13 @@ impl MongoSink {
             token,
         };
         let mut places = self.places(ns, &key, writes).await?;
-        let notes = self.recall_moving(ns, writes, &mut places).await?;
+        let recalled = self.recall_moving(ns, writes, &mut places).await?;
         let sent = Box::pin(self.send_runs(sending, writes, &mut places)).await?;
-        if matches!(sent, Sent::Done) {
-            self.delete_moving(ns, &notes).await?;
+        if !matches!(sent, Sent::Done) || recalled.is_empty() {
+            return Ok(sent);
         }
-        Ok(sent)
+        let ended = self.end_recalled(ns, recalled, writes, token);
+        Ok(Box::pin(ended).await?.into())
     }
 
     /// Divides writes into runs and sends these one after the other.
@@ -164,6 +161,7 @@ impl MongoSink {
             creates_unmatched: self.policies.unmatched == Unmatched::Upsert,
         };
         let failed = |error: Malformed| damaged(ns, &error);
+        let mut done = Vec::new();
         let mut run = Run::default();
         let mut identity = Vec::new();
         for write in writes {
@@ -176,17 +174,22 @@ impl MongoSink {
                 if pushed == Pushed::Added && !is_last {
                     break;
                 }
+                let once = run.unrepeatable();
                 let sent = self.send_run(sending, std::mem::take(&mut run), places);
-                let sent = Box::pin(sent).await?;
-                if !matches!(sent, Sent::Done) {
-                    return Ok(sent);
+                match Box::pin(sent).await? {
+                    Sent::Done => done.extend(once),
+                    Sent::Abandoned => return Ok(Sent::Abandoned),
+                    Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
                 }
                 if pushed == Pushed::Added {
                     break;
                 }
             }
         }
-        Box::pin(self.send_run(sending, run, places)).await
+        Ok(match Box::pin(self.send_run(sending, run, places)).await? {
+            Sent::Misrouted(misrouted) => misrouted.after(&done),
+            sent => sent,
+        })
     }
 
     /// Sends writes to a collection that turned out to need no routing.
@@ -215,6 +218,7 @@ impl MongoSink {
         writes: &[Write<'_>],
         token: &Token,
     ) -> Result<Sent, ConsumerError> {
+        let mut done = Vec::new();
         let mut rest = writes;
         while !rest.is_empty() {
             let cut = self.target.limits.cut(kind, rest);
@@ -225,9 +229,10 @@ impl MongoSink {
                 others = self.without_held(ns, next).await?;
                 next = &others;
             }
-            let sent = Box::pin(self.send_routed(ns, kind, next, token)).await?;
-            if !matches!(sent, Sent::Done) {
-                return Ok(sent);
+            match Box::pin(self.send_routed(ns, kind, next, token)).await? {
+                Sent::Done => done.extend(unrepeatable(cut.next)),
+                Sent::Abandoned => return Ok(Sent::Abandoned),
+                Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
             }
             rest = cut.rest;
         }
@@ -271,7 +276,12 @@ impl MongoSink {
         if run.changes.is_empty() {
             return Ok(Sent::Done);
         }
-        Box::pin(self.send_changes(sending, run.changes, places)).await
+        let once = run.unrepeatable();
+        let sent = Box::pin(self.send_changes(sending, run.changes, places)).await?;
+        Ok(match sent {
+            Sent::Misrouted(misrouted) => misrouted.after(&once),
+            sent => sent,
+        })
     }
 
     /// Turns inserts of documents that exist into replacements, and omits those that would change
@@ -317,7 +327,8 @@ impl MongoSink {
     }
 
     /// Looks up with which values of the shard key the documents of these writes are stored. The read
-    /// goes to the primaries of all shards, each of which returns only the documents that it owns.
+    /// goes to the primaries of all shards, each of which returns only the documents that it owns. It
+    /// waits for the transactions that a shard has yet to commit.
     pub(crate) async fn places(
         &self,
         ns: &str,
@@ -328,7 +339,7 @@ impl MongoSink {
         let projection = key.projection();
         let ids = writes.iter().map(|write| write.document_id);
         let fields = Fields::Paths(&projection);
-        let command = find_command(collection, ids, ReadLevel::Local, fields);
+        let command = find_command(collection, ids, self.settled().await?, fields);
         let failed = |error: Malformed| damaged(ns, &error);
         let documents = self
             .persist("looking up documents", || self.read_all(db, &command))

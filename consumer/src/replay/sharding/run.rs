@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use oplog_relay_core::document::{Document, Malformed};
+use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
 
 use crate::replay::plan::{Action, BulkKind, Write};
@@ -136,6 +137,13 @@ impl<'w, 'a> Run<'w, 'a> {
         }
         change.writes.push(write);
         Pushed::Added
+    }
+
+    /// Returns the entries of the routed writes that must not be repeated once they are acknowledged.
+    pub(crate) fn unrepeatable(&self) -> Vec<EntryId> {
+        let routed = self.routed.iter().map(|routed| routed.write);
+        let once = routed.filter(|write| matches!(write.action, Action::AsIs { .. }));
+        once.map(|write| write.id).collect()
     }
 
     fn push_whole(

@@ -5,7 +5,8 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, 
 
 use crate::replay::plan::{Action, Routing};
 
-/// The shard key of a collection that is sharded by more than `_id`.
+/// The shard key of a collection that is sharded by more than `_id`, or that has a collation: a filter
+/// of `_id` alone would then be compared by that collation, and could not select a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardKey {
     /// The paths of its fields, without `_id`. A hashed field is routed by its value too.
@@ -19,10 +20,15 @@ impl ShardKey {
     pub(crate) fn new(pattern: &Bson, has_collation: bool) -> Option<Self> {
         let fields = pattern.keys().filter(|path| *path != "_id");
         let paths: Vec<String> = fields.cloned().collect();
-        (!paths.is_empty()).then_some(Self {
+        (!paths.is_empty() || has_collation).then_some(Self {
             paths,
             has_collation,
         })
+    }
+
+    /// Returns true if the collection has a collation of its own.
+    pub(crate) const fn has_collation(&self) -> bool {
+        self.has_collation
     }
 
     /// Returns the paths that a lookup must return. `_id` is always returned as a whole.
@@ -151,6 +157,16 @@ mod tests {
         let document = bytes(&doc! { "_id": 7, "a": 2 });
         let values = key.values_of(Document::new(&document).unwrap()).unwrap();
         assert_eq!(values, bytes(&doc! { "a": 2 }));
+    }
+
+    #[test]
+    fn a_key_of_id_with_a_collation_needs_the_simple_collation() {
+        let key = ShardKey::new(&doc! { "_id": "hashed" }, true).unwrap();
+        let document = bytes(&doc! { "_id": "a", "x": 2 });
+        let values = key.values_of(Document::new(&document).unwrap()).unwrap();
+        let routing = key.routing(&values).unwrap();
+        assert!(routing.values.is_empty() && routing.has_collation);
+        assert!(key.projection().is_empty());
     }
 
     #[test]

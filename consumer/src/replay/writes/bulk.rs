@@ -10,7 +10,9 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::config::Unmatched;
 use crate::error::ConsumerError;
-use crate::replay::plan::{Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command};
+use crate::replay::plan::{
+    Action, Bulk, BulkKind, CommandOptions, Write, statement_bytes, write_command,
+};
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bypass::is_no_bypass;
@@ -48,7 +50,8 @@ pub(crate) enum Sent {
     Done,
     /// The partition was revoked.
     Abandoned,
-    /// A write was routed by a shard key that is out of date. Any of the writes may have been done.
+    /// A write was routed by a shard key that is out of date. Any of the writes may have been done; all
+    /// but those in [`Misrouted::done`] may be repeated.
     Misrouted(Misrouted),
 }
 
@@ -59,6 +62,35 @@ pub(crate) struct Misrouted {
     pub(crate) entry: EntryId,
     /// The refusal.
     pub(crate) error: WriteError,
+    /// The acknowledged writes that must not be repeated.
+    pub(crate) done: Vec<EntryId>,
+}
+
+/// Returns the entries whose writes must not be repeated once they are acknowledged.
+pub(crate) fn unrepeatable<'w, 'a: 'w>(
+    writes: impl IntoIterator<Item = &'w Write<'a>>,
+) -> Vec<EntryId> {
+    let once = writes
+        .into_iter()
+        .filter(|write| matches!(write.action, Action::AsIs { .. }));
+    once.map(|write| write.id).collect()
+}
+
+/// Returns the writes that are to be sent again after a refusal.
+pub(crate) fn without_done<'a>(writes: &[Write<'a>], done: &[EntryId]) -> Vec<Write<'a>> {
+    let is_done =
+        |write: &Write<'_>| matches!(write.action, Action::AsIs { .. }) && done.contains(&write.id);
+    let mut left = writes.to_vec();
+    left.retain(|write| !is_done(write));
+    left
+}
+
+impl Misrouted {
+    /// Returns the outcome of writes of which these were acknowledged before.
+    pub(crate) fn after(mut self, done: &[EntryId]) -> Sent {
+        self.done.extend_from_slice(done);
+        Sent::Misrouted(self)
+    }
 }
 
 impl From<Applied> for Sent {
@@ -109,9 +141,10 @@ impl MongoSink {
         match self.send_routed(ns, kind, writes, token).await? {
             Sent::Done => Ok(Applied::Done),
             Sent::Abandoned => Ok(Applied::Abandoned),
-            Sent::Misrouted(_) => {
+            Sent::Misrouted(misrouted) => {
                 self.forget_shard_key(ns);
-                self.send_sharded(ns, kind, writes, token).await
+                let left = without_done(writes, &misrouted.done);
+                self.send_sharded(ns, kind, &left, token).await
             }
         }
     }
@@ -145,7 +178,13 @@ impl MongoSink {
             };
             let (left, pauses) = match next {
                 Next::Abandon => return Ok(Sent::Abandoned),
-                Next::Misrouted(misrouted) => return Ok(Sent::Misrouted(misrouted)),
+                Next::Misrouted(mut misrouted) => {
+                    let was_sent =
+                        |write: &&Write<'_>| !bulk.writes.iter().any(|left| left.id == write.id);
+                    let sent = writes.iter().filter(was_sent);
+                    misrouted.done.extend(unrepeatable(sent));
+                    return Ok(Sent::Misrouted(misrouted));
+                }
                 Next::Halve => return self.send_halves(&bulk, token).await,
                 Next::Go(left) => (left, false),
                 // Only the held state is updated here; `try_held` sends the held documents later.
@@ -169,10 +208,12 @@ impl MongoSink {
 
     async fn send_halves(&self, bulk: &Bulk<'_>, token: &Token) -> Result<Sent, ConsumerError> {
         let (first, second) = bulk.writes.split_at(bulk.writes.len() / 2);
+        let mut done = Vec::new();
         for half in [first, second] {
-            let sent = Box::pin(self.send_routed(bulk.ns, bulk.kind, half, token)).await?;
-            if !matches!(sent, Sent::Done) {
-                return Ok(sent);
+            match Box::pin(self.send_routed(bulk.ns, bulk.kind, half, token)).await? {
+                Sent::Done => done.extend(unrepeatable(half)),
+                Sent::Abandoned => return Ok(Sent::Abandoned),
+                Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
             }
         }
         Ok(Sent::Done)

@@ -1,7 +1,7 @@
 //! Reads documents by their `_id`.
 
 use futures_util::StreamExt;
-use mongodb::bson::{RawBsonRef, RawDocumentBuf};
+use mongodb::bson::{RawBsonRef, RawDocumentBuf, Timestamp};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 use crate::error::ConsumerError;
@@ -13,6 +13,10 @@ pub(crate) enum ReadLevel {
     /// The current data of the queried member, including this program's own writes. Every server
     /// supports it.
     Local,
+    /// The current data, and every transaction that was prepared on a shard: the read waits until it is
+    /// committed or aborted. A local read ignores such a transaction. The time is one that the cluster
+    /// has reported.
+    Settled(Timestamp),
     /// Majority-committed data, which cannot be rolled back.
     Majority,
 }
@@ -101,10 +105,15 @@ pub(crate) fn find_command<'e>(
         concern.str(
             "level",
             match level {
-                ReadLevel::Local => "local",
+                ReadLevel::Local | ReadLevel::Settled(_) => "local",
                 ReadLevel::Majority => "majority",
             },
         );
+        if let ReadLevel::Settled(time) = level {
+            let [seconds, increment] = [time.time, time.increment].map(u32::to_le_bytes);
+            let bytes = [increment, seconds].concat();
+            concern.raw("afterClusterTime", kind::TIMESTAMP, &bytes);
+        }
     });
     command.finish();
     out
@@ -150,5 +159,13 @@ mod tests {
             };
             assert_eq!(command, expected);
         }
+        let time = Timestamp {
+            time: 7,
+            increment: 2,
+        };
+        let bytes = find_command("c", ids.into_iter(), ReadLevel::Settled(time), Fields::All);
+        let command = mongodb::bson::Document::from_reader(bytes.as_slice()).unwrap();
+        let expected = mongodb::bson::doc! { "level": "local", "afterClusterTime": time };
+        assert_eq!(command.get_document("readConcern").unwrap(), &expected);
     }
 }

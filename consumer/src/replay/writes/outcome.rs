@@ -10,7 +10,7 @@ use crate::replay::directive::{
 };
 use crate::replay::plan::{Action, Bulk, BulkKind, Routing, Write};
 use crate::replay::sink::{MongoSink, count};
-use crate::replay::writes::bulk::{Misrouted, Next};
+use crate::replay::writes::bulk::{Misrouted, Next, unrepeatable};
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::reply::{ConcernError, WriteError, WriteReply};
 use crate::worker::applied::Applied;
@@ -77,7 +77,8 @@ impl MongoSink {
             return Ok(Next::Go(Vec::new()));
         };
         if self.is_misrouted(error, write) {
-            return Ok(misrouted(error, write));
+            let executed = writes.get(..executed).unwrap_or_default();
+            return Ok(misrouted(error, write, executed));
         }
         let (rest, after) = (|| rest.to_vec(), || after.to_vec());
         Ok(match (self.directive(error, write), write.action) {
@@ -129,7 +130,7 @@ impl MongoSink {
                 continue;
             };
             if self.is_misrouted(error, write) {
-                return Ok(misrouted(error, write));
+                return Ok(misrouted(error, write, &[]));
             }
             match (self.directive(error, write), write.action) {
                 (Directive::Replace, Action::Insert(document)) if error.id_index != Some(false) => {
@@ -277,10 +278,11 @@ pub(crate) fn document_id(write: &Write<'_>) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-fn misrouted<'a>(error: &WriteError, write: &Write<'a>) -> Next<'a> {
+fn misrouted<'a>(error: &WriteError, write: &Write<'a>, executed: &[Write<'_>]) -> Next<'a> {
     Next::Misrouted(Misrouted {
         entry: write.id,
         error: error.clone(),
+        done: unrepeatable(executed),
     })
 }
 

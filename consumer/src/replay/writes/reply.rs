@@ -61,13 +61,8 @@ impl WriteReply {
 
     /// Creates the reply to a command of one write that was refused as a whole.
     pub(crate) fn refused(code: i32, text: String) -> Self {
-        let error = WriteError {
-            code,
-            text,
-            ..WriteError::default()
-        };
         Self {
-            errors: vec![error],
+            errors: vec![WriteError::of_command(code, text)],
             ..Self::default()
         }
     }
@@ -83,6 +78,17 @@ impl ConcernError {
 }
 
 impl WriteError {
+    /// Creates the error of a command that was refused as a whole. Its text names the index of a
+    /// duplicate key.
+    pub(crate) fn of_command(code: i32, text: String) -> Self {
+        Self {
+            id_index: id_index_in(&text),
+            code,
+            text,
+            ..Self::default()
+        }
+    }
+
     fn read(error: Document<'_>) -> Result<Self, Malformed> {
         let text = text(error)?;
         let pattern = part(error, "keyPattern")?;
@@ -93,9 +99,7 @@ impl WriteError {
                 Some(first.is_some_and(|first| first.name == b"_id") && fields.next().is_none())
             }
             // Servers before 4.2 name the index only in the text.
-            None => text
-                .contains("index: ")
-                .then(|| text.contains("index: _id_")),
+            None => id_index_in(&text),
         };
         let key = match (pattern, part(error, "keyValue")?) {
             (Some(pattern), Some(value)) if is_of_documents(error, &text)? => {
@@ -111,6 +115,11 @@ impl WriteError {
             id_index,
         })
     }
+}
+
+fn id_index_in(text: &str) -> Option<bool> {
+    text.contains("index: ")
+        .then(|| text.contains("index: _id_"))
 }
 
 /// Returns true if the key has the values of the document, and neither their hexadecimal form nor
@@ -200,6 +209,14 @@ mod tests {
         );
         assert_eq!(reply.concern.unwrap().code, 64);
         assert_eq!(read(&doc! { "ok": 1, "n": 2 }).n, 2);
+    }
+
+    #[test]
+    fn the_error_of_a_command_names_its_index() {
+        let of = |text: &str| WriteError::of_command(11000, text.to_owned()).id_index;
+        assert_eq!(of("E11000 … index: _id_ dup key: {}"), Some(true));
+        assert_eq!(of("E11000 … index: a_1 dup key: {}"), Some(false));
+        assert_eq!(of("E11000"), None);
     }
 
     #[test]

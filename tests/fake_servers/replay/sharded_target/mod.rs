@@ -5,6 +5,7 @@ mod created;
 mod facts;
 mod held;
 mod random;
+mod refused;
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;

@@ -33,6 +33,10 @@ pub(super) struct Cluster {
     keys: BTreeMap<String, ShardKey>,
     /// The open transactions, by session.
     transactions: BTreeMap<Vec<u8>, Transaction>,
+    /// True if a commit is acknowledged before all shards have committed it.
+    commits_late: bool,
+    /// The cluster after a commit that one shard has yet to make.
+    prepared: Option<Box<Model>>,
     /// The number of transactions that were committed.
     committed: u64,
     /// False if transactions are refused.
@@ -51,6 +55,8 @@ impl Model {
             others,
             keys: BTreeMap::new(),
             transactions: BTreeMap::new(),
+            commits_late: false,
+            prepared: None,
             committed: 0,
             runs_transactions: true,
             hides_config: false,
@@ -62,6 +68,14 @@ impl Model {
     pub fn refuse_transactions(&mut self) {
         if let Some(cluster) = &mut self.cluster {
             cluster.runs_transactions = false;
+        }
+    }
+
+    /// Makes the cluster acknowledge a transaction when only the shards that it deletes from have committed
+    /// it, as servers before 6.1 may do. The others are done when a read or a write waits for them.
+    pub fn commit_late(&mut self) {
+        if let Some(cluster) = &mut self.cluster {
+            cluster.commits_late = true;
         }
     }
 
@@ -103,6 +117,7 @@ impl Model {
         let Some(subject) = body.first()? else {
             return Ok(None);
         };
+        self.finish_commit(body)?;
         if body.get("autocommit")?.is_some() {
             return self.run_in_transaction(db, body).map(Some);
         }
@@ -120,6 +135,13 @@ impl Model {
         };
         match name.as_str() {
             "hello" | "isMaster" | "ismaster" => return self.mongos_hello().map(Some),
+            "ping" => {
+                let time = bson::Timestamp {
+                    time: 1_700_000_000,
+                    increment: 1,
+                };
+                return done(doc! { "operationTime": time }).map(Some);
+            }
             "enableSharding" => return done(doc! {}).map(Some),
             "shardCollection" => return self.shard_collection(call).map(Some),
             "dropDatabase" => return self.drop_shards(call).map(Some),

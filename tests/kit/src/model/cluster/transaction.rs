@@ -91,7 +91,45 @@ impl Model {
         if let Some(cluster) = &mut after.cluster {
             cluster.committed += 1;
         }
+        if after
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.commits_late)
+        {
+            for (db, command, _) in &transaction.commands {
+                let command = Document::new(command)?;
+                if command
+                    .first()?
+                    .is_some_and(|first| first.name == b"delete")
+                {
+                    self.try_command(db, command)?;
+                }
+            }
+            if let Some(cluster) = &mut self.cluster {
+                cluster.prepared = Some(Box::new(after));
+            }
+            return done(doc! {});
+        }
         *self = after;
         done(doc! {})
+    }
+
+    /// Commits a transaction on the remaining shards if a command waits for it: a write, or a read with
+    /// a time. Any other read ignores a transaction that is only prepared.
+    pub(super) fn finish_commit(&mut self, body: Document<'_>) -> Result<(), Failure> {
+        let name = body.first()?.map(|first| first.name).unwrap_or_default();
+        let waits = match name {
+            b"insert" | b"update" | b"delete" => true,
+            b"find" => match body.get("readConcern")? {
+                Some(concern) => concern.document()?.get("afterClusterTime")?.is_some(),
+                None => false,
+            },
+            _ => false,
+        };
+        let cluster = self.cluster.as_mut().filter(|_| waits);
+        if let Some(prepared) = cluster.and_then(|cluster| cluster.prepared.take()) {
+            *self = *prepared;
+        }
+        Ok(())
     }
 }

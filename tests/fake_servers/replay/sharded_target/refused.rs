@@ -1,0 +1,120 @@
+//! Moves that the target refuses for good, with `--dead-letter write`.
+
+use super::*;
+
+const DEAD_LETTER: &[&str] = &["--dead-letter=write"];
+/// `DocumentValidationFailure`
+const INVALID: i32 = 121;
+/// `IllegalOperation`
+const ILLEGAL: i32 = 20;
+const UNIQUE: &str =
+    r#"{"createIndexes":"c","indexes":[{"name":"k_1_u_1","key":{"k":1,"u":1},"unique":true}]}"#;
+
+#[tokio::test]
+async fn a_refused_move_leaves_the_document_as_it_was() -> Result<()> {
+    let before = r#"{"_id":1,"k":1,"x":1}"#;
+    for transactions in [true, false] {
+        let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
+        if !transactions {
+            scene.server.model().refuse_transactions();
+        }
+        scene.done(&[("i", 1, before)]).await?;
+        // Both entries are part of one change.
+        scene.server.refuse_next("insert", INVALID);
+        let both = [
+            ("u", 1, r#"{"$v":1,"$set":{"k":2}}"#),
+            ("u", 1, r#"{"$v":2,"diff":{"u":{"x":2}}}"#),
+        ];
+        let (applied, refused) = scene.apply_all(&both).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 2), "{refused:?}");
+        assert_eq!(scene.documents()?, [before], "{transactions}");
+        // The cluster refuses an array because of the shard key.
+        let array = [("u", 1, r#"{"$v":1,"$set":{"k":[1,2]}}"#)];
+        let (applied, refused) = scene.apply_all(&array).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+        assert_eq!(scene.documents()?, [before], "{transactions}");
+        assert!(notes(&scene).is_empty(), "{transactions}");
+    }
+    Ok(())
+}
+
+/// The writes of a collection with a unique index keep their order, so each change is sent at once.
+#[tokio::test]
+async fn updates_after_a_refused_move_find_the_document_where_it_was() -> Result<()> {
+    for transactions in [true, false] {
+        let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
+        scene.on_target(UNIQUE)?;
+        if !transactions {
+            scene.server.model().refuse_transactions();
+        }
+        scene
+            .done(&[("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#)])
+            .await?;
+        scene.server.refuse_next("insert", INVALID);
+        let log = [
+            ("u", 1, r#"{"$v":1,"$set":{"k":2}}"#),
+            ("u", 1, r#"{"$v":1,"$set":{"x":5}}"#),
+        ];
+        let (applied, refused) = scene.apply_all(&log).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+        let expected = [r#"{"_id":1,"k":1,"u":"a","x":5}"#];
+        assert_eq!(scene.documents()?, expected, "{transactions}");
+        assert_eq!(scene.metrics.unmatched_updates.get(), 0);
+    }
+    Ok(())
+}
+
+/// The document is held, and a later entry gives it a shard key that no shard accepts.
+#[tokio::test]
+async fn a_held_document_that_the_cluster_keeps_refusing_becomes_a_dead_letter() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
+    scene.on_target(UNIQUE)?;
+    let log = [
+        ("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#),
+        ("i", 2, r#"{"_id":2,"k":1,"u":"a"}"#),
+        ("u", 2, r#"{"$v":1,"$set":{"k":[1,2]}}"#),
+    ];
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":1,"u":"a"}"#]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_code_that_may_concern_every_write_stops_the_replay() -> Result<()> {
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), DEAD_LETTER).await?;
+    scene.done(&[("i", 1, r#"{"_id":1,"k":1}"#)]).await?;
+    for _ in 0..10 {
+        scene.server.refuse_next("update", ILLEGAL);
+    }
+    let reason = scene
+        .refused(&[("u", 1, r#"{"$v":1,"$set":{"x":1}}"#)])
+        .await?;
+    assert!(reason.contains("code 20"), "{reason}");
+    Ok(())
+}
+
+/// The second write is refused again and again, and the first one is acknowledged.
+#[tokio::test]
+async fn an_acknowledged_operator_is_not_applied_again_when_another_write_is_misrouted()
+-> Result<()> {
+    let flags = ["--dead-letter=write", "--unrepeatable=apply"];
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &flags).await?;
+    scene
+        .done(&[
+            ("i", 1, r#"{"_id":1,"k":1,"x":1}"#),
+            ("i", 2, r#"{"_id":2,"k":2}"#),
+        ])
+        .await?;
+    let log = [
+        ("u", 1, r#"{"$inc":{"x":1}}"#),
+        ("u", 2, r#"{"$v":1,"$set":{"k":[1,2]}}"#),
+    ];
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+    assert_eq!(
+        scene.documents()?,
+        [r#"{"_id":1,"k":1,"x":2}"#, r#"{"_id":2,"k":2}"#]
+    );
+    Ok(())
+}
