@@ -51,7 +51,7 @@ pub struct StreamArguments {
     /// directConnection=true behind a port-forward), or a dump: oplog.bson, oplog.bson.gz, a folder
     /// of segments, or - for standard input. The connection string may be read from a file:
     /// file:/run/secrets/source. `run` follows several sources if the flag is repeated, each as
-    /// NAME=URI; in the configuration file, a table [[source]] for each source may also have its own
+    /// NAME=URI; in the configuration file, a table `[[source]]` for each source may also have its own
     /// topic_prefix, source_mode, start, sync, include_namespaces and exclude_namespaces.
     #[arg(long, value_name = "[NAME=]URI|PATH|-")]
     pub source: Vec<String>,
@@ -234,7 +234,7 @@ pub struct RunArguments {
     pub sync: Option<String>,
     /// Follow the sources together with other instances: of all instances with this flag and the same
     /// --topic-prefix, one follows each source, and the others stand by. They form a Kafka consumer
-    /// group, __<prefix>.producers, so the user needs Read on it. If an instance ends or is no longer
+    /// group, `__<prefix>.producers`, so the user needs Read on it. If an instance ends or is no longer
     /// heard of, another one takes over its sources. Each source needs a name.
     #[arg(long)]
     pub high_availability: bool,
