@@ -28,6 +28,11 @@ async fn a_refused_move_leaves_the_document_as_it_was() -> Result<()> {
         let (applied, refused) = scene.apply_all(&both).await?;
         assert_eq!((applied, refused.len()), (Applied::Done, 2), "{refused:?}");
         assert_eq!(scene.documents()?, [before], "{transactions}");
+        // The cluster refuses an array because of the shard key.
+        let array = [("u", 1, r#"{"$v":1,"$set":{"k":[1,2]}}"#)];
+        let (applied, refused) = scene.apply_all(&array).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+        assert_eq!(scene.documents()?, [before], "{transactions}");
         assert!(notes(&scene).is_empty(), "{transactions}");
     }
     Ok(())
@@ -56,6 +61,22 @@ async fn updates_after_a_refused_move_find_the_document_where_it_was() -> Result
         assert_eq!(scene.documents()?, expected, "{transactions}");
         assert_eq!(scene.metrics.unmatched_updates.get(), 0);
     }
+    Ok(())
+}
+
+/// The document is held, and a later entry gives it a shard key that no shard accepts.
+#[tokio::test]
+async fn a_held_document_that_the_cluster_keeps_refusing_becomes_a_dead_letter() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
+    scene.on_target(UNIQUE)?;
+    let log = [
+        ("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#),
+        ("i", 2, r#"{"_id":2,"k":1,"u":"a"}"#),
+        ("u", 2, r#"{"$v":1,"$set":{"k":[1,2]}}"#),
+    ];
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1), "{refused:?}");
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":1,"u":"a"}"#]);
     Ok(())
 }
 

@@ -178,8 +178,13 @@ impl Model {
         for shard in shards {
             let before = self.copy_of(shard, call)?;
             let reply = self.on_shard(shard, call.db, Document::new(&command)?)?;
-            if self.changes_key(shard, call, key, &before)? {
+            let changes_key = self.changes_key(shard, call, key, &before);
+            if !matches!(changes_key, Ok(false)) {
+                // A document that the cluster refuses, such as one with an array in the shard key, is
+                // not stored either.
                 self.put_back(shard, call, before)?;
+            }
+            if changes_key? {
                 let message = match in_query {
                     None => {
                         let message = "Shard key update is not allowed without specifying the full \
