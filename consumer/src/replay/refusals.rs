@@ -4,25 +4,22 @@
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
-use futures_util::StreamExt;
-use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
-use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Note};
-use crate::replay::damage::damaged;
 use crate::replay::held_documents::held_document::{
     HeldDocument, IdentifiedDocument, KeyedDocument, read,
 };
+use crate::replay::held_documents::identity_of;
 use crate::replay::plan::{Action, Routing, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
-use crate::replay::writes::find::{Fields, ReadLevel, find_command};
+use crate::replay::writes::find::{Fields, ReadLevel, Replies, find_command};
 use crate::worker::applied::{Applied, Refusal};
 use crate::worker::assignment::Token;
 use crate::worker::batch::{Batch, Located};
@@ -210,10 +207,7 @@ impl MongoSink {
                 .persist("looking up documents", || self.present_ids(ns, part, level))
                 .await?;
             for write in part.iter().filter(|write| !write.action.is_whole()) {
-                let mut identity = Vec::new();
-                write_id_identity(write.document_id, &mut identity)
-                    .map_err(|error| damaged(ns, &error))?;
-                if !present.contains(&identity) {
+                if !present.contains(&identity_of(ns, write.document_id)?) {
                     self.refuse_unmatched(ns, write)?;
                 }
             }
@@ -248,23 +242,12 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         let ids = writes.iter().map(|write| write.document_id);
         let command = find_command(collection, ids, level, Fields::Id);
-        let command = RawDocumentBuf::from_bytes(command)?;
-        let database = self.target.client.database(db);
-        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
-        let mut found = HashSet::new();
-        while let Some(reply) = cursor.next().await {
-            for element in reply?.doc_slices()?.into_iter() {
-                let bytes = element?
-                    .as_document()
-                    .map(mongodb::bson::RawDocument::as_bytes);
-                let id = bytes.and_then(|bytes| Document::new(bytes).ok()?.get("_id").ok()?);
-                let mut identity = Vec::new();
-                if id.is_some_and(|id| write_id_identity(id, &mut identity).is_ok()) {
-                    found.insert(identity);
-                }
-            }
-        }
-        Ok(found)
+        let documents = self.read_documents(db, &command, Replies::All).await?;
+        let identities = documents.iter().filter_map(|document| {
+            let id = Document::new(document).ok()?.get("_id").ok()??;
+            identity_of(ns, id).ok()
+        });
+        Ok(identities.collect())
     }
 
     /// Records a command as skipped. A skipped `create` still counts as the creation of its

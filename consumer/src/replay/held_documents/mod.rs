@@ -383,6 +383,17 @@ impl MongoSink {
                 return Ok(Tried::DeadLettered);
             }
         }
+        self.restore_zeros(ns, document, write, token).await
+    }
+
+    /// Restores the zero timestamps of a held document that `write` has stored.
+    pub(crate) async fn restore_zeros(
+        &self,
+        ns: &str,
+        document: Document<'_>,
+        write: Write<'_>,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
         if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
             return Ok(Tried::Released);
         }
@@ -420,10 +431,16 @@ pub(crate) fn is_index_refusal(error: &WriteError) -> bool {
 }
 
 pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<DocumentKey, ConsumerError> {
-    let mut identity = Vec::new();
-    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    let identity = identity_of(ns, document_id)?;
     let ns = ns.to_owned();
     Ok(DocumentKey { ns, identity })
+}
+
+/// Returns the canonical form of an `_id`, which is the same for equal numbers of different types.
+pub(crate) fn identity_of(ns: &str, document_id: Element<'_>) -> Result<Vec<u8>, ConsumerError> {
+    let mut identity = Vec::new();
+    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
+    Ok(identity)
 }
 
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {

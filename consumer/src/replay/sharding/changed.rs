@@ -1,26 +1,22 @@
 //! Documents that are changed by this program, because their shard key may change or because no
 //! command can express their updates.
 
-use futures_util::StreamExt;
-use mongodb::bson::{RawDocument, RawDocumentBuf};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
-use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
-use crate::replay::held_documents::key as held_key;
+use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::plan::{Action, BulkKind, Write, loses_zeros};
 use crate::replay::sharding::move_commands::Move;
 use crate::replay::sharding::routed::{Sending, place_at};
 use crate::replay::sharding::run::{Base, Change, Place, Places, Values};
 use crate::replay::sink::{MongoSink, count};
 use crate::replay::writes::bulk::Sent;
-use crate::replay::writes::find::{Fields, find_command};
+use crate::replay::writes::find::{Fields, Replies, find_command};
 use crate::replay::writes::permits::acquire;
 use crate::replay::writes::rewrite::with_updates;
 
@@ -278,22 +274,10 @@ impl MongoSink {
         let ids = changes.values().filter_map(|change| change.writes.first());
         let ids = ids.map(|write| write.document_id);
         let command = find_command(collection, ids, self.settled().await?, Fields::All);
-        self.persist("reading documents", || self.read_batch(db, &command))
-            .await
-    }
-
-    async fn read_batch(&self, db: &str, command: &[u8]) -> DriverResult<Vec<Vec<u8>>> {
-        let command = RawDocumentBuf::from_bytes(command.to_vec())?;
-        let database = self.target.client.database(db);
-        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
-        let mut found = Vec::new();
-        if let Some(reply) = cursor.next().await {
-            for element in reply?.doc_slices()?.into_iter() {
-                let bytes = element?.as_document().map(RawDocument::as_bytes);
-                found.extend(bytes.map(<[u8]>::to_vec));
-            }
-        }
-        Ok(found)
+        self.persist("reading documents", || {
+            self.read_documents(db, &command, Replies::First)
+        })
+        .await
     }
 }
 
@@ -326,9 +310,7 @@ fn taken<'w, 'a>(
     let Some(id) = stored.get("_id").map_err(failed)? else {
         return Ok(None);
     };
-    let mut identity = Vec::new();
-    write_id_identity(id, &mut identity).map_err(failed)?;
-    Ok(changes.remove(&identity))
+    Ok(changes.remove(&identity_of(ns, id)?))
 }
 
 fn only_id(document_id: Element<'_>) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! Writes held documents to a collection whose documents are distributed over shards.
 
-use oplog_relay_core::document::{Document, Element, Malformed};
-use oplog_relay_core::key::write_id_identity;
+use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_runtime::mongo::error_text;
 use oplog_relay_runtime::retry::Backoff;
 
@@ -9,8 +8,8 @@ use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::directive::Directive;
 use crate::replay::held_documents::held_document::{HeldDocument, IdentifiedDocument, read};
-use crate::replay::held_documents::{Tried, is_index_refusal, key};
-use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros};
+use crate::replay::held_documents::{Tried, identity_of, is_index_refusal, key};
+use crate::replay::plan::{Action, BulkKind, Routing, Write};
 use crate::replay::sharding::move_commands::{Move, deletes_of};
 use crate::replay::sharding::moved::Transaction;
 use crate::replay::sharding::routed::{ATTEMPTS, Sending};
@@ -212,7 +211,10 @@ impl MongoSink {
             {
                 Transaction::Committed => {
                     self.target.metrics.moved_documents.inc();
-                    Attempt::Done(self.with_zeros(ns, placing, token).await?)
+                    Attempt::Done(
+                        self.restore_zeros(ns, placing.document, placing.write, token)
+                            .await?,
+                    )
                 }
                 Transaction::Refused(error) => {
                     self.after_refused_held(ns, placing, error, token).await?
@@ -281,7 +283,10 @@ impl MongoSink {
                     return Ok(Attempt::Done(Tried::Refused(error)));
                 }
                 None if reply.concern.is_none() => {
-                    return Ok(Attempt::Done(self.with_zeros(ns, placing, token).await?));
+                    return Ok(Attempt::Done(
+                        self.restore_zeros(ns, placing.document, placing.write, token)
+                            .await?,
+                    ));
                 }
                 Some(_) | None => {}
             }
@@ -299,33 +304,4 @@ impl MongoSink {
         }
         Ok(Attempt::Again)
     }
-
-    /// Restores the zero timestamps of a document that has been written.
-    async fn with_zeros(
-        &self,
-        ns: &str,
-        placing: Placing<'_>,
-        token: &Token,
-    ) -> Result<Tried, ConsumerError> {
-        let Placing {
-            document, write, ..
-        } = placing;
-        if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
-            return Ok(Tried::Released);
-        }
-        let zeros = [Write {
-            action: Action::Zeros(document),
-            ..write
-        }];
-        match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
-            Applied::Done => Ok(Tried::Released),
-            Applied::Abandoned => Ok(Tried::Abandoned),
-        }
-    }
-}
-
-fn identity_of(ns: &str, document_id: Element<'_>) -> Result<Vec<u8>, ConsumerError> {
-    let mut identity = Vec::new();
-    write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
-    Ok(identity)
 }

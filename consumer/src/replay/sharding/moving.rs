@@ -11,7 +11,6 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use oplog_relay_core::document::{Document as Raw, Malformed};
-use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
 
@@ -19,7 +18,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
-use crate::replay::held_documents::key as held_key;
+use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::note::write_note;
 use crate::replay::plan::{Action, BulkKind, Routing, Write};
 use crate::replay::sharding::run::{Place, Places};
@@ -53,7 +52,7 @@ impl MongoSink {
         write: &Write<'_>,
         stored: &[u8],
     ) -> Result<String, ConsumerError> {
-        let note_id = self.note_id(ns, &identity_of(ns, write)?);
+        let note_id = self.note_id(ns, &identity_of(ns, write.document_id)?);
         let bytes = Binary {
             subtype: BinarySubtype::Generic,
             bytes: stored.to_vec(),
@@ -110,7 +109,7 @@ impl MongoSink {
         if !sharding.is_some_and(super::known::Sharding::may_have_moving) {
             return Ok(());
         }
-        let note = self.note_id(ns, &identity_of(ns, write)?);
+        let note = self.note_id(ns, &identity_of(ns, write.document_id)?);
         self.delete_moving(ns, &[note]).await
     }
 
@@ -146,7 +145,7 @@ impl MongoSink {
         if !may_have || self.held().contains_key(&held_key(ns, write.document_id)?) {
             return Ok(Applied::Done);
         }
-        let note_id = self.note_id(ns, &identity_of(ns, write)?);
+        let note_id = self.note_id(ns, &identity_of(ns, write.document_id)?);
         let notes = self.moving();
         let filter = doc! { "_id": &note_id };
         let found = self
@@ -259,7 +258,9 @@ impl MongoSink {
         let mut first = FirstWrites::default();
         for write in writes {
             // The first write of a document decides.
-            first.entry(identity_of(ns, write)?).or_insert(write);
+            first
+                .entry(identity_of(ns, write.document_id)?)
+                .or_insert(write);
         }
         first.retain(|identity, write| {
             expects || !(write.action.is_whole() || places.contains_key(identity))
@@ -303,13 +304,6 @@ impl MongoSink {
         }
         Ok(recalled)
     }
-}
-
-fn identity_of(ns: &str, write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
-    let mut identity = Vec::new();
-    let failed = |error: Malformed| damaged(ns, &error);
-    write_id_identity(write.document_id, &mut identity).map_err(failed)?;
-    Ok(identity)
 }
 
 /// The kept content of a document.

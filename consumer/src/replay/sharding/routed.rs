@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt};
-use mongodb::bson::{RawDocument, RawDocumentBuf};
 use oplog_relay_core::document::{Document, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
@@ -13,8 +12,8 @@ use oplog_relay_runtime::retry::Backoff;
 use crate::config::Unmatched;
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::replay::commands::DriverResult;
 use crate::replay::damage::damaged;
+use crate::replay::held_documents::identity_of;
 use crate::replay::plan::{Action, BulkKind, Write};
 use crate::replay::sharding::run::{Place, Places, Pushed, Rules, Run, Values};
 use crate::replay::sharding::shard_key::ShardKey;
@@ -22,7 +21,7 @@ use crate::replay::sink::{MongoSink, count};
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::replay::writes::bulk::{Sent, unrepeatable, without_done};
 use crate::replay::writes::failure::WriteFailure;
-use crate::replay::writes::find::{Fields, find_command};
+use crate::replay::writes::find::{Fields, Replies, find_command};
 use crate::replay::writes::outcome::document_id;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -176,20 +175,16 @@ impl MongoSink {
                 }
                 let once = run.unrepeatable();
                 let sent = self.send_run(sending, std::mem::take(&mut run), places);
-                match Box::pin(sent).await? {
-                    Sent::Done => done.extend(once),
-                    Sent::Abandoned => return Ok(Sent::Abandoned),
-                    Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
+                if let Some(ended) = Box::pin(sent).await?.unless_done(&mut done, once) {
+                    return Ok(ended);
                 }
                 if pushed == Pushed::Added {
                     break;
                 }
             }
         }
-        Ok(match Box::pin(self.send_run(sending, run, places)).await? {
-            Sent::Misrouted(misrouted) => misrouted.after(&done),
-            sent => sent,
-        })
+        let sent = Box::pin(self.send_run(sending, run, places)).await?;
+        Ok(sent.after(&done))
     }
 
     /// Sends writes to a collection that turned out to need no routing.
@@ -229,10 +224,9 @@ impl MongoSink {
                 others = self.without_held(ns, next).await?;
                 next = &others;
             }
-            match Box::pin(self.send_routed(ns, kind, next, token)).await? {
-                Sent::Done => done.extend(unrepeatable(cut.next)),
-                Sent::Abandoned => return Ok(Sent::Abandoned),
-                Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
+            let sent = Box::pin(self.send_routed(ns, kind, next, token)).await?;
+            if let Some(ended) = sent.unless_done(&mut done, unrepeatable(cut.next)) {
+                return Ok(ended);
             }
             rest = cut.rest;
         }
@@ -278,10 +272,7 @@ impl MongoSink {
         }
         let once = run.unrepeatable();
         let sent = Box::pin(self.send_changes(sending, run.changes, places)).await?;
-        Ok(match sent {
-            Sent::Misrouted(misrouted) => misrouted.after(&once),
-            sent => sent,
-        })
+        Ok(sent.after(&once))
     }
 
     /// Turns inserts of documents that exist into replacements, and omits those that would change
@@ -342,7 +333,9 @@ impl MongoSink {
         let command = find_command(collection, ids, self.settled().await?, fields);
         let failed = |error: Malformed| damaged(ns, &error);
         let documents = self
-            .persist("looking up documents", || self.read_all(db, &command))
+            .persist("looking up documents", || {
+                self.read_documents(db, &command, Replies::All)
+            })
             .await?;
         let mut places = Places::default();
         for document in &documents {
@@ -350,8 +343,7 @@ impl MongoSink {
             let Some(id) = document.get("_id").map_err(failed)? else {
                 continue;
             };
-            let mut identity = Vec::new();
-            write_id_identity(id, &mut identity).map_err(failed)?;
+            let identity = identity_of(ns, id)?;
             let values: Values = key.values_of(document).map_err(failed)?.into();
             match places.remove(&identity) {
                 None => places.insert(identity, Place::At(values)),
@@ -366,20 +358,6 @@ impl MongoSink {
             };
         }
         Ok(places)
-    }
-
-    async fn read_all(&self, db: &str, command: &[u8]) -> DriverResult<Vec<Vec<u8>>> {
-        let command = RawDocumentBuf::from_bytes(command.to_vec())?;
-        let database = self.target.client.database(db);
-        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
-        let mut found = Vec::new();
-        while let Some(reply) = cursor.next().await {
-            for element in reply?.doc_slices()?.into_iter() {
-                let bytes = element?.as_document().map(RawDocument::as_bytes);
-                found.extend(bytes.map(<[u8]>::to_vec));
-            }
-        }
-        Ok(found)
     }
 }
 

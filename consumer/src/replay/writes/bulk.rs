@@ -85,11 +85,23 @@ pub(crate) fn without_done<'a>(writes: &[Write<'a>], done: &[EntryId]) -> Vec<Wr
     left
 }
 
-impl Misrouted {
-    /// Returns the outcome of writes of which these were acknowledged before.
-    pub(crate) fn after(mut self, done: &[EntryId]) -> Sent {
-        self.done.extend_from_slice(done);
-        Sent::Misrouted(self)
+impl Sent {
+    /// Returns the outcome of these writes and of earlier ones, of which `done` must not be repeated.
+    pub(crate) fn after(mut self, done: &[EntryId]) -> Self {
+        if let Self::Misrouted(misrouted) = &mut self {
+            misrouted.done.extend_from_slice(done);
+        }
+        self
+    }
+
+    /// Returns `None` if all of these writes are acknowledged, and adds those that must not be repeated
+    /// to `done`. Otherwise returns the outcome of these and of the earlier writes.
+    pub(crate) fn unless_done(self, done: &mut Vec<EntryId>, once: Vec<EntryId>) -> Option<Self> {
+        if matches!(self, Self::Done) {
+            done.extend(once);
+            return None;
+        }
+        Some(self.after(done))
     }
 }
 
@@ -210,10 +222,9 @@ impl MongoSink {
         let (first, second) = bulk.writes.split_at(bulk.writes.len() / 2);
         let mut done = Vec::new();
         for half in [first, second] {
-            match Box::pin(self.send_routed(bulk.ns, bulk.kind, half, token)).await? {
-                Sent::Done => done.extend(unrepeatable(half)),
-                Sent::Abandoned => return Ok(Sent::Abandoned),
-                Sent::Misrouted(misrouted) => return Ok(misrouted.after(&done)),
+            let sent = Box::pin(self.send_routed(bulk.ns, bulk.kind, half, token)).await?;
+            if let Some(ended) = sent.unless_done(&mut done, unrepeatable(half)) {
+                return Ok(ended);
             }
         }
         Ok(Sent::Done)

@@ -1,7 +1,7 @@
 //! Reads documents by their `_id`.
 
 use futures_util::StreamExt;
-use mongodb::bson::{RawBsonRef, RawDocumentBuf, Timestamp};
+use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 use crate::error::ConsumerError;
@@ -32,7 +32,40 @@ pub(crate) enum Fields<'f> {
     Paths(&'f [&'f str]),
 }
 
+/// The replies of a cursor that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replies {
+    /// Only the first one, which bounds the memory.
+    First,
+    /// All of them.
+    All,
+}
+
 impl MongoSink {
+    /// Returns the documents of a `find`. It is sent to the primary, or to the primaries of all shards,
+    /// regardless of the connection string's read preference.
+    pub(crate) async fn read_documents(
+        &self,
+        db: &str,
+        find: &[u8],
+        replies: Replies,
+    ) -> mongodb::error::Result<Vec<Vec<u8>>> {
+        let command = RawDocumentBuf::from_bytes(find.to_vec())?;
+        let database = self.target.client.database(db);
+        let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+        let mut found = Vec::new();
+        while let Some(reply) = cursor.next().await {
+            for element in reply?.doc_slices()?.into_iter() {
+                let bytes = element?.as_document().map(RawDocument::as_bytes);
+                found.extend(bytes.map(<[u8]>::to_vec));
+            }
+            if replies == Replies::First {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// Returns the first document of a `find` on the primary.
     ///
     /// # Errors
