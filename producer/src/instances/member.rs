@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
-    HEARTBEAT_MS, Heartbeat, client_config, is_fatal, is_group_refused, is_unauthorized,
+    HEARTBEAT_MS, Heartbeat, KafkaOptions, client_config, is_fatal, is_group_refused,
+    is_unauthorized,
 };
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::config::ClientConfig;
@@ -67,9 +68,13 @@ impl Member {
 
     /// Is a member until the shutdown. The group is left only when all sessions have ended, so that
     /// the next instance of a source starts where they stopped.
-    pub(super) fn run(mut self, shutdown: &Shutdown) -> Result<(), ProducerError> {
+    pub(super) fn run(
+        mut self,
+        kafka: &KafkaOptions,
+        shutdown: &Shutdown,
+    ) -> Result<(), ProducerError> {
         let context = MemberContext::new(self.sources.clone(), self.health.clone());
-        let consumer: BaseConsumer<MemberContext> = (self.client())
+        let consumer: BaseConsumer<MemberContext> = (self.client(kafka))
             .create_with_context(context)
             .map_err(InstancesError::Options)?;
         self.subscribe(&consumer)?;
@@ -96,9 +101,8 @@ impl Member {
         Ok(())
     }
 
-    fn client(&self) -> ClientConfig {
-        let first = self.sources.first().expect("a configuration has a source");
-        let mut client = client_config(&first.kafka);
+    fn client(&self, kafka: &KafkaOptions) -> ClientConfig {
+        let mut client = client_config(kafka);
         let session = self.config.takeover_after;
         let poll_interval = session.max(POLL_INTERVAL);
         if client.get("client.id").is_none() {

@@ -27,29 +27,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oplog_relay_runtime::http::{Health, Part};
-use oplog_relay_runtime::kafka::Admin;
+use oplog_relay_runtime::kafka::{Admin, KafkaOptions};
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use prometheus::Registry;
 use tokio::sync::mpsc;
 
-use crate::config::InstancesConfig;
+use crate::config::{InstancesConfig, SourceConfig};
 use crate::error::{Directive, ProducerError};
 use crate::prepare::internal_topics::ensure_internal_topic;
 
 pub use leadership::{Leadership, Lease};
-pub use shared_source::SharedSource;
 
 use leadership::Request;
 use member::Member;
+use shared_source::SharedSource;
 
 /// Number of requests that may wait for the member's thread, for each source.
 const REQUESTS: usize = 4;
+/// Time after which the member's thread counts as stuck. A confirmation may block it for half a minute
+/// while the coordinator does not answer.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// This program as one of several instances.
 #[derive(Debug)]
 pub struct Instances {
     config: InstancesConfig,
+    kafka: KafkaOptions,
+    /// Replication factor of new topics; -1 for the broker's default.
+    replication_factor: i32,
     sources: Vec<Arc<SharedSource>>,
     health: Health,
     requests_in: mpsc::Sender<Request>,
@@ -57,14 +63,21 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// Creates an instance that is not a member yet.
+    /// Creates an instance that is not a member yet. All sources have the same Kafka cluster.
+    ///
+    /// # Panics
+    /// If there is no source.
     #[must_use]
-    pub fn new(config: InstancesConfig, sources: Vec<SharedSource>) -> Self {
+    pub fn new(config: InstancesConfig, sources: &[&SourceConfig]) -> Self {
         let (requests_in, requests) = mpsc::channel(REQUESTS * sources.len().max(1));
+        let first = sources.first().expect("a configuration has a source");
+        let shared = sources.iter().map(|source| SharedSource::of(source));
         Self {
-            health: Health::new(config.takeover_after * 6),
+            health: Health::new(STUCK_AFTER),
             config,
-            sources: sources.into_iter().map(Arc::new).collect(),
+            kafka: first.kafka.clone(),
+            replication_factor: first.replication_factor,
+            sources: shared.map(Arc::new).collect(),
             requests_in,
             requests,
         }
@@ -129,9 +142,9 @@ impl Instances {
     }
 
     async fn try_ensure_topics(&self) -> Result<(), ProducerError> {
+        let admin = Admin::connect(&self.kafka).await?;
+        let factor = self.replication_factor;
         for source in &self.sources {
-            let admin = Admin::connect(&source.kafka).await?;
-            let factor = source.replication_factor;
             let ensured = ensure_internal_topic(&admin, &source.prefix, &source.name, factor).await;
             let Err(error) = ensured else {
                 continue;
@@ -148,7 +161,8 @@ impl Instances {
 
     async fn be_member(self, shutdown: Shutdown) -> Result<(), ProducerError> {
         let member = Member::new(self.config, self.sources, self.health, self.requests);
-        let ended = tokio::task::spawn_blocking(move || member.run(&shutdown));
+        let kafka = self.kafka;
+        let ended = tokio::task::spawn_blocking(move || member.run(&kafka, &shutdown));
         ended
             .await
             .map_err(|_| ProducerError::Ended("the thread of the group's member ended"))?

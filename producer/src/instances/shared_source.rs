@@ -4,20 +4,17 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use oplog_relay_core::topic::position_topic;
-use oplog_relay_runtime::kafka::KafkaOptions;
 use tokio::sync::watch;
 
 use crate::config::SourceConfig;
 
 /// A source that instances share.
 #[derive(Debug)]
-pub struct SharedSource {
+pub(super) struct SharedSource {
     pub(super) name: String,
     pub(super) prefix: String,
     /// The position topic, whose only partition is assigned to the instance that follows the source.
     pub(super) topic: String,
-    pub(super) kafka: KafkaOptions,
-    pub(super) replication_factor: i32,
     assigned: watch::Sender<bool>,
     /// True while this instance has a lease.
     is_leased: Mutex<bool>,
@@ -29,8 +26,7 @@ impl SharedSource {
     ///
     /// # Panics
     /// If the source has no name.
-    #[must_use]
-    pub fn of(config: &SourceConfig) -> Self {
+    pub(super) fn of(config: &SourceConfig) -> Self {
         let stream = &config.stream;
         let name = stream.source_name.clone();
         let name = name.expect("the check of --high-availability requires names");
@@ -38,8 +34,6 @@ impl SharedSource {
             topic: position_topic(&stream.topic_prefix, &name),
             name,
             prefix: stream.topic_prefix.clone(),
-            kafka: config.kafka.clone(),
-            replication_factor: config.replication_factor,
             assigned: watch::Sender::new(false),
             is_leased: Mutex::new(false),
             returned: Condvar::new(),

@@ -43,12 +43,19 @@ const STARTING: &str = "starting";
 /// What the sources of a program have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
-    /// True if the program has one source.
-    pub(super) is_alone: bool,
+    /// Number of sources.
+    pub(super) sources: usize,
     /// True if several instances share the sources.
     pub(super) is_shared: bool,
     /// The time after which a stall is reported.
     pub(super) stalled_after: Duration,
+}
+
+impl Setting {
+    /// Returns true if the program has one source.
+    pub(super) const fn is_alone(self) -> bool {
+        self.sources == 1
+    }
 }
 
 /// A source of this program.
@@ -57,7 +64,7 @@ pub(super) struct FollowedSource {
     pub(super) config: Arc<SourceConfig>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
-    pub(super) is_alone: bool,
+    pub(super) setting: Setting,
     /// Consecutive sessions that ended because a member of the source lagged behind.
     pub(super) lagging: Arc<Mutex<Lagging>>,
     /// The source's name. Without `--source-name` it is known only after the source has answered.
@@ -66,27 +73,20 @@ pub(super) struct FollowedSource {
 }
 
 impl FollowedSource {
-    pub(super) fn new(
-        config: SourceConfig,
-        Setting {
-            is_alone,
-            is_shared,
-            stalled_after,
-        }: Setting,
-    ) -> Result<Arc<Self>, ProducerError> {
+    pub(super) fn new(config: SourceConfig, setting: Setting) -> Result<Arc<Self>, ProducerError> {
         let name = OnceLock::new();
         if let Some(given) = &config.stream.source_name {
             name.get_or_init(|| given.clone());
         }
         let metrics = match name.get() {
-            Some(name) if !is_alone || is_shared => Metrics::of_source(name),
+            Some(name) if !setting.is_alone() || setting.is_shared => Metrics::of_source(name),
             _ => Metrics::new(),
         };
         Ok(Arc::new(Self {
             config: Arc::new(config),
             metrics: Arc::new(metrics.map_err(StartupError::from)?),
-            health: Health::new(stalled_after),
-            is_alone,
+            health: Health::new(setting.stalled_after),
+            setting,
             lagging: Arc::default(),
             name,
             role: Mutex::new(Role::Standby),
@@ -105,7 +105,7 @@ impl FollowedSource {
 
     /// Returns the source as a part of the HTTP server.
     pub(super) fn part(&self) -> Part {
-        let name = (!self.is_alone).then(|| format!("source {}", self.name()));
+        let name = (!self.setting.is_alone()).then(|| format!("source {}", self.name()));
         Part {
             name,
             ..Part::whole(self.metrics.registry.clone(), self.health.clone())

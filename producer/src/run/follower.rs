@@ -48,8 +48,6 @@ struct Failing {
 #[derive(Debug)]
 pub(super) struct Follower {
     pub(super) source: Arc<FollowedSource>,
-    /// Number of sources of the program.
-    pub(super) sources: usize,
     pub(super) registry: Option<Arc<SchemaRegistry>>,
     pub(super) outages: Outages,
     pub(super) shutdown: Shutdown,
@@ -136,8 +134,7 @@ impl Follower {
                         "the session was fenced; it is opened again if the source is still assigned \
                          to this instance"
                     );
-                    // What fenced it may have changed the position, or may still be about to.
-                    self.source.metrics.forget_position();
+                    // What fenced it may still be about to change the position.
                     pause = AFTER_FENCING;
                 }
                 Err(error) if error.is_outage() => {
@@ -224,7 +221,7 @@ impl Follower {
         shown.spawn(status::show(
             Arc::clone(&self.source.metrics),
             self.source.name().to_owned(),
-            self.source.is_alone,
+            self.source.setting.is_alone(),
             shutdown.clone(),
         ));
         let origin = Arc::new(origin);
@@ -236,13 +233,13 @@ impl Follower {
         let timeout = transaction_timeout(&self.source.config.kafka);
         let supervisor = Supervisor {
             config: Arc::clone(&self.source.config),
-            pace: Pace::new(timeout).shared_by(self.sources),
+            pace: Pace::new(timeout).shared_by(self.source.setting.sources),
             origin,
             metrics: Arc::clone(&self.source.metrics),
             health: health.clone(),
             registry: self.registry.clone(),
             lagging: Arc::clone(&self.source.lagging),
-            sources: self.sources,
+            sources: self.source.setting.sources,
             leadership,
             shutdown: shutdown.clone(),
         };

@@ -19,9 +19,9 @@ use oplog_relay_runtime::startup_error::StartupError;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, SourceConfig};
 use crate::error::ProducerError;
-use crate::instances::{Instances, Leadership, SharedSource};
+use crate::instances::{Instances, Leadership};
 use crate::registry::SchemaRegistry;
 use crate::report;
 use crate::run::followed_source::{FollowedSource, Setting};
@@ -40,9 +40,8 @@ const AFTER_FORCED: Duration = Duration::from_millis(500);
 pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, ProducerError> {
     let registry = config.registry.as_ref().map(SchemaRegistry::new);
     let registry = registry.transpose().map_err(Box::new)?.map(Arc::new);
-    let is_alone = config.sources.len() == 1;
     let setting = Setting {
-        is_alone,
+        sources: config.sources.len(),
         is_shared: config.instances.is_some(),
         stalled_after: config.serve.stalled_after,
     };
@@ -50,10 +49,8 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
     let sources = sources.map(|source| FollowedSource::new(source, setting));
     let sources: Vec<Arc<FollowedSource>> = sources.collect::<Result<_, _>>()?;
     let instances = config.instances.map(|instances| {
-        let shared = sources
-            .iter()
-            .map(|source| SharedSource::of(&source.config));
-        Instances::new(instances, shared.collect())
+        let configs: Vec<&SourceConfig> = sources.iter().map(|it| &*it.config).collect();
+        Instances::new(instances, &configs)
     });
     let mut parts: Vec<Part> = sources.iter().map(|source| source.part()).collect();
     parts.extend(instances.as_ref().map(Instances::part));
@@ -70,9 +67,8 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
         let leadership = instances.as_ref().map(|it| it.leadership(number));
         let follower = Follower {
             source: Arc::clone(source),
-            sources: sources.len(),
             registry: registry.clone(),
-            outages: outages(is_alone, leadership),
+            outages: outages(setting, leadership),
             shutdown: shutdown.clone(),
         };
         followers.spawn(follower.run());
@@ -84,7 +80,7 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
         }
     };
     let followed = async {
-        let ended = await_all(followers, is_alone, &shutdown).await;
+        let ended = await_all(followers, setting, &shutdown).await;
         // The group is left only when the sessions have ended.
         shutdown.trigger();
         ended
@@ -106,10 +102,10 @@ async fn after_forced(shutdown: &Shutdown) {
     tokio::time::sleep(AFTER_FORCED).await;
 }
 
-fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
+fn outages(setting: Setting, leadership: Option<Leadership>) -> Outages {
     match leadership {
         Some(leadership) => Outages::Shared(leadership),
-        None if is_alone => Outages::End,
+        None if setting.is_alone() => Outages::End,
         None => Outages::Retried,
     }
 }
@@ -118,7 +114,7 @@ fn outages(is_alone: bool, leadership: Option<Leadership>) -> Outages {
 /// that failed determines it, unless a signal ended the others.
 async fn await_all(
     mut followers: JoinSet<Result<Outcome, ProducerError>>,
-    is_alone: bool,
+    setting: Setting,
     shutdown: &Shutdown,
 ) -> Result<ExitCode, ProducerError> {
     let mut failed = None;
@@ -127,7 +123,7 @@ async fn await_all(
         let ended = ended.map_err(|_| ProducerError::Ended("a task that follows a source ended"));
         match ended.flatten() {
             Ok(outcome) => is_stopped |= outcome == Outcome::Stopped,
-            Err(error) if is_alone => return Err(error),
+            Err(error) if setting.is_alone() => return Err(error),
             Err(error) => {
                 let code = report(&error);
                 failed.get_or_insert(code);
