@@ -52,8 +52,8 @@ pub enum Command {
     /// documents that later entries change. The user needs dbAdmin on the target. The command may
     /// be run again.
     Cutover(CutoverArguments),
-    /// List the dead letters of a group. The output is a table on a terminal, and one JSON object per
-    /// line elsewhere.
+    /// List the dead letters of a group. A terminal gets a table; a pipe or file gets one JSON object
+    /// per line.
     ///
     /// Each dead letter is shown with its position in the topic `__<group>.dead-letters`, the time,
     /// the reason, and the topic, partition and offset of the original record. The topic keeps dead

@@ -24,8 +24,8 @@ const STEP: Duration = Duration::from_millis(200);
 /// Maximum time without a record or an end-of-partition event from Kafka.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Writes the dead letters of a group. The output is a table on a terminal, and one JSON object per
-/// line elsewhere.
+/// Writes the dead letters of a group: a table to a terminal, or one JSON object per line to a pipe
+/// or file.
 ///
 /// # Errors
 /// Returns an error if the topic cannot be read, or if standard output cannot be written or is

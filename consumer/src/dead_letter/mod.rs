@@ -26,7 +26,7 @@
 //! - `reason` has the reasons for a dead letter
 //! - `letter` describes the content of a letter
 //! - `post` reads the records of letters again and sends the letters
-//! - `list` prints the dead letters of a group
+//! - `list` prints the dead letters
 //! - `error` has the reasons why the topic cannot be used
 
 pub mod error;

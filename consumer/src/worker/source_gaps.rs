@@ -26,8 +26,8 @@ pub(super) fn warn_of(source: &str, gaps: &[GapRecord]) {
             after = gap.after,
             through = gap.through,
             reason = gap.reason.text(),
-            "the producer has never sent the entries of this stretch, so what is read here lacks them: \
-             compare a target with its source (oplog-consumer verify --repair)"
+            "the producer never sent the entries between these two times, so they are missing from the \
+             topics: compare the target with its source (oplog-consumer verify --repair)"
         );
     }
 }

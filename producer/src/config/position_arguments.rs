@@ -104,14 +104,14 @@ pub struct ChangeArguments {
         help_heading = COMMAND_LINE_ONLY
     )]
     pub term: Option<String>,
-    /// Accept a position after the saved one. The entries between them are never sent, and every
-    /// target lacks them. The gap is recorded in the state topic, where `position show` and
+    /// Accept a position after the saved one. The entries between the two are never sent, and are
+    /// missing on every target. The gap is recorded in the state topic; `position show` and
     /// `oplog-consumer audit` report it.
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_gap: bool,
-    /// Accept a position before the stream began or before the end of a recorded gap, or if it is not
-    /// known when the stream began. A replay then gets commands that it has never run, about collections that it may know only
-    /// from later: a drop or a rename among them can hit a collection that was created since.
+    /// Accept a position before the stream began or before the end of a recorded gap, also if it is
+    /// not known when the stream began. A replay then receives commands that it has never run: a drop
+    /// or a rename among them can hit a later collection of the same name.
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_before_start: bool,
     /// Do it although a producer seems to run: it has saved a position within the last minute. It is
