@@ -474,10 +474,15 @@ fn check_stream(
     })
 }
 
+/// Returns true if an address is a MongoDB connection string.
+fn is_connection_string(address: &str) -> bool {
+    address.starts_with("mongodb://") || address.starts_with("mongodb+srv://")
+}
+
 fn check_origin(source: &str, faults: &mut Faults) -> Option<Origin> {
     let secret = faults.take_or("--source", resolve_secret(source))?;
     let uri = secret.expose();
-    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+    if is_connection_string(uri) {
         return Some(Origin::Live(secret));
     }
     if source != "-" && !std::path::Path::new(source).exists() {

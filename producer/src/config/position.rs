@@ -13,7 +13,7 @@ use oplog_relay_runtime::config::{
 use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
 use oplog_relay_runtime::telemetry::LogOptions;
 
-use super::{OWNED, required};
+use super::{OWNED, is_connection_string, required};
 use crate::config::WantedMode;
 use crate::config::position_arguments::{
     ChangeArguments, ImportArguments, KafkaArguments, ListArguments, PositionCommand,
@@ -306,7 +306,7 @@ fn check_uri(flag: &str, given: Option<&str>, faults: &mut Faults) -> Option<Opt
     };
     let secret = faults.take_or(flag, resolve_secret(given))?;
     let uri = secret.expose();
-    if uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://") {
+    if is_connection_string(uri) {
         return Some(Some(secret));
     }
     faults.add(flag, "must be a mongodb:// connection string");

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use oplog_relay_core::state::SourceMode;
 use oplog_relay_runtime::config::{Faults, Start};
 
 use crate::config::arguments::StreamArguments;
@@ -18,6 +19,15 @@ pub enum WantedMode {
     Oplog,
     /// A change stream.
     ChangeStream,
+}
+
+impl From<SourceMode> for WantedMode {
+    fn from(mode: SourceMode) -> Self {
+        match mode {
+            SourceMode::Oplog => Self::Oplog,
+            SourceMode::ChangeStream => Self::ChangeStream,
+        }
+    }
 }
 
 impl FromStr for WantedMode {

@@ -8,6 +8,7 @@ use oplog_relay_runtime::config::{Fault, Faults};
 use serde::Deserialize;
 
 use crate::config::arguments::{RunArguments, StreamArguments};
+use crate::config::is_connection_string;
 
 const FLAG: &str = "--source";
 /// The keys of an object, for messages.
@@ -46,9 +47,10 @@ impl GivenSource {
         }
         let named = value.split_once('=').filter(|(name, uri)| {
             // A connection string has "=" in its options, and a path may contain one.
-            let is_uri = uri.starts_with("mongodb://") || uri.starts_with("mongodb+srv://");
             let is_word = !name.contains([':', '/']);
-            is_word && (is_uri || check_source_name(name).is_ok() && !Path::new(value).exists())
+            is_word
+                && (is_connection_string(uri)
+                    || check_source_name(name).is_ok() && !Path::new(value).exists())
         });
         Ok(match named {
             Some((name, uri)) => Self {

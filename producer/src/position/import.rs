@@ -22,7 +22,7 @@ use crate::position::checkpoint_of::{Imported, last_entry, mongoshake, other};
 use crate::position::error::PositionChangeError;
 use crate::position::live_source::{LiveSource, collections_of_gap};
 use crate::position::resolve::{Wanted, resolve};
-use crate::position::set::mode_of;
+use crate::position::set::{mode_of, open};
 use crate::position::write::{self, Place};
 use crate::prepare::internal_topics::ensure_internal_topic;
 use crate::saved::checkpoint::Checkpoint;
@@ -45,10 +45,7 @@ pub(super) async fn import(
         Some(_) => write::read(place).await?,
         None => Checkpoint::default(),
     };
-    let source = match &of.uri {
-        Some(uri) => Some(LiveSource::open(uri, place.source, wanted_mode(&saved, config)).await?),
-        None => None,
-    };
+    let source = open(of, wanted_mode(&saved, config)).await?;
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
         warn_of_name(place.source, source.record.set_name.as_deref());
@@ -101,10 +98,7 @@ fn warn_of_name(name: &str, set_name: Option<&str>) {
 fn wanted_mode(saved: &Checkpoint, config: &ImportConfig) -> WantedMode {
     match saved.position {
         None => config.mode,
-        Some(_) => match mode_of(saved) {
-            SourceMode::Oplog => WantedMode::Oplog,
-            SourceMode::ChangeStream => WantedMode::ChangeStream,
-        },
+        Some(_) => mode_of(saved).into(),
     }
 }
 

@@ -4,7 +4,7 @@ use mongodb::Client;
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{SourceMode, SourceRecord};
 use oplog_relay_runtime::config::Secret;
-use oplog_relay_runtime::mongo::{self, Hello};
+use oplog_relay_runtime::mongo::Hello;
 
 use crate::config::WantedMode;
 use crate::error::ProducerError;
@@ -13,7 +13,7 @@ use crate::position::change::is_after;
 use crate::position::routed::SourceCollections;
 use crate::saved::checkpoint::Checkpoint;
 use crate::source::oplog::{Oplog, newest_of_majority};
-use crate::source::origin::{reason_for_change_stream, refuse_shard, replica_set_id};
+use crate::source::origin::{Reached, replica_set_id};
 
 /// A source that was reached.
 #[derive(Debug)]
@@ -28,26 +28,21 @@ impl LiveSource {
     /// Connects to a source that is read in the given mode.
     ///
     /// # Errors
-    /// [`ProducerError::Mongo`] if it cannot be reached; [`crate::source::error::SourceError`] for a
-    /// shard.
+    /// The errors of [`Reached::of`].
     pub(super) async fn open(
         uri: &Secret,
         name: &str,
         mode: WantedMode,
     ) -> Result<Self, ProducerError> {
-        let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
-        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
-        let mode = match mode {
-            WantedMode::Oplog => SourceMode::Oplog,
-            WantedMode::ChangeStream => SourceMode::ChangeStream,
-            WantedMode::Auto => match reason_for_change_stream(&client, &hello).await? {
-                Some(_) => SourceMode::ChangeStream,
-                None => SourceMode::Oplog,
-            },
+        let Reached {
+            client,
+            hello,
+            reason,
+        } = Reached::of(uri, mode).await?;
+        let mode = match reason {
+            Some(_) => SourceMode::ChangeStream,
+            None => SourceMode::Oplog,
         };
-        if !hello.is_mongos {
-            refuse_shard(&client).await?;
-        }
         let replica_set_id = match mode {
             SourceMode::Oplog => replica_set_id(&client).await,
             SourceMode::ChangeStream => None,

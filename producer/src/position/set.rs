@@ -32,7 +32,7 @@ pub(super) async fn set(kafka: &KafkaOptions, config: &SetConfig) -> Result<(), 
     }
     let wanted = Wanted::of(&config.to, config.accepted.term)?;
     let mode = mode_of(&saved);
-    let source = open(of, mode).await?;
+    let source = open(of, mode.into()).await?;
     if let Some(source) = &source {
         saved.check_source(&source.record)?;
     }
@@ -86,16 +86,10 @@ pub(super) fn mode_of(saved: &Checkpoint) -> SourceMode {
 /// Connects to the source, if it is given.
 pub(super) async fn open(
     of: &SavedSource,
-    mode: SourceMode,
+    mode: WantedMode,
 ) -> Result<Option<LiveSource>, ProducerError> {
-    let wanted = match mode {
-        SourceMode::Oplog => WantedMode::Oplog,
-        SourceMode::ChangeStream => WantedMode::ChangeStream,
-    };
     match &of.uri {
-        Some(uri) => LiveSource::open(uri, &of.source_name, wanted)
-            .await
-            .map(Some),
+        Some(uri) => LiveSource::open(uri, &of.source_name, mode).await.map(Some),
         None => Ok(None),
     }
 }

@@ -83,7 +83,7 @@ pub(super) async fn show(kafka: &KafkaOptions, config: &ShowConfig) -> Result<()
     let saved = write::read(place).await?;
     let mode = mode_of(&saved);
     let mut shown = shown(place, mode, &saved);
-    if let Some(source) = open(of, mode).await? {
+    if let Some(source) = open(of, mode.into()).await? {
         saved.check_source(&source.record)?;
         shown.oplog = Some(examine(&source, saved.position).await?);
     }

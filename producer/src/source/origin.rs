@@ -9,7 +9,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::resume::ResumePoint;
 use oplog_relay_core::state::{History, SourceMode, SourceRecord};
 use oplog_relay_core::topic::check_source_name;
-use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::config::{Secret, Start};
 use oplog_relay_runtime::mongo::{self, Hello, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::runtime::Handle;
@@ -61,6 +61,42 @@ pub struct Resume {
     pub point: Option<ResumePoint>,
 }
 
+/// A live source that answers, and is not a shard.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) client: Client,
+    pub(crate) hello: Hello,
+    /// The reason why the source is read through a change stream; `None` if its oplog is read.
+    pub(crate) reason: Option<String>,
+}
+
+impl Reached {
+    /// Connects to a source and determines the mode in which it is read.
+    ///
+    /// # Errors
+    /// [`ProducerError::Mongo`] if it cannot be reached; [`SourceError::Shard`]; the errors of the
+    /// attempt to read the oplog.
+    pub(crate) async fn of(uri: &Secret, wanted: WantedMode) -> Result<Self, ProducerError> {
+        let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
+        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+        let reason = match wanted {
+            WantedMode::Oplog => None,
+            WantedMode::ChangeStream => Some("--source-mode change-stream".to_owned()),
+            WantedMode::Auto => reason_for_change_stream(&client, &hello).await?,
+        };
+        // Through a mongos, `refuse_shard` would find the `shardIdentity` of the config servers, if
+        // they have one.
+        if !hello.is_mongos {
+            refuse_shard(&client).await?;
+        }
+        Ok(Self {
+            client,
+            hello,
+            reason,
+        })
+    }
+}
+
 impl Origin {
     /// Connects to the source of a stream and determines the mode in which it is read, or finds the
     /// files of a dump.
@@ -72,22 +108,12 @@ impl Origin {
         let config::Origin::Live(uri) = &config.origin else {
             return Self::open(&config.origin, config.source_name.as_deref()).await;
         };
-        let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
-        let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
-        let reason = match config.mode {
-            WantedMode::Oplog => None,
-            WantedMode::ChangeStream => Some("--source-mode change-stream".to_owned()),
-            WantedMode::Auto => reason_for_change_stream(&client, &hello).await?,
-        };
+        let reached = Reached::of(uri, config.mode).await?;
         let name = config.source_name.as_deref();
-        let Some(reason) = reason else {
-            return Self::open_oplog(client, hello, name).await;
+        let Some(reason) = reached.reason else {
+            return Self::open_oplog(reached.client, reached.hello, name).await;
         };
-        // Through a mongos, `refuse_shard` would find the `shardIdentity` of the config servers, if
-        // they have one.
-        if !hello.is_mongos {
-            refuse_shard(&client).await?;
-        }
+        let Reached { client, hello, .. } = reached;
         let name = source_name(name, &hello)?;
         let is_sharded = hello.is_mongos;
         let stream = ChangeStream::new(&client, &config.filter, is_sharded).await?;
@@ -117,8 +143,7 @@ impl Origin {
                 Ok(Self::new(SourceRecord::new(name, SourceMode::Oplog), kind))
             }
             config::Origin::Live(uri) => {
-                let client = mongo::connect(uri, "oplog-producer", |_| ()).await?;
-                let hello = mongo::hello(&client).await.map_err(ProducerError::Source)?;
+                let Reached { client, hello, .. } = Reached::of(uri, WantedMode::Oplog).await?;
                 Self::open_oplog(client, hello, name).await
             }
         }
@@ -132,7 +157,6 @@ impl Origin {
         if hello.is_mongos {
             return Err(SourceError::Mongos.into());
         }
-        refuse_shard(&client).await?;
         Oplog::check(&client).await?;
         let name = source_name(name, &hello)?;
         let record = SourceRecord {
@@ -426,7 +450,7 @@ pub async fn feed_full_sync(
 }
 
 /// Returns the reason why a source is read through a change stream; `None` if its oplog can be read.
-pub(crate) async fn reason_for_change_stream(
+async fn reason_for_change_stream(
     client: &Client,
     hello: &Hello,
 ) -> Result<Option<String>, ProducerError> {
@@ -444,7 +468,7 @@ pub(crate) async fn reason_for_change_stream(
 }
 
 /// Refuses a shard, whose oplog and change streams are only a part of the history.
-pub(crate) async fn refuse_shard(client: &Client) -> Result<(), ProducerError> {
+async fn refuse_shard(client: &Client) -> Result<(), ProducerError> {
     let version = client
         .database("admin")
         .collection::<bson::Document>("system.version");

@@ -10,12 +10,13 @@ use oplog_relay_runtime::mongo::is_transient;
 use super::copies::{Copy, parse_filter};
 use super::estimate::Estimate;
 use super::reader::Listed;
-use super::window;
 use crate::error::ProducerError;
+use crate::position_lost::Gap;
 use crate::saved::checkpoint::Requests;
 use crate::source::Save;
 use crate::source::full_sync::interleave::Interleaving;
 use crate::source::full_sync::rejected::RequestRejected;
+use crate::source::oplog::Oplog;
 
 /// A query, and the collections that it applies to.
 type Wanted = (Option<Vec<u8>>, Vec<Listed>);
@@ -80,16 +81,15 @@ impl Interleaving {
 
     /// Warns if the tail's position could soon be gone from the oplog.
     async fn check_window(&self) -> Result<(), ProducerError> {
-        let source = &self.sync.source;
-        let left = window(source.client(), self.sync.position).await?;
-        let whole = match source.newest().await? {
-            Some(newest) => window(source.client(), newest).await?,
-            None => left,
+        let position = self.sync.position.ts;
+        let oplog = Oplog::new(self.sync.source.client());
+        let Some(window) = oplog.window(Some(position)).await? else {
+            return Ok(());
         };
-        if left.seconds < whole.seconds / 4 {
+        if window.endangers(position) {
             tracing::warn!(
-                %left,
-                oplog_window = %whole,
+                left = %Gap::between(window.oldest, position),
+                oplog_window = %Gap::between(window.oldest, window.newest),
                 "the tail falls behind during the full sync: limit the full sync \
                  (--full-sync-rate), or enlarge the oplog"
             );
