@@ -264,6 +264,20 @@ pub struct RunArguments {
     pub log: LogArguments,
 }
 
+/// The Kafka cluster, and the logging, of the commands that only write to internal topics or read them.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaArguments {
+    /// Kafka brokers: host:port,host:port.
+    #[arg(long, value_name = "LIST")]
+    pub brokers: Option<String>,
+    /// An option for the Kafka client (librdkafka), as name=value. Repeat the flag for more.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
+    pub kafka_option: Vec<String>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
 /// `oplog-producer full-sync`
 #[derive(Debug, Clone, Args)]
 pub struct FullSyncArguments {
@@ -273,9 +287,6 @@ pub struct FullSyncArguments {
     /// First part of the topic names, as given to `run`.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
-    /// Kafka brokers: host:port,host:port.
-    #[arg(long, value_name = "LIST")]
-    pub brokers: Option<String>,
     /// What to copy: db.collection, db, or patterns with *. Repeat the flag or separate them by
     /// commas.
     #[arg(long, value_name = "NS", value_delimiter = ',')]
@@ -284,12 +295,9 @@ pub struct FullSyncArguments {
     /// "…"}}}.
     #[arg(long, value_name = "JSON")]
     pub filter: Option<String>,
-    /// An option for the Kafka client (librdkafka), as name=value. Repeat the flag for more.
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
-    pub kafka_option: Vec<String>,
-    /// Logging.
+    /// Kafka.
     #[command(flatten)]
-    pub log: LogArguments,
+    pub kafka: KafkaArguments,
 }
 
 /// `oplog-producer inspect`

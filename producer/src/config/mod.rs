@@ -34,7 +34,7 @@ use oplog_relay_runtime::kafka::{
 use oplog_relay_runtime::telemetry::LogOptions;
 
 use crate::config::arguments::{
-    FullSyncArguments, InspectArguments, RunArguments, StreamArguments,
+    FullSyncArguments, InspectArguments, KafkaArguments, RunArguments, StreamArguments,
 };
 pub use crate::config::instances::InstancesConfig;
 use crate::config::instances::check_instances;
@@ -257,13 +257,7 @@ impl RequestConfig {
     /// The error contains all faults.
     pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
-        let log = arguments.log.check(&mut faults);
-        let brokers = required("--brokers", arguments.brokers.as_deref(), &mut faults);
-        let options = parse_options(
-            &arguments.kafka_option,
-            &[PRODUCER_OWNED, OWNED],
-            &mut faults,
-        );
+        let kafka = check_kafka(&arguments.kafka, &mut faults);
         let topic_prefix = required(
             "--topic-prefix",
             arguments.topic_prefix.as_deref(),
@@ -283,11 +277,9 @@ impl RequestConfig {
         faults.take_or("--filter", filter);
         faults.finish()?;
         let none = || ConfigError::Faults(Vec::new());
+        let (kafka, log) = kafka.ok_or_else(none)?;
         Ok(Self {
-            kafka: KafkaOptions {
-                brokers: brokers.ok_or_else(none)?,
-                options,
-            },
+            kafka,
             topic_prefix: topic_prefix.ok_or_else(none)?,
             source_name: source_name.ok_or_else(none)?,
             request: RequestRecord {
@@ -295,7 +287,7 @@ impl RequestConfig {
                 namespaces: arguments.namespaces.clone(),
                 filter: arguments.filter.clone(),
             },
-            log: log.ok_or_else(none)?,
+            log,
         })
     }
 }
@@ -325,6 +317,15 @@ impl InspectConfig {
             _ => Err(ConfigError::Faults(Vec::new())),
         }
     }
+}
+
+/// Checks the settings of Kafka and of the log.
+fn check_kafka(given: &KafkaArguments, faults: &mut Faults) -> Option<(KafkaOptions, LogOptions)> {
+    let log = given.log.check(faults);
+    let brokers = required("--brokers", given.brokers.as_deref(), faults);
+    let options = parse_options(&given.kafka_option, &[PRODUCER_OWNED, OWNED], faults);
+    let brokers = brokers?;
+    Some((KafkaOptions { brokers, options }, log?))
 }
 
 fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<String> {

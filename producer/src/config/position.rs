@@ -10,14 +10,14 @@ use oplog_relay_core::topic::{check_prefix, check_source_name};
 use oplog_relay_runtime::config::{
     ConfigError, Faults, Secret, Start, parse_duration, parse_start, resolve_secret,
 };
-use oplog_relay_runtime::kafka::{KafkaOptions, PRODUCER_OWNED, parse_options};
+use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
-use super::{OWNED, is_connection_string, required};
+use super::{check_kafka, is_connection_string, required};
 use crate::config::WantedMode;
 use crate::config::position_arguments::{
-    ChangeArguments, ImportArguments, KafkaArguments, ListArguments, PositionCommand,
-    SavedSourceArguments, SetArguments, ShowArguments,
+    ChangeArguments, ImportArguments, ListArguments, PositionCommand, SavedSourceArguments,
+    SetArguments, ShowArguments,
 };
 use crate::config::sources::{GivenSource, chosen_source};
 
@@ -264,14 +264,6 @@ impl PositionConfig {
         };
         Ok(Self { kafka, log, action })
     }
-}
-
-fn check_kafka(given: &KafkaArguments, faults: &mut Faults) -> Option<(KafkaOptions, LogOptions)> {
-    let log = given.log.check(faults);
-    let brokers = required("--brokers", given.brokers.as_deref(), faults);
-    let options = parse_options(&given.kafka_option, &[PRODUCER_OWNED, OWNED], faults);
-    let brokers = brokers?;
-    Some((KafkaOptions { brokers, options }, log?))
 }
 
 fn check_source(given: &SavedSourceArguments, faults: &mut Faults) -> Option<SavedSource> {

@@ -1,8 +1,9 @@
 //! Commands and flags of `oplog-producer position`.
 
 use clap::{Args, Subcommand};
-use oplog_relay_runtime::command_line::LogArguments;
 use oplog_relay_runtime::config::COMMAND_LINE_ONLY;
+
+use crate::config::arguments::KafkaArguments;
 
 /// `oplog-producer position`
 #[derive(Debug, Clone, Args)]
@@ -32,20 +33,6 @@ pub enum PositionCommand {
     Set(SetArguments),
     /// Write the first position of a source, taken from the checkpoint of another program.
     Import(ImportArguments),
-}
-
-/// The Kafka cluster, and the logging.
-#[derive(Debug, Clone, Args)]
-pub struct KafkaArguments {
-    /// Kafka brokers: host:port,host:port.
-    #[arg(long, value_name = "LIST")]
-    pub brokers: Option<String>,
-    /// An option for the Kafka client (librdkafka), as name=value. Repeat the flag for more.
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = '\n')]
-    pub kafka_option: Vec<String>,
-    /// Logging.
-    #[command(flatten)]
-    pub log: LogArguments,
 }
 
 /// The source whose position is meant.
