@@ -7,11 +7,13 @@
 //! - `plan` determines the starting point
 //! - `pipeline` runs source, encoder and publisher
 //! - `parts` waits for the parts of a session, and chooses among their errors
+//! - `failure` decides what follows a session that failed
 //! - `head_room` watches how long the saved position stays in the source's oplog
 //! - `error` has the reasons why a session cannot start or continue
 
 mod check;
 pub mod error;
+mod failure;
 pub(crate) mod head_room;
 mod parts;
 pub mod pipeline;
@@ -33,9 +35,8 @@ use tokio::task::JoinSet;
 
 use crate::config::SourceConfig;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
-use crate::error::{Directive, ProducerError};
+use crate::error::ProducerError;
 use crate::instances::Leadership;
-use crate::position_lost::PositionLost;
 use crate::prepare::claims::Claims;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
@@ -44,6 +45,8 @@ use crate::publish::{Pace, Publisher, RecordSizes};
 use crate::registry::SchemaRegistry;
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::check::{Checked, FoundCluster};
+pub(crate) use crate::session::failure::Lagging;
+use crate::session::failure::{Failure, Next};
 use crate::session::parts::{Part, join};
 use crate::session::pipeline::{BeginsAt, OtherClaims, Outcome, PublishLoop, Queues, Until};
 use crate::session::plan::StreamStart;
@@ -52,82 +55,14 @@ use crate::source::origin::{Origin, Resume, feed_full_sync};
 use crate::source::{QUEUE_BATCHES, StartAt};
 use crate::telemetry::metrics::Metrics;
 
-/// Time after which a program that has never opened a session no longer retries. A program that has
-/// opened a session retries indefinitely.
-const FIRST_SESSION: Duration = Duration::from_secs(60);
-
 /// Maximum time that a source may take to shut down.
 const SOURCE_GRACE: Duration = Duration::from_secs(5);
-
-/// Number of consecutive sessions that find an entry missing on the member that they read,
-/// after which the entry counts as lost. With the pauses between them this takes about ten minutes.
-const BEHIND_SESSIONS: u32 = 60;
-
-/// Number of consecutive sessions that ended because a member lagged behind.
-#[derive(Debug, Default)]
-pub(crate) struct Lagging(u32);
 
 /// The lookups of documents of a session.
 #[derive(Debug, Default)]
 struct OpenLookups {
     current: Option<CurrentLookup>,
     before: Option<Box<BeforeLookup>>,
-}
-
-impl Lagging {
-    /// Counts the error of a session and returns it, or an error that ends the program if an entry
-    /// has been missing for too long. `progress` is true if the session committed something.
-    fn judge(&mut self, error: ProducerError, progress: bool) -> ProducerError {
-        let ProducerError::Behind(part) = error else {
-            self.0 = 0;
-            return error;
-        };
-        self.0 = if progress { 1 } else { self.0 + 1 };
-        if self.0 < BEHIND_SESSIONS {
-            return error;
-        }
-        Box::new(PositionLost::Hole { part }).into()
-    }
-}
-
-/// A session that ended with an error.
-#[derive(Debug)]
-struct Failure<'e> {
-    error: &'e ProducerError,
-    /// True if this process has opened a session.
-    has_opened_session: bool,
-    /// The time since the program started.
-    since_start: Duration,
-    /// True if a shutdown was requested.
-    is_ending: bool,
-}
-
-/// The action after a failed session.
-#[derive(Debug, PartialEq, Eq)]
-enum Next {
-    /// Open another session.
-    Retry,
-    /// Stop, as requested.
-    Stop,
-    /// End with the error.
-    Fail,
-}
-
-impl Failure<'_> {
-    fn next(&self) -> Next {
-        if self.error.directive() != Directive::Retry {
-            return Next::Fail;
-        }
-        if self.is_ending {
-            return Next::Stop;
-        }
-        // Credentials may be rotated while the program runs; at its start they are simply wrong.
-        let is_permanent = self.since_start > FIRST_SESSION || self.error.is_refused_login();
-        match !self.has_opened_session && is_permanent {
-            true => Next::Fail,
-            false => Next::Retry,
-        }
-    }
 }
 
 /// The state that outlives a session.
@@ -543,11 +478,7 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
-    use oplog_relay_runtime::exit::ExitCode;
-    use oplog_relay_runtime::kafka::KafkaFailure;
-
     use super::*;
-    use crate::session::error::SessionError;
 
     #[test]
     fn the_position_of_a_full_sync_is_not_saved_before_its_plan() {
@@ -561,53 +492,5 @@ mod tests {
         assert_eq!(unsaved(start, None, Some(Start::Now)), Some(position));
         assert_eq!(unsaved(start, Some(position), Some(Start::Now)), None);
         assert_eq!(unsaved(StartAt::Oldest, None, Some(Start::Oldest)), None);
-    }
-
-    #[test]
-    fn a_program_that_never_opened_a_session_gives_up_unless_it_is_shutting_down() {
-        let next = |error: &ProducerError, has_opened_session, seconds, is_ending| {
-            let failure = Failure {
-                error,
-                has_opened_session,
-                since_start: Duration::from_secs(seconds),
-                is_ending,
-            };
-            failure.next()
-        };
-        let unreachable = ProducerError::kafka("a", "b");
-        assert_eq!(next(&unreachable, false, 59, false), Next::Retry);
-        assert_eq!(next(&unreachable, false, 61, false), Next::Fail);
-        assert_eq!(next(&unreachable, false, 61, true), Next::Stop);
-        assert_eq!(next(&unreachable, true, 61, false), Next::Retry);
-        let login = ProducerError::from(KafkaFailure::Credentials {
-            brokers: String::new(),
-            reason: String::new(),
-        });
-        assert_eq!(next(&login, false, 1, false), Next::Fail);
-        assert_eq!(next(&login, true, 1, false), Next::Retry);
-        // An error that a retry cannot fix is reported in any case.
-        let usage = SessionError::RegistryNeeded.into();
-        assert_eq!(next(&usage, true, 1, true), Next::Fail);
-    }
-
-    #[test]
-    fn a_member_that_never_gets_an_entry_ends_the_program() {
-        let behind = || ProducerError::Behind(Timestamp::new(7, 1));
-        let mut lagging = Lagging::default();
-        let mut judge = |error, progress| lagging.judge(error, progress).directive();
-        for _ in 1..BEHIND_SESSIONS {
-            assert_eq!(judge(behind(), false), Directive::Retry);
-        }
-        // The count restarts after progress or after a different failure.
-        assert_eq!(judge(behind(), true), Directive::Retry);
-        assert_eq!(
-            judge(ProducerError::kafka("a", "b"), false),
-            Directive::Retry
-        );
-        for _ in 1..BEHIND_SESSIONS {
-            assert_eq!(judge(behind(), false), Directive::Retry);
-        }
-        let stopped = judge(behind(), false);
-        assert_eq!(stopped, Directive::Stop(ExitCode::SourcePositionLost));
     }
 }
