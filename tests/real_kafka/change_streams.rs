@@ -30,21 +30,8 @@ fn serve(scenario: &Scenario) -> Result<EventServer> {
 }
 
 fn start(server: &EventServer, topics: &Topics, more: &[&str]) -> Result<Program> {
-    let (uri, brokers) = (server.uri(), topics.brokers());
-    let common = [
-        "run",
-        "--http=off",
-        "--partitions=8",
-        "--source-name",
-        SOURCE,
-        "--source",
-        &uri,
-        "--brokers",
-        &brokers,
-        "--topic-prefix",
-        topics.prefix(),
-    ];
-    Program::producer(common.iter().chain(more))
+    let common = ["--http=off", "--partitions=8", "--source-name", SOURCE];
+    topics.start_tail(&server.uri(), &[&common, more].concat())
 }
 
 /// Runs the producer until everything that the source has is in Kafka; returns its log.

@@ -61,6 +61,21 @@ impl Topics {
         Ok(())
     }
 
+    /// Starts a producer of a live source.
+    pub(crate) fn start_tail(&self, uri: &str, more: &[&str]) -> Result<Program> {
+        let brokers = self.brokers();
+        let common = [
+            "run",
+            "--source",
+            uri,
+            "--brokers",
+            &brokers,
+            "--topic-prefix",
+            &self.prefix,
+        ];
+        Program::producer(common.iter().chain(more))
+    }
+
     /// Starts a producer of a dump, which it reads from a folder.
     pub(crate) fn start_producer(
         &self,

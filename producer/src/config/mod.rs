@@ -7,7 +7,8 @@
 //! - `instances` checks the flags of several instances that share their sources
 //! - `format` checks the flags that describe the format of record values
 //! - `lookup` checks the flags that select the documents to look up
-//! - `position_arguments` defines the commands and flags of `position`, and `position` checks them
+//! - `position_arguments` defines the commands and flags of `position`, `position` checks them,
+//!   and `position_values` has the values of the flags
 //! - `registry` checks the flags of the schema registry
 
 pub mod arguments;
@@ -16,6 +17,7 @@ mod instances;
 mod lookup;
 pub mod position;
 pub mod position_arguments;
+mod position_values;
 mod registry;
 mod source_mode;
 mod sources;

@@ -1,5 +1,8 @@
 //! `oplog-producer position`: positions that are shown, set and imported, and gaps.
 
+mod gaps;
+mod import;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -55,20 +58,9 @@ fn show(topics: &Topics, source: &str, more: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&shown)?)
 }
 
-/// Starts a producer of a live source.
+/// Starts a producer of a live source, from its oldest entry.
 fn start(topics: &Topics, server: &Server, more: &[&str]) -> Result<Program> {
-    let (uri, brokers) = (server.uri(), topics.brokers());
-    let words = [
-        "run",
-        "--start=oldest",
-        "--source",
-        &uri,
-        "--brokers",
-        &brokers,
-        "--topic-prefix",
-        topics.prefix(),
-    ];
-    Program::producer(words.iter().chain(more))
+    topics.start_tail(&server.uri(), &[&["--start=oldest"], more].concat())
 }
 
 /// Runs a producer of a live source until it has caught up.
@@ -361,167 +353,6 @@ fn entries_of_collections_whose_routes_have_ended_are_sent_again_without_harm() 
 }
 
 #[test]
-fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> {
-    let topics = Topics::none("set-forward")?;
-    let mut made = Made::default();
-    made.create("s.a", 1)?;
-    for id in 0..20 {
-        made.insert("s.a", 1, id)?;
-    }
-    let first = made.oplog()?;
-    topics.produce(&first, &[])?;
-    for id in 20..40 {
-        made.insert("s.a", 1, id)?;
-    }
-    let (from, to) = (format!("{}:1", BEGIN + 20), format!("{}:1", BEGIN + 30));
-    let set = ["--to", &to, "--term=1", "--fence"];
-    position(&topics, "golden", "set", &set, (2, "give --allow-gap"))?;
-    let accepted = [&set[..], &["--allow-gap"]].concat();
-    position(&topics, "golden", "set", &accepted, (0, "never sent"))?;
-    topics.produce(&made.oplog()?, &[])?;
-    let counts = counts(&topics)?;
-    ensure!(counts.len() == 31, "{counts:?}");
-    let shown = show(&topics, "golden", &[])?;
-    let gap = &shown["gaps"][0];
-    ensure!(gap["after"] == from && gap["through"] == to, "{shown}");
-    ensure!(gap["reason"] == "operator", "{shown}");
-    let told = format!("the entries after {from} through {to} were never sent");
-    let brokers = topics.brokers();
-    let mut audit = Program::consumer([
-        "audit",
-        "--brokers",
-        &brokers,
-        "--topic-prefix",
-        topics.prefix(),
-    ])?;
-    let code = audit.wait(LIMIT)?;
-    let printed = audit.stdout_text()?;
-    ensure!(code == 0 && printed.contains(&told), "{code}: {printed}");
-    let target = ModelServer::start(Model::default())?;
-    let log = topics.replay(&target, "forward", 1, &[])?;
-    ensure!(
-        log.contains("the producer never sent the entries between these two times"),
-        "{log}"
-    );
-
-    // What is sent later follows later entries, so the gap stays recorded.
-    let back = ["--to", &from, "--term=1", "--fence"];
-    let refused = (2, "before the end of a recorded gap");
-    position(&topics, "golden", "set", &back, refused)?;
-    let back = [&back[..], &["--allow-before-start"]].concat();
-    position(&topics, "golden", "set", &back, (0, "sent again"))?;
-    topics.produce(&made.oplog()?, &[])?;
-    let shown = show(&topics, "golden", &[])?;
-    let gap = &shown["gaps"][0];
-    ensure!(
-        gap["through"] == to && gap["resent_after"] == from,
-        "{shown}"
-    );
-    topics.replay(&target, "forward", 2, &[])?;
-    let expected = state(&made.expected()?);
-    ensure!(state(&target.model()) == expected, "the gap is filled");
-    Ok(())
-}
-
-#[test]
-fn the_end_of_a_dump_is_the_first_position_of_a_source() -> Result<()> {
-    let topics = Topics::none("imported")?;
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("oplog.bson");
-    let mut made = Made::default();
-    made.create("s.a", 1)?;
-    for id in 0..20 {
-        made.insert("s.a", 1, id)?;
-    }
-    std::fs::write(&path, made.oplog()?)?;
-    let path = path.to_str().context("the path is not UTF-8")?;
-    let import = ["--from=mongodump", "--file", path];
-    position(
-        &topics,
-        "golden",
-        "import",
-        &import,
-        (0, "the first position is saved"),
-    )?;
-    for id in 20..30 {
-        made.insert("s.a", 1, id)?;
-    }
-    let again = (2, "has the saved position");
-    position(&topics, "golden", "import", &import, again)?;
-    topics.produce_to_code(&made.oplog()?, &[], (0, "--start is ignored"))?;
-    let counts = counts(&topics)?;
-    let first = Timestamp::new(BEGIN + 21, 1);
-    ensure!(
-        counts.len() == 10 && counts.keys().next() == Some(&first),
-        "{counts:?}"
-    );
-    let shown = show(&topics, "golden", &[])?;
-    ensure!(shown["began"] == format!("{}:1", BEGIN + 20), "{shown}");
-    let replace = [&import[..], &["--replace", "--fence"]].concat();
-    position(&topics, "golden", "import", &replace, (0, "sent again")).map(drop)
-}
-
-#[test]
-fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
-    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
-    let (uri, folder) = (server.uri(), tempfile::tempdir()?);
-    let at = |number| server.oplog().time(number);
-    let as_number = |ts: Timestamp| (u64::from(ts.seconds) << 32) + u64::from(ts.increment);
-    let token = |ts: Timestamp| format!("82{:08X}{:08X}2B0229296E04", ts.seconds, ts.increment);
-    let shake = format!(r#"{{"name":"rs0","ckpt":{}}}"#, as_number(at(1_500)));
-    let connector = format!(r#"["local.oplog.rs", {}]"#, as_number(at(1_500)));
-    let kafka = format!(r#"{{"_id":"{{\"_data\": \"{}\"}}"}}"#, token(at(1_500)));
-    let debezium = format!(
-        r#"{{"sec":-1,"ord":-1,"resume_token":"{}"}}"#,
-        token(at(1_500))
-    );
-    for (program, text, expected) in [
-        ("mongoshake", &shake, 1_500),
-        ("mongo-connector", &connector, 1_500),
-        // The other events with the cluster time of a token may not have been delivered.
-        ("mongo-kafka", &kafka, 1_499),
-        ("debezium", &debezium, 1_499),
-    ] {
-        let topics = Topics::none(&format!("from-{program}"))?;
-        let path = folder.path().join(program);
-        std::fs::write(&path, text)?;
-        let path = path.to_str().context("the path is not UTF-8")?;
-        let import = ["--from", program, "--file", path, "--source", &uri];
-        position(
-            &topics,
-            "rs0",
-            "import",
-            &import,
-            (0, "the first position is saved"),
-        )?;
-        finish(&topics, &server, &[], (0, ""))?;
-        let counts = counts(&topics)?;
-        ensure!(counts.keys().next() == Some(&at(expected + 1)), "{program}");
-        ensure!(counts.len() as u64 == 2_999 - expected, "{program}");
-    }
-    // A name that may be mistyped.
-    let topics = Topics::none("from-mistyped")?;
-    let path = folder.path().join("mongoshake");
-    let path = path.to_str().context("the path is not UTF-8")?;
-    let import = ["--from=mongoshake", "--file", path, "--source", &uri];
-    let warning = (0, "another name than its replica set");
-    position(&topics, "rs", "import", &import, warning)?;
-    // A time that the oplog no longer reaches back to, and one that is too new.
-    let topics = Topics::none("from-elsewhere")?;
-    for (ts, refusal) in [
-        (Timestamp::new(5, 1), (3, "position lost")),
-        (Timestamp::new(u32::MAX, 1), (2, "after the newest entry")),
-    ] {
-        let path = folder.path().join("elsewhere");
-        std::fs::write(&path, as_number(ts).to_string())?;
-        let path = path.to_str().context("the path is not UTF-8")?;
-        let import = ["--from=mongo-connector", "--file", path, "--source", &uri];
-        position(&topics, "rs0", "import", &import, refusal)?;
-    }
-    Ok(())
-}
-
-#[test]
 fn a_member_with_a_short_oplog_does_not_make_a_position_lost() -> Result<()> {
     let topics = Topics::none("short-member")?;
     let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
@@ -535,99 +366,5 @@ fn a_member_with_a_short_oplog_does_not_make_a_position_lost() -> Result<()> {
     position(&topics, "rs0", "set", &set, (0, "sent again"))?;
     let shown = show(&topics, "rs0", &["--source", &uri])?;
     ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
-    Ok(())
-}
-
-#[test]
-fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
-    let topics = Topics::none("imported-events")?;
-    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("offset");
-    let at = server.oplog().time(1_500);
-    std::fs::write(
-        &path,
-        format!(r#"{{"sec":{},"ord":{}}}"#, at.seconds, at.increment),
-    )?;
-    let path = path.to_str().context("the path is not UTF-8")?;
-    // Without the source, the mode is that of the other program.
-    let import = ["--from=debezium", "--file", path];
-    position(
-        &topics,
-        "rs0",
-        "import",
-        &import,
-        (0, "the first position is saved"),
-    )?;
-    let shown = show(&topics, "rs0", &[])?;
-    ensure!(shown["mode"] == "change-stream", "{shown}");
-    ensure!(
-        shown["position"]["ts"] == at.before().to_string(),
-        "{shown}"
-    );
-    let refused = (2, "was read with --source-mode change-stream");
-    finish(&topics, &server, &["--source-mode=oplog"], refused)?;
-    // A resume token is a position too.
-    let token = format!("82{:08X}{:08X}2B0229296E04", at.seconds, at.increment - 1);
-    let set = ["--to", &token, "--fence"];
-    position(&topics, "rs0", "set", &set, (2, "--allow-before-start"))?;
-    let set = [&set[..], &["--allow-before-start"]].concat();
-    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
-    let shown = show(&topics, "rs0", &[])?;
-    let expected = at.before().before().to_string();
-    ensure!(shown["position"]["ts"] == expected, "{shown}");
-    Ok(())
-}
-
-#[test]
-fn a_lost_position_stops_and_an_operator_may_skip_the_gap() -> Result<()> {
-    let topics = Topics::none("skipped")?;
-    let oplog = Oplog::generate(3_000, Shape::Inserts);
-    let contents = Contents {
-        documents: 10,
-        large_every: 0,
-    };
-    let server = Server::start_with(oplog, contents)?;
-    finish(&topics, &server, &[], (0, ""))?;
-    let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
-    let set = ["--source", &uri, "--to", &from, "--fence"];
-    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
-    server.truncate(2_000);
-    let shown = show(&topics, "rs0", &["--source", &uri])?;
-    ensure!(shown["oplog"]["holds_position"] == false, "{shown}");
-    let text = position(&topics, "rs0", "show", &["--source", &uri], (0, ""))?;
-    ensure!(
-        text.contains("THE POSITION IS LOST: the oplog begins 2 s after"),
-        "{text}"
-    );
-    finish(&topics, &server, &[], (3, "position lost"))?;
-    let to = server.oplog().time(2_000).to_string();
-    let skip = ["--source", &uri, "--to", &to, "--fence", "--allow-gap"];
-    position(&topics, "rs0", "set", &skip, (0, "never sent"))?;
-    finish(&topics, &server, &[], (0, ""))?;
-    let counts = counts(&topics)?;
-    // The first run has sent everything once.
-    expect_counts(&server, &counts, (100, 2_000), 1)?;
-    expect_counts(&server, &counts, (2_000, 2_999), 2)?;
-    let shown = show(&topics, "rs0", &["--source", &uri])?;
-    let gap = &shown["gaps"][0];
-    ensure!(gap["after"] == from && gap["through"] == to, "{shown}");
-    ensure!(shown["oplog"]["holds_position"] == true, "{shown}");
-    Ok(())
-}
-
-#[test]
-fn a_position_is_not_set_forward_over_the_end_of_a_collection() -> Result<()> {
-    let topics = Topics::none("ended")?;
-    // The server has no collections, as if they had been dropped.
-    let server = Server::start(Oplog::generate(3_000, Shape::Inserts))?;
-    finish(&topics, &server, &[], (0, ""))?;
-    let (uri, from) = (server.uri(), server.oplog().time(100).to_string());
-    let set = ["--source", &uri, "--to", &from, "--fence"];
-    position(&topics, "rs0", "set", &set, (0, "sent again"))?;
-    let skip = ["--source", &uri, "--to=now", "--fence", "--allow-gap"];
-    let refused = (2, "bench.orders no longer exists");
-    position(&topics, "rs0", "set", &skip, refused)?;
-    ensure!(show(&topics, "rs0", &[])?["position"]["ts"] == from);
     Ok(())
 }
