@@ -216,6 +216,11 @@ impl Metrics {
         self.source_lag.set(seconds(age));
     }
 
+    /// Shows that the lag is unknown.
+    pub fn set_lag_unknown(&self) {
+        self.lag.set(f64::NAN);
+    }
+
     /// Sets the lag to the age of the last applied entry and returns it; `None` before the first
     /// entry. If nothing is left to apply (`caught_up`), the lag is 0.
     pub fn set_lag(&self, caught_up: bool) -> Option<f64> {
@@ -225,7 +230,7 @@ impl Metrics {
             (false, 0) => None,
             (false, applied) => Some(seconds(now_ms().saturating_sub(applied)).max(0.0)),
         };
-        self.lag.set(lag.unwrap_or_default());
+        self.lag.set(lag.unwrap_or(f64::NAN));
         lag
     }
 }
@@ -242,7 +247,7 @@ fn seconds(ms: i64) -> f64 {
 const TIMES: [(&str, &str); 3] = [
     (
         "lag_seconds",
-        "Source time between what the producers have saved and what is applied.",
+        "Source time between what the producers have saved and what is applied; NaN if unknown.",
     ),
     (
         "source_lag_seconds",

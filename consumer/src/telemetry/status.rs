@@ -72,7 +72,10 @@ impl Board {
                 metrics.set_lag_behind_saved(lag);
                 Some(f64::from(lag.lag))
             }
-            None if is_known => None,
+            None if is_known => {
+                metrics.set_lag_unknown();
+                None
+            }
             None => metrics.set_lag(self.is_caught_up()),
         }
     }

@@ -22,6 +22,15 @@ pub enum TopicError {
         /// The other program that seems to have written the first record.
         writer: Option<Writer>,
     },
+    /// A topic of another program is no longer there.
+    #[error(
+        "topic {topic} has records that were read, but it no longer exists, or this user may no longer \
+         read it. If it was deleted, run again without it in --topics"
+    )]
+    Vanished {
+        /// The topic.
+        topic: String,
+    },
     /// A newer producer writes the topic.
     #[error(
         "topic {topic} has format version {version}; this program reads versions up to \
@@ -90,7 +99,9 @@ impl TopicError {
     #[must_use]
     pub const fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Unclaimed { .. } | Self::NewerFormat { .. } => ExitCode::StoppedByPolicy,
+            Self::Unclaimed { .. } | Self::Vanished { .. } | Self::NewerFormat { .. } => {
+                ExitCode::StoppedByPolicy
+            }
             Self::Lossy { .. }
             | Self::ForReaders { .. }
             | Self::Missing { .. }

@@ -199,7 +199,7 @@ impl Topics {
             drop(followers);
             match read {
                 Ok(()) if self.find(name).is_some() => continue,
-                Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unclaimed(name)),
+                Ok(()) if backoff.attempts() >= ATTEMPTS => return Err(self.unknown(name)),
                 Err(ConsumerError::KafkaFailure(failure)) if failure.is_transient() => {
                     tracing::warn!(error = %failure, topic = name, "describing the topic failed; retrying");
                 }
@@ -269,13 +269,17 @@ impl Topics {
         Ok(())
     }
 
-    fn unclaimed(&self, name: &str) -> ConsumerError {
-        let unclaimed = TopicError::Unclaimed {
-            topic: name.to_owned(),
-            prefix: self.input.name().to_owned(),
-            writer: None,
+    fn unknown(&self, name: &str) -> ConsumerError {
+        let topic = name.to_owned();
+        let error = match &self.input {
+            Input::Foreign(_) => TopicError::Vanished { topic },
+            Input::Relay { prefix } => TopicError::Unclaimed {
+                topic,
+                prefix: prefix.clone(),
+                writer: None,
+            },
         };
-        unclaimed.into()
+        error.into()
     }
 
     async fn read(&self, followers: &mut BTreeMap<String, Follower>) -> Result<(), ConsumerError> {

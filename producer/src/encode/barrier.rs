@@ -68,16 +68,15 @@ impl BarrierRequest {
     ) -> Result<(), ProducerError> {
         let entry = Document::new(entry).map_err(ProducerError::undecodable)?;
         let entry = Entry::parse(entry)?;
+        let leader = *names.first().expect("a command has at least one topic");
+        let leader_offset = *(ends.first().and_then(|ends| ends.first()))
+            .expect("a topic has at least one partition");
         let barrier = Barrier {
             command: self.id,
             ordered: self.ordered,
             passable: self.passable,
-            leader_topic: names.first().copied().unwrap_or_default().to_owned(),
-            leader_offset: ends
-                .first()
-                .and_then(|ends| ends.first())
-                .copied()
-                .unwrap_or_default(),
+            leader_topic: leader.to_owned(),
+            leader_offset,
             namespaces: Some(namespaces(&entry)?),
             partitions: names
                 .iter()
@@ -109,7 +108,9 @@ impl BarrierRequest {
         } in &self.topics
         {
             let origin = origin(*schemas);
-            for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
+            for partition in
+                0..i32::try_from(*partitions).expect("Kafka numbers partitions with 31 bits")
+            {
                 let to = Destination {
                     topic: *topic,
                     partition,
@@ -119,14 +120,12 @@ impl BarrierRequest {
         }
         // The command comes last: in a new topic it waits until the barrier before it in partition
         // 0 is delivered, and the barriers of the other partitions need not wait for that.
-        let leader = self.topics.first();
-        leader.map_or(Ok(()), |leader| {
-            let to = Destination {
-                topic: leader.topic,
-                partition: 0,
-            };
-            self.push(to, &command, self.id, &origin(leader.schemas), out)
-        })
+        let leader = (self.topics.first()).expect("a command has at least one topic");
+        let to = Destination {
+            topic: leader.topic,
+            partition: 0,
+        };
+        self.push(to, &command, self.id, &origin(leader.schemas), out)
     }
 
     fn push(

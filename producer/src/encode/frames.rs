@@ -84,13 +84,9 @@ impl Frames {
         timestamp: i64,
         chunk: &mut Chunk,
     ) {
-        let Some(frames) = self.topics.get_mut(to.topic.0) else {
-            return;
-        };
+        let frames = (self.topics.get_mut(to.topic.0)).expect("the topic was added with its index");
         let index = usize::try_from(to.partition).expect("a partition is not negative");
-        let Some(frame) = frames.partitions.get_mut(index) else {
-            return;
-        };
+        let frame = (frames.partitions.get_mut(index)).expect("the topic has the partition");
         let bytes = DOCUMENT_HEADER_BYTES + framed.entry.as_bytes().len();
         if !frame.is_empty() && frame.len() + bytes > frames.most_bytes {
             self.bytes = self.bytes.saturating_sub(frame.len() - HEADER_BYTES);

@@ -47,7 +47,6 @@ pub const TRANSIENT_CODES: &[TransientCode] = &[
     transient(249, "stale routing information"),
     transient(251, "no such transaction"),
     transient(262, "time limit of the server exceeded"),
-    transient(263, "operation not supported in a transaction"),
     transient(264, "server has too many files open"),
     transient(267, "prepared transaction in progress"),
     transient(272, "conflict with a chunk migration"),

@@ -93,6 +93,29 @@ async fn a_collection_dropped_while_it_is_read_is_gone() -> Result<()> {
     go_on(&server, copying, 2).await.map(drop)
 }
 
+/// The reader looks the collection up by name and UUID. A time series with that name is not the
+/// collection, and is no reason to end, although its buckets are not in the reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_series_takes_the_name_of_a_collection_dropped_while_it_is_read() -> Result<()> {
+    let (server, copying) = reading(1).await?;
+    {
+        let mut model = server.model();
+        let ui = ui(&mut model, "shop", "c")?;
+        run(&mut model, "shop", &doc! { "drop": "c" })?;
+        let series = doc! { "timeField": "at" };
+        let create = doc! { "create": "c", "timeseries": series };
+        run(&mut model, "shop", &create)?;
+        let dropped = doc! { "op": "c", "ns": "shop.$cmd", "ui": ui, "o": { "drop": "c" } };
+        log(&mut model, 2, dropped)?;
+    }
+    wait("the tail", || server.model().is_tailed())?;
+    server.resume();
+    wait("the copy", || {
+        copying.is_done() && copying.has_reached(at(2))
+    })?;
+    copying.stop().await.map(drop)
+}
+
 /// While a collection is copied, the target's documents are from different times and may violate a
 /// unique index. The index must therefore wait for the end of the copy.
 #[tokio::test(flavor = "multi_thread")]

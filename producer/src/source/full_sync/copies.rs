@@ -133,9 +133,12 @@ impl Copy {
 }
 
 fn save(key: String, record: &impl Serialize) -> Save {
-    // Serialization cannot fail: these records have no map keys or values that JSON does not support.
-    let value = serde_json::to_vec(record).ok();
-    Save { key, value }
+    let value = serde_json::to_vec(record)
+        .expect("the record has no map keys and values that JSON does not support");
+    Save {
+        key,
+        value: Some(value),
+    }
 }
 
 /// Returns the number of documents that have about [`READ_BYTES`].

@@ -164,7 +164,8 @@ impl SourceReader {
     /// collection or view by its name.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; [`SourceError::BucketsUnlisted`] if a time series has the name.
+    /// [`ProducerError::Source`]; without a UUID, [`SourceError::BucketsUnlisted`] if a time series
+    /// has the name.
     pub async fn find(
         &self,
         ns: &str,
@@ -186,7 +187,15 @@ impl SourceReader {
                 .await?;
             for described in &found {
                 // A server that does not support the second filter may return everything.
-                let listed = listed(db, described, &found)?;
+                let listed = match listed(db, described, &found) {
+                    // A time series now has the name of the collection with the UUID.
+                    Err(ProducerError::SourceUnfit(SourceError::BucketsUnlisted { .. }))
+                        if ui.is_some() =>
+                    {
+                        continue;
+                    }
+                    listed => listed?,
+                };
                 let same = |listed: &Listed| match ui {
                     Some(_) => listed.ui == ui,
                     None => listed.ns == ns,
