@@ -9,7 +9,7 @@ use rdkafka::consumer::Consumer as _;
 
 use super::reading::Client;
 use crate::error::ConsumerError;
-use crate::group::start::{Held, REQUEST, persist, written};
+use crate::group::start::{LogRange, REQUEST, persist, written};
 
 /// Maximum time, for all partitions together, that the audit waits for open transactions. If a
 /// producer was killed, the broker aborts its transaction after the producer's
@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) struct Ends {
     /// All partitions. The end of each is at least the log end offset at the time of the call, unless
     /// the partition is also in `open`.
-    pub(crate) partitions: Vec<Held>,
+    pub(crate) partitions: Vec<LogRange>,
     /// The partitions with a lower end, because a transaction is still open.
-    pub(crate) open: Vec<Held>,
+    pub(crate) open: Vec<LogRange>,
 }
 
 /// Waits until the transactions of all records that are now in the partitions are committed or
@@ -38,7 +38,7 @@ pub(crate) struct Ends {
 pub(crate) fn wait_for_open_transactions(
     consumer: &Client,
     kafka: &KafkaOptions,
-    partitions: Vec<Held>,
+    partitions: Vec<LogRange>,
     shutdown: &Shutdown,
 ) -> Result<Ends, ConsumerError> {
     let goals = written(kafka, partitions.clone(), shutdown)?;
@@ -47,24 +47,24 @@ pub(crate) fn wait_for_open_transactions(
         partitions,
         open: Vec::new(),
     };
-    for (held, goal) in ends.partitions.iter_mut().zip(goals) {
-        let (topic, partition) = (&held.name.topic, held.name.partition);
+    for (range, goal) in ends.partitions.iter_mut().zip(goals) {
+        let (topic, partition) = (&range.name.topic, range.name.partition);
         let doing = format!("reading the end offset of {topic}, partition {partition}");
-        if held.end < goal.end {
+        if range.end < goal.end {
             tracing::info!(
                 topic,
                 partition,
-                last_stable_offset = held.end,
+                last_stable_offset = range.end,
                 "a transaction is open; waiting until it completes"
             );
         }
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        while held.end < goal.end {
+        while range.end < goal.end {
             let request = || consumer.fetch_watermarks(topic, partition, REQUEST);
-            (held.low, held.end) = persist(&doing, shutdown, request)?;
+            (range.low, range.end) = persist(&doing, shutdown, request)?;
             let timed_out = begun.elapsed() >= PATIENCE;
-            if held.end < goal.end && (timed_out || !backoff.sleep_blocking(shutdown)) {
-                ends.open.push(held.clone());
+            if range.end < goal.end && (timed_out || !backoff.sleep_blocking(shutdown)) {
+                ends.open.push(range.clone());
                 break;
             }
         }

@@ -39,7 +39,7 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use crate::audit::decoder::DecodingFault;
 use crate::config::AuditConfig;
 use crate::error::ConsumerError;
-use crate::group::start::{Held, held};
+use crate::group::start::{LogRange, log_ranges};
 use crate::input::Input;
 use crate::record_position::RecordPosition;
 use crate::verify::Verdict;
@@ -60,11 +60,11 @@ const SUSPECTS: usize = 100_000;
 /// Returns the claims of the topics that have records.
 async fn claimed_topics(
     topics: &Topics,
-    partitions: &[Held],
+    partitions: &[LogRange],
 ) -> Result<BTreeMap<String, Arc<Topic>>, ConsumerError> {
     let mut claimed = BTreeMap::new();
-    for held in partitions.iter().filter(|held| held.low < held.end) {
-        let name = &held.name.topic;
+    for range in partitions.iter().filter(|range| range.low < range.end) {
+        let name = &range.name.topic;
         if !claimed.contains_key(name) {
             let topic = topics.get(name).await?;
             if !topic.format.is_decodable() {
@@ -92,8 +92,8 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
     };
     let (asked, searched) = (Arc::clone(&consumer), input.clone());
     let ending = shutdown.clone();
-    let mut partitions = blocking(move || held(&asked, &searched, &ending)).await?;
-    let exists = |topic: &&String| partitions.iter().any(|held| held.name.topic == **topic);
+    let mut partitions = blocking(move || log_ranges(&asked, &searched, &ending)).await?;
+    let exists = |topic: &&String| partitions.iter().any(|range| range.name.topic == **topic);
     if let Some(missing) = config.topics.iter().find(|topic| !exists(topic)) {
         return Err(TopicError::NotOfPrefix {
             topic: missing.clone(),
@@ -102,7 +102,7 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         .into());
     }
     if !config.topics.is_empty() {
-        partitions.retain(|held| config.topics.contains(&held.name.topic));
+        partitions.retain(|range| config.topics.contains(&range.name.topic));
     }
     let (asked, kafka, ending) = (
         Arc::clone(&consumer),
@@ -122,11 +122,11 @@ pub async fn audit(config: &AuditConfig, shutdown: &Shutdown) -> Result<Verdict,
         }
     }
     tally.gaps(&topics.gaps())?;
-    for held in partitions.iter().filter(|held| held.low > 0) {
-        tally.removed(held)?;
+    for range in partitions.iter().filter(|range| range.low > 0) {
+        tally.removed(range)?;
     }
-    for held in &open {
-        let (name, end) = (named(held), held.end);
+    for range in &open {
+        let (name, end) = (named(range), range.end);
         tally.unknown(format!(
             "{name} has an open transaction at offset {end}; later records were not read"
         ))?;
@@ -155,7 +155,7 @@ async fn blocking<T: Send + 'static>(
 
 struct Audit<'a> {
     consumer: &'a Client,
-    partitions: &'a [Held],
+    partitions: &'a [LogRange],
     shutdown: &'a Shutdown,
     progress: Progress,
     tally: Tally,
@@ -167,15 +167,15 @@ impl Audit<'_> {
         let mut sources: Vec<&str> = topics.values().map(|topic| topic.source.as_str()).collect();
         sources.sort_unstable();
         sources.dedup();
-        for held in self.partitions {
-            self.tally.topic(&held.name.topic);
+        for range in self.partitions {
+            self.tally.topic(&range.name.topic);
         }
         for source in sources {
             let mut runs = Runs::create().map_err(spilling)?;
-            for (number, held) in self.partitions.iter().enumerate() {
-                let topic = topics.get(&held.name.topic);
+            for (number, range) in self.partitions.iter().enumerate() {
+                let topic = topics.get(&range.name.topic);
                 if let Some(topic) = topic.filter(|topic| topic.source == source) {
-                    self.partition(number, held, topic, &mut runs)?;
+                    self.partition(number, range, topic, &mut runs)?;
                 }
             }
             self.twice(runs)?;
@@ -187,7 +187,7 @@ impl Audit<'_> {
     fn partition(
         &mut self,
         number: usize,
-        held: &Held,
+        range: &LogRange,
         topic: &Topic,
         runs: &mut Runs,
     ) -> Result<(), ConsumerError> {
@@ -196,9 +196,9 @@ impl Audit<'_> {
         let (tally, progress) = (&mut self.tally, &mut self.progress);
         runs.begin(number);
         let mut overflow = false;
-        let whole = read(self.consumer, held, held.end, self.shutdown, |record| {
-            progress.record(held, record.offset);
-            let numbers = tally.topic(&held.name.topic);
+        let whole = read(self.consumer, range, range.end, self.shutdown, |record| {
+            progress.record(range, record.offset);
+            let numbers = tally.topic(&range.name.topic);
             numbers.records += 1;
             if record.value.is_none() {
                 numbers.tombstones += 1;
@@ -218,12 +218,12 @@ impl Audit<'_> {
                 }
             });
             pushed.map_err(spilling)?;
-            undecodable(tally, held, faults)
+            undecodable(tally, range, faults)
         })?;
-        self.progress.partition(held);
-        let name = named(held);
+        self.progress.partition(range);
+        let name = named(range);
         if whole {
-            undecodable(&mut self.tally, held, decoder.finish())?;
+            undecodable(&mut self.tally, range, decoder.finish())?;
         } else {
             self.tally
                 .unknown(format!("{name} could not be read to its end"))?;
@@ -236,7 +236,7 @@ impl Audit<'_> {
         if suspects.is_empty() {
             return Ok(());
         }
-        self.check_suspects(held, topic, &suspects)?;
+        self.check_suspects(range, topic, &suspects)?;
         suspects.sort_by_key(|suspect| (suspect.id, suspect.offset));
         runs.begin(number);
         for suspect in suspects
@@ -251,17 +251,17 @@ impl Audit<'_> {
     /// Reads a partition again to check the order of the keys of the suspected entries.
     fn check_suspects(
         &mut self,
-        held: &Held,
+        range: &LogRange,
         topic: &Topic,
         suspects: &[Suspect],
     ) -> Result<(), ConsumerError> {
         let mut second_pass = SecondPass::new(suspects);
         let last = suspects.iter().map(|suspect| suspect.offset).max();
-        let end = last.map_or(held.low, |last| last + 1);
+        let end = last.map_or(range.low, |last| last + 1);
         let mut decoder = Decoder::new(topic);
         let tally = &mut self.tally;
         let mut ignored = tally::Numbers::default();
-        let whole = read(self.consumer, held, end, self.shutdown, |record| {
+        let whole = read(self.consumer, range, end, self.shutdown, |record| {
             let mut faults = Vec::new();
             // The first pass has reported the decoding faults.
             drop(decoder.entries(record, |entry| {
@@ -272,7 +272,7 @@ impl Audit<'_> {
                 }
             }));
             for (id, disorder) in faults {
-                let position = position(held, record.offset);
+                let position = position(range, record.offset);
                 match disorder {
                     Disorder::After(later) => {
                         let reason = format!("entry {id} comes after {later} of the same key");
@@ -288,7 +288,7 @@ impl Audit<'_> {
         })?;
         if !whole {
             self.tally
-                .unknown(format!("{} could not be read a second time", named(held)))?;
+                .unknown(format!("{} could not be read a second time", named(range)))?;
         }
         Ok(())
     }
@@ -297,8 +297,8 @@ impl Audit<'_> {
         let mut failure = None;
         let (partitions, tally) = (self.partitions, &mut self.tally);
         let at = |place: Place| {
-            let held = partitions.get(place.partition)?;
-            Some(position(held, place.offset))
+            let range = partitions.get(place.partition)?;
+            Some(position(range, place.offset))
         };
         let merged = runs.merge(|id, one, other| {
             if failure.is_none()
@@ -316,25 +316,25 @@ impl Audit<'_> {
 
 fn undecodable(
     tally: &mut Tally,
-    held: &Held,
+    range: &LogRange,
     faults: impl IntoIterator<Item = DecodingFault>,
 ) -> Result<(), ConsumerError> {
     for DecodingFault { offset, fault } in faults {
         tally.fault(
             Fault::Undecodable,
-            &position(held, offset),
+            &position(range, offset),
             &with_causes(&fault),
         )?;
     }
     Ok(())
 }
 
-fn named(held: &Held) -> String {
-    format!("{}, partition {}", held.name.topic, held.name.partition)
+fn named(range: &LogRange) -> String {
+    format!("{}, partition {}", range.name.topic, range.name.partition)
 }
 
-fn position(held: &Held, offset: i64) -> RecordPosition {
-    let name = held.name.clone();
+fn position(range: &LogRange, offset: i64) -> RecordPosition {
+    let name = range.name.clone();
     RecordPosition { name, offset }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_runtime::status_line::StatusLine;
 
-use crate::group::start::Held;
+use crate::group::start::LogRange;
 
 /// Interval between updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(partitions: &[Held]) -> Self {
+    pub(super) fn of(partitions: &[LogRange]) -> Self {
         let line = StatusLine::new(true);
         line.update(format!("partitions to read: {}", partitions.len()));
         Self {
@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// Notes that a record of a partition was read.
-    pub(super) fn record(&mut self, held: &Held, offset: i64) {
+    pub(super) fn record(&mut self, range: &LogRange, offset: i64) {
         self.records += 1;
         if !self.records.is_multiple_of(RECORDS) {
             return;
@@ -50,24 +50,24 @@ impl Progress {
             false => LOG_INTERVAL,
         };
         if self.shown.elapsed() >= every {
-            let read = u64::try_from(offset - held.low).unwrap_or_default();
-            self.show(held, self.before + read);
+            let read = u64::try_from(offset - range.low).unwrap_or_default();
+            self.show(range, self.before + read);
         }
     }
 
     /// Notes that a partition was read to its end.
-    pub(super) fn partition(&mut self, held: &Held) {
-        self.before += length(held);
+    pub(super) fn partition(&mut self, range: &LogRange) {
+        self.before += length(range);
         if self.line.is_visible() {
-            self.show(held, self.before);
+            self.show(range, self.before);
         }
     }
 
-    fn show(&mut self, held: &Held, done: u64) {
+    fn show(&mut self, range: &LogRange, done: u64) {
         self.shown = Instant::now();
         let millis = self.begun.elapsed().as_millis().max(1);
         let per_second = u128::from(self.records) * 1000 / millis;
-        let (topic, partition) = (&held.name.topic, held.name.partition);
+        let (topic, partition) = (&range.name.topic, range.name.partition);
         if self.line.is_visible() {
             let records = self.records;
             let text = format!("{topic}/{partition}: {records} records, {per_second}/s");
@@ -80,6 +80,6 @@ impl Progress {
     }
 }
 
-fn length(held: &Held) -> u64 {
-    u64::try_from(held.end - held.low).unwrap_or_default()
+fn length(range: &LogRange) -> u64 {
+    u64::try_from(range.end - range.low).unwrap_or_default()
 }

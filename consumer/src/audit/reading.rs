@@ -15,7 +15,7 @@ use rdkafka::message::{Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::ConsumerError;
-use crate::group::start::Held;
+use crate::group::start::LogRange;
 
 /// Time without a record after which a partition counts as unreadable.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ pub(super) fn open(kafka: &KafkaOptions) -> Result<Client, ConsumerError> {
 /// Returns an error if Kafka refuses a request, or `each` fails.
 pub(super) fn read(
     consumer: &Client,
-    held: &Held,
+    range: &LogRange,
     end: i64,
     shutdown: &Shutdown,
     mut each: impl FnMut(Record<'_>) -> Result<(), ConsumerError>,
@@ -82,20 +82,20 @@ pub(super) fn read(
     let doing = || {
         format!(
             "reading {}, partition {}",
-            held.name.topic, held.name.partition
+            range.name.topic, range.name.partition
         )
     };
     let failed = |error| {
-        let right = format!("Read on topic {}", held.name.topic);
+        let right = format!("Read on topic {}", range.name.topic);
         ConsumerError::kafka(with_right(doing(), &error, &right), error)
     };
-    if held.low >= end {
+    if range.low >= end {
         return Ok(true);
     }
     let mut partitions = TopicPartitionList::new();
-    let (topic, partition) = (held.name.topic.as_str(), held.name.partition);
+    let (topic, partition) = (range.name.topic.as_str(), range.name.partition);
     partitions
-        .add_partition_offset(topic, partition, Offset::Offset(held.low))
+        .add_partition_offset(topic, partition, Offset::Offset(range.low))
         .and_then(|()| consumer.assign(&partitions))
         .map_err(failed)?;
     let mut moved = Instant::now();

@@ -8,7 +8,7 @@ use std::path::Path;
 use oplog_relay_core::state::GapRecord;
 
 use crate::error::ConsumerError;
-use crate::group::start::Held;
+use crate::group::start::LogRange;
 use crate::json_line::JsonLine;
 use crate::record_position::RecordPosition;
 use crate::stdout::print_line;
@@ -166,9 +166,9 @@ impl Tally {
     }
 
     /// Reports a partition that does not start at offset 0.
-    pub(super) fn removed(&mut self, held: &Held) -> Result<(), ConsumerError> {
+    pub(super) fn removed(&mut self, range: &LogRange) -> Result<(), ConsumerError> {
         self.removed += 1;
-        let (name, low) = (&held.name, held.low);
+        let (name, low) = (&range.name, range.low);
         print_line(&format!(
             "removed: {}, partition {} begins at offset {low}: older records were removed (by \
              retention or kafka-delete-records) and are not part of this audit",

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::context::GroupContext;
 use crate::error::ConsumerError;
-use crate::group::start::{Held, REQUEST, offsets_of};
+use crate::group::start::{LogRange, REQUEST, offsets_of};
 use crate::topic_partition::list;
 use oplog_relay_runtime::kafka::is_transient;
 
@@ -21,15 +21,15 @@ const AFTER_COMMIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Goal {
     /// The partitions whose end offsets the group has not committed yet.
-    left: Vec<Held>,
+    left: Vec<LogRange>,
     requested: Option<Instant>,
 }
 
 impl Goal {
     /// Creates the goal from the end offsets that were read at start. Partitions without records need
     /// no commit.
-    pub(super) fn new(held: Vec<Held>) -> Self {
-        let left = held.into_iter().filter(|held| held.low < held.end);
+    pub(super) fn new(ranges: Vec<LogRange>) -> Self {
+        let left = ranges.into_iter().filter(|range| range.low < range.end);
         Self {
             left: left.collect(),
             requested: None,
@@ -58,14 +58,14 @@ impl Goal {
             return Ok(false);
         }
         self.requested = Some(Instant::now());
-        let names = list(self.left.iter().map(|held| &held.name));
+        let names = list(self.left.iter().map(|range| &range.name));
         let committed = match consumer.committed_offsets(names, REQUEST) {
             Ok(committed) => committed,
             Err(error) if is_transient(&error) => return Ok(false),
             Err(error) => return Err(ConsumerError::kafka("reading committed offsets", error)),
         };
         let committed = offsets_of(&committed);
-        self.left.retain(|Held { name, end, .. }| {
+        self.left.retain(|LogRange { name, end, .. }| {
             !matches!(committed.get(name), Some(Offset::Offset(offset)) if offset >= end)
         });
         self.set_stop_offsets(consumer);
@@ -81,7 +81,7 @@ impl Goal {
         let positions = offsets_of(&positions);
         let mut partitions = consumer.context().partitions();
         let mut read = Vec::with_capacity(self.left.len());
-        for Held { name, end, .. } in &self.left {
+        for LogRange { name, end, .. } in &self.left {
             let Some(partition) = partitions.find(&name.topic, name.partition) else {
                 continue;
             };

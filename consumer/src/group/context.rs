@@ -57,6 +57,8 @@ pub(super) struct GroupContext {
     paused: AtomicBool,
     /// True while the member leaves the group. Newly assigned partitions are not read then.
     leaving: AtomicBool,
+    /// True if a rebalance has ended since the poll loop last asked.
+    rebalanced: AtomicBool,
 }
 
 /// Locks a mutex. Only the poll thread takes these locks, so they are never contended; a panic under
@@ -81,6 +83,7 @@ impl GroupContext {
             released: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            rebalanced: AtomicBool::new(false),
         }
     }
 
@@ -210,6 +213,11 @@ impl GroupContext {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
+    /// Returns true if a rebalance has ended since the last call.
+    pub(super) fn take_rebalanced(&self) -> bool {
+        self.rebalanced.swap(false, Ordering::Relaxed)
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
@@ -337,6 +345,7 @@ impl ConsumerContext for GroupContext {
         }
         let count = i64::try_from(self.partitions().iter().count()).unwrap_or(i64::MAX);
         self.parts.metrics.partitions.set(count);
+        self.rebalanced.store(true, Ordering::Relaxed);
     }
 }
 

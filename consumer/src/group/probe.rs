@@ -9,7 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::GroupContext;
 use super::fetch::Received;
-use crate::group::start::{Held, REQUEST, offsets_of};
+use crate::group::start::{LogRange, REQUEST, offsets_of};
 use crate::topic_partition::{TopicPartition, list};
 
 /// Maximum number of partitions that are probed: those with the most records to read.
@@ -34,10 +34,10 @@ struct Ahead {
 /// be read.
 pub(super) fn ratio(
     consumer: &BaseConsumer<GroupContext>,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Option<u64> {
-    let ratio = measure(consumer, held, shutdown).unwrap_or_else(|error| {
+    let ratio = measure(consumer, ranges, shutdown).unwrap_or_else(|error| {
         tracing::debug!(%error, "the compression ratio of the records cannot be determined");
         None
     });
@@ -47,10 +47,10 @@ pub(super) fn ratio(
 
 fn measure(
     consumer: &BaseConsumer<GroupContext>,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> KafkaResult<Option<u64>> {
-    let ahead = ahead(consumer, held)?;
+    let ahead = ahead(consumer, ranges)?;
     if ahead.is_empty() {
         return Ok(None);
     }
@@ -79,20 +79,20 @@ fn measure(
 }
 
 /// Returns the partitions with the most records that the group has not committed.
-fn ahead(consumer: &BaseConsumer<GroupContext>, held: &[Held]) -> KafkaResult<Vec<Ahead>> {
-    let names = list(held.iter().map(|held| &held.name));
+fn ahead(consumer: &BaseConsumer<GroupContext>, ranges: &[LogRange]) -> KafkaResult<Vec<Ahead>> {
+    let names = list(ranges.iter().map(|range| &range.name));
     let committed = offsets_of(&consumer.committed_offsets(names, REQUEST)?);
-    let mut ahead: Vec<Ahead> = held
+    let mut ahead: Vec<Ahead> = ranges
         .iter()
-        .map(|held| {
-            let next = match committed.get(&held.name) {
+        .map(|range| {
+            let next = match committed.get(&range.name) {
                 Some(Offset::Offset(next)) => *next,
-                _ => held.low,
+                _ => range.low,
             };
             Ahead {
-                name: held.name.clone(),
+                name: range.name.clone(),
                 next,
-                count: held.end - next,
+                count: range.end - next,
             }
         })
         .filter(|ahead| ahead.count > 0)

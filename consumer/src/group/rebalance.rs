@@ -122,7 +122,7 @@ fn start_offsets(
         consumer.committed_offsets(list(names), REQUEST)
     })?;
     let lows = persist("reading the first offsets of partitions", shutdown, || {
-        first_held(consumer, names)
+        first_offsets(consumer, names)
     })?;
     let mut start_offsets = Vec::with_capacity(names.len());
     for (name, low) in names.iter().zip(lows) {
@@ -151,7 +151,7 @@ fn start_offsets(
 /// Returns the first offset that still exists in each partition. All of them are requested at once,
 /// because a member may be assigned hundreds of partitions, and reads none of them until this is
 /// done.
-fn first_held(
+fn first_offsets(
     consumer: &BaseConsumer<GroupContext>,
     names: &[TopicPartition],
 ) -> KafkaResult<Vec<i64>> {

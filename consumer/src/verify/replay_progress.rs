@@ -23,7 +23,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::ReplayPlace;
 use crate::error::ConsumerError;
-use crate::group::start::{Held, REQUEST, held, persist};
+use crate::group::start::{LogRange, REQUEST, log_ranges, persist};
 use crate::input::Input;
 use crate::saved_state_error::SavedStateError;
 use crate::topic_partition::{TopicPartition, list};
@@ -139,11 +139,11 @@ impl Replay {
             prefix: self.place.prefix.clone(),
         };
         let ends = self
-            .blocking(move |replay| held(&replay.client, &input, &replay.shutdown))
+            .blocking(move |replay| log_ranges(&replay.client, &input, &replay.shutdown))
             .await?;
         backoff.reset();
         loop {
-            let names: Vec<TopicPartition> = ends.iter().map(|held| held.name.clone()).collect();
+            let names: Vec<TopicPartition> = ends.iter().map(|range| range.name.clone()).collect();
             let committed = self
                 .blocking(move |replay| {
                     persist("reading committed offsets", &replay.shutdown, || {
@@ -151,12 +151,12 @@ impl Replay {
                     })
                 })
                 .await?;
-            let passed = |held: &Held| {
-                let name = &held.name;
+            let passed = |range: &LogRange| {
+                let name = &range.name;
                 let found = committed.find_partition(&name.topic, name.partition);
                 match found.map(|found| found.offset()) {
-                    Some(Offset::Offset(offset)) => offset >= held.end,
-                    _ => held.end == 0,
+                    Some(Offset::Offset(offset)) => offset >= range.end,
+                    _ => range.end == 0,
                 }
             };
             if ends.iter().all(passed) {

@@ -9,28 +9,53 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-/// The interval of heartbeats in milliseconds: the value of `heartbeat.interval.ms`.
-pub const HEARTBEAT_MS: &str = "250";
+/// The shortest interval of heartbeats in milliseconds: the value of `heartbeat.interval.ms`. The
+/// client sends one whenever its main thread wakes up and the last one is at least this old.
+pub const HEARTBEAT_MS: &str = "50";
+/// The interval at which the main thread is woken.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// The interval after a rebalance. In the cooperative protocol a partition that moves is revoked in
+/// one rebalance and assigned in the next, which begins as soon as it is revoked.
+const QUICK_INTERVAL: Duration = Duration::from_millis(50);
+/// The time after a rebalance in which another one is likely.
+const QUICK_FOR: Duration = Duration::from_secs(5);
 
 /// Keeps a member's heartbeats at their interval. The loop that polls the client calls it.
 #[derive(Debug)]
 pub struct Heartbeat {
     last: Instant,
+    quick_until: Instant,
 }
 
 impl Heartbeat {
     /// Creates one whose first heartbeat is due after the interval.
     #[must_use]
     pub fn new() -> Self {
+        let now = Instant::now();
         Self {
-            last: Instant::now(),
+            last: now,
+            quick_until: now,
+        }
+    }
+
+    /// Shortens the interval for a few seconds. Called at the end of a rebalance.
+    pub fn quicken(&mut self) {
+        self.quick_until = Instant::now() + QUICK_FOR;
+    }
+
+    /// Returns the time that may pass between two calls of [`Self::wake_if_due`].
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        if Instant::now() < self.quick_until {
+            QUICK_INTERVAL
+        } else {
+            INTERVAL
         }
     }
 
     /// Wakes the client's main thread if a heartbeat is due.
     pub fn wake_if_due<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>) {
-        if self.last.elapsed() >= INTERVAL {
+        if self.last.elapsed() >= self.interval() {
             self.last = Instant::now();
             // The main thread answers this request, and sends the heartbeat before it sleeps again.
             drop(consumer.assignment());

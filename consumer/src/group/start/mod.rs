@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A partition and the range of offsets in its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct LogRange {
     /// The topic and partition.
     pub name: TopicPartition,
     /// The first offset that still exists.
@@ -88,15 +88,15 @@ pub(crate) fn persist<T>(
 }
 
 /// Returns all partitions of the input's topics, with the range of offsets in their logs.
-pub(crate) fn held<C: ConsumerContext>(
+pub(crate) fn log_ranges<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     input: &Input,
     shutdown: &Shutdown,
-) -> Result<Vec<Held>, ConsumerError> {
+) -> Result<Vec<LogRange>, ConsumerError> {
     let metadata = persist("listing topics", shutdown, || {
         consumer.fetch_metadata(None, REQUEST)
     })?;
-    let mut held = Vec::new();
+    let mut ranges = Vec::new();
     for topic in metadata
         .topics()
         .iter()
@@ -114,32 +114,33 @@ pub(crate) fn held<C: ConsumerContext>(
             let (low, end) = persist(&doing, shutdown, || {
                 consumer.fetch_watermarks(&name.topic, name.partition, REQUEST)
             })?;
-            held.push(Held { name, low, end });
+            ranges.push(LogRange { name, low, end });
         }
     }
-    Ok(held)
+    Ok(ranges)
 }
 
 /// Returns the partitions with their log end offsets, which include transactions whose marker has not
 /// been written to the partition yet: Kafka acknowledges a commit before the markers are written.
 pub(crate) fn written(
     kafka: &KafkaOptions,
-    held: Vec<Held>,
+    ranges: Vec<LogRange>,
     shutdown: &Shutdown,
-) -> Result<Vec<Held>, ConsumerError> {
+) -> Result<Vec<LogRange>, ConsumerError> {
     let mut config = client_config(kafka);
     config.set("isolation.level", "read_uncommitted");
     let consumer: BaseConsumer = config
         .create()
         .map_err(|error| ConsumerError::kafka("creating the Kafka client", error))?;
-    held.into_iter()
-        .map(|held| {
-            let TopicPartition { topic, partition } = &held.name;
+    ranges
+        .into_iter()
+        .map(|range| {
+            let TopicPartition { topic, partition } = &range.name;
             let doing = format!("reading the end of {topic}, partition {partition}");
             let (low, end) = persist(&doing, shutdown, || {
                 consumer.fetch_watermarks(topic, *partition, REQUEST)
             })?;
-            Ok(Held { low, end, ..held })
+            Ok(LogRange { low, end, ..range })
         })
         .collect()
 }
@@ -165,19 +166,19 @@ pub(crate) fn offsets_of(list: &TopicPartitionList) -> BTreeMap<TopicPartition, 
 pub(crate) fn settle<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
-    held: &[Held],
+    ranges: &[LogRange],
     past: &Past,
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {
     let GroupConfig { group, start, .. } = config;
-    if held.is_empty() || has_commits(consumer, held, shutdown)? {
+    if ranges.is_empty() || has_commits(consumer, ranges, shutdown)? {
         return Ok(());
     }
     past.check(config)?;
-    let cut = resolve(consumer, config, held, shutdown)?;
+    let cut = resolve(consumer, config, ranges, shutdown)?;
     let mut commits = TopicPartitionList::with_capacity(cut.len());
-    for (held, point) in held.iter().zip(&cut) {
-        let mut element = commits.add_partition(&held.name.topic, held.name.partition);
+    for (range, point) in ranges.iter().zip(&cut) {
+        let mut element = commits.add_partition(&range.name.topic, range.name.partition);
         let set = element.set_offset(Offset::Offset(point.offset));
         set.map_err(|error| ConsumerError::kafka("setting the start offset", error))?;
         element.set_metadata(CommitMetadata::text(point.after));
@@ -227,11 +228,11 @@ fn refusal<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<KafkaError>
 
 fn has_commits<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<bool, ConsumerError> {
     let committed = persist("reading committed offsets", shutdown, || {
-        let requested = list(held.iter().map(|held| &held.name));
+        let requested = list(ranges.iter().map(|range| &range.name));
         let committed = consumer.committed_offsets(requested, REQUEST);
         committed.map_err(|error| refusal(consumer).unwrap_or(error))
     })?;
@@ -255,16 +256,16 @@ pub(crate) struct StartPoint {
 fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<StartPoint>, ConsumerError> {
     let requested = match config.start {
-        Start::Now => return now::cut(consumer, config, held, shutdown),
+        Start::Now => return now::cut(consumer, config, ranges, shutdown),
         Start::Oldest => None,
         Start::At(millis) => Some(millis.div_euclid(1000)),
         Start::Position { seconds, .. } => Some(seconds.into()),
     };
-    let remainders = removed::remainders(consumer, held, shutdown)?;
+    let remainders = removed::remainders(consumer, ranges, shutdown)?;
     let missing = remainders.iter().filter(|it| it.misses(requested));
     let missing: Vec<_> = missing.cloned().collect();
     let second = if missing.is_empty() {
@@ -287,8 +288,8 @@ fn resolve<C: ConsumerContext>(
         }
     };
     let offsets = match second {
-        Some(second) => at_second(consumer, second, held, shutdown)?,
-        None => held.iter().map(|held| held.low).collect(),
+        Some(second) => at_second(consumer, second, ranges, shutdown)?,
+        None => ranges.iter().map(|range| range.low).collect(),
     };
     let points = offsets.into_iter().map(|offset| StartPoint {
         offset,
@@ -301,14 +302,14 @@ fn resolve<C: ConsumerContext>(
 fn at_second<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     second: i64,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<i64>, ConsumerError> {
-    let seconds = held.iter().map(|_| Some(second));
-    let found = at_seconds(consumer, seconds, held, shutdown)?;
-    let found = held.iter().zip(found);
+    let seconds = ranges.iter().map(|_| Some(second));
+    let found = at_seconds(consumer, seconds, ranges, shutdown)?;
+    let found = ranges.iter().zip(found);
     Ok(found
-        .map(|(held, found)| found.unwrap_or(held.end))
+        .map(|(range, found)| found.unwrap_or(range.end))
         .collect())
 }
 
@@ -317,23 +318,24 @@ fn at_second<C: ConsumerContext>(
 fn at_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     seconds: impl Iterator<Item = Option<i64>> + Clone,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<Option<i64>>, ConsumerError> {
     let doing = "looking up offsets by time";
     let found = persist(doing, shutdown, || {
-        let mut times = TopicPartitionList::with_capacity(held.len());
-        for (held, second) in held.iter().zip(seconds.clone()) {
+        let mut times = TopicPartitionList::with_capacity(ranges.len());
+        for (range, second) in ranges.iter().zip(seconds.clone()) {
             let millis = second.unwrap_or_default().max(0).saturating_mul(1000);
-            let TopicPartition { topic, partition } = &held.name;
+            let TopicPartition { topic, partition } = &range.name;
             times.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
         }
         consumer.offsets_for_times(times, REQUEST)
     })?;
-    held.iter()
+    ranges
+        .iter()
         .zip(seconds)
-        .map(|(held, second)| {
-            let element = found.find_partition(&held.name.topic, held.name.partition);
+        .map(|(range, second)| {
+            let element = found.find_partition(&range.name.topic, range.name.partition);
             let Some(element) = element.filter(|_| second.is_some()) else {
                 return Ok(None);
             };

@@ -22,7 +22,7 @@ use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use super::{Held, REQUEST, StartPoint, at_seconds, held as held_now, persist, written};
+use super::{LogRange, REQUEST, StartPoint, at_seconds, log_ranges, persist, written};
 use crate::config::GroupConfig;
 use crate::error::ConsumerError;
 use crate::saved_state_error::SavedStateError;
@@ -38,22 +38,22 @@ const OPEN_TRANSACTION: Duration = Duration::from_secs(5);
 pub(crate) fn cut<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     config: &GroupConfig,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<StartPoint>, ConsumerError> {
     let positions = positions(consumer, config, shutdown)?;
     // The ends are read after the positions.
-    let ends = held_now(consumer, &config.input, shutdown)?;
-    let end = |partition: &Held| {
+    let ends = log_ranges(consumer, &config.input, shutdown)?;
+    let end = |partition: &LogRange| {
         let now = ends.iter().find(|end| end.name == partition.name);
         now.map_or(partition.end, |end| end.end)
     };
-    let after = |partition: &Held| positions.get(&partition.name.topic).copied();
-    let seconds = held
+    let after = |partition: &LogRange| positions.get(&partition.name.topic).copied();
+    let seconds = ranges
         .iter()
         .map(|partition| after(partition).map(|id| i64::from(id.ts.seconds)));
-    let found = at_seconds(consumer, seconds, held, shutdown)?;
-    let cut = held.iter().zip(found);
+    let found = at_seconds(consumer, seconds, ranges, shutdown)?;
+    let cut = ranges.iter().zip(found);
     Ok(cut
         .map(|(partition, found)| StartPoint {
             offset: found.unwrap_or_else(|| end(partition)),
@@ -120,7 +120,7 @@ fn wait_for_open_transactions<C: ConsumerContext>(
     topics: impl Iterator<Item = String>,
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {
-    let whole = topics.map(|topic| Held {
+    let whole = topics.map(|topic| LogRange {
         name: TopicPartition {
             topic,
             partition: 0,
@@ -130,8 +130,8 @@ fn wait_for_open_transactions<C: ConsumerContext>(
     });
     let written = written(&config.kafka, whole.collect(), shutdown)?;
     let deadline = Instant::now() + OPEN_TRANSACTION;
-    for held in written {
-        wait_until_stable(consumer, &held, deadline, shutdown)?;
+    for range in written {
+        wait_until_stable(consumer, &range, deadline, shutdown)?;
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ fn wait_for_open_transactions<C: ConsumerContext>(
 /// than until the deadline.
 fn wait_until_stable<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    written: &Held,
+    written: &LogRange,
     deadline: Instant,
     shutdown: &Shutdown,
 ) -> Result<(), ConsumerError> {

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::error::StartError;
 use super::remainder::{Remainder, describe, shown};
-use super::{Held, REQUEST};
+use super::{LogRange, REQUEST};
 use crate::error::ConsumerError;
 use crate::input::Input;
 use crate::topic_partition::TopicPartition;
@@ -66,19 +66,19 @@ pub(crate) fn refused(
 /// Returns the partitions that no longer have their first records.
 pub(crate) fn remainders<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    held: &[Held],
+    ranges: &[LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<Remainder>, ConsumerError> {
-    let cut: Vec<&Held> = held.iter().filter(|held| held.low > 0).collect();
+    let cut: Vec<&LogRange> = ranges.iter().filter(|range| range.low > 0).collect();
     let mut remainders: Vec<Remainder> = cut
         .iter()
-        .map(|held| Remainder {
-            name: held.name.clone(),
-            low: held.low,
+        .map(|range| Remainder {
+            name: range.name.clone(),
+            low: range.low,
             second: None,
         })
         .collect();
-    if cut.iter().any(|held| held.low < held.end) {
+    if cut.iter().any(|range| range.low < range.end) {
         let seconds = first_seconds(consumer, &cut, shutdown)?;
         for (remainder, second) in remainders.iter_mut().zip(seconds) {
             remainder.second = second;
@@ -91,16 +91,16 @@ pub(crate) fn remainders<C: ConsumerContext>(
 /// only control records, or whose first record did not arrive in time.
 fn first_seconds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
-    cut: &[&Held],
+    cut: &[&LogRange],
     shutdown: &Shutdown,
 ) -> Result<Vec<Option<i64>>, ConsumerError> {
     let doing = "reading the first records";
     let mut begins = TopicPartitionList::new();
     let mut waiting: Vec<usize> = Vec::new();
-    for (index, held) in (0..).zip(cut).filter(|(_, held)| held.low < held.end) {
-        let TopicPartition { topic, partition } = &held.name;
+    for (index, range) in (0..).zip(cut).filter(|(_, range)| range.low < range.end) {
+        let TopicPartition { topic, partition } = &range.name;
         begins
-            .add_partition_offset(topic, *partition, Offset::Offset(held.low))
+            .add_partition_offset(topic, *partition, Offset::Offset(range.low))
             .map_err(|error| ConsumerError::kafka(doing, error))?;
         waiting.push(index);
     }
@@ -114,8 +114,8 @@ fn first_seconds<C: ConsumerContext>(
             continue;
         };
         let is_it = |index: &usize| {
-            cut.get(*index).is_some_and(|held| {
-                held.name.topic == record.topic() && held.name.partition == record.partition()
+            cut.get(*index).is_some_and(|range| {
+                range.name.topic == record.topic() && range.name.partition == record.partition()
             })
         };
         let Some(place) = waiting.iter().position(is_it) else {
