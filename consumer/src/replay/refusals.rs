@@ -173,7 +173,8 @@ impl MongoSink {
         for KeyedDocument { key, held } in self.held_of(topic, partition) {
             self.delete_parked_note(held.parked_note.as_deref()).await?;
             self.held().remove(&key);
-            // The stored form of a document that was moving was deleted.
+            // While a document moves between shards, its stored form is only in a note: it is
+            // restored.
             let IdentifiedDocument {
                 document,
                 document_id,

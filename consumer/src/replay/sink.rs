@@ -31,7 +31,7 @@ use crate::worker::batch::Batch;
 const CONNECTIONS: u32 = 64;
 /// Interval between two checks of the namespaces that the catalog records for the group.
 const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
-/// Server selection timeout, after which a write counts as failed.
+/// Server selection timeout, after which an attempt counts as failed and is retried.
 const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Applies batches to a target.

@@ -17,6 +17,8 @@ impl Catalog {
         if self.notes.find_one(name).await?.is_some() {
             return Ok(true);
         }
+        // A note for another prefix shows that the group has run this version. The commands then do
+        // not prove that it has committed offsets for this prefix.
         let of_any_prefix = doc! { "group": &self.group, "begun": true };
         let is_noted = self.notes.find_one(of_any_prefix).await?.is_some();
         Ok(!is_noted && self.has_commands())

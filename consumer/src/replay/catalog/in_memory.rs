@@ -30,6 +30,7 @@ pub(crate) struct CatalogInMemory {
     ran_during_read: Mutex<Option<Vec<Noted>>>,
 }
 
+/// A command that ran, with its source.
 #[derive(Debug)]
 struct Noted {
     source: String,
@@ -42,6 +43,7 @@ struct Source {
     incarnations: Arc<Incarnations>,
     /// The oldest entry that was looked up since the last pruning.
     oldest: Option<EntryId>,
+    /// Time of the last pruning.
     pruned: Instant,
 }
 

@@ -86,7 +86,7 @@ pub struct Note {
 }
 
 impl Note {
-    /// Creates the note of a command that withholds nothing and creates no index.
+    /// Creates the note of a command that withholds nothing and creates no limiting index.
     #[must_use]
     pub const fn new(ran: Ran) -> Self {
         Self {
@@ -197,8 +197,8 @@ impl Catalog {
         self.in_memory.count()
     }
 
-    /// Looks up a command that another member may have run, and records it. Returns false if it has
-    /// not run.
+    /// Looks up a command that another member may have run. If it has run, records it in memory and
+    /// returns true.
     ///
     /// # Errors
     /// Returns the driver's error.
@@ -248,15 +248,12 @@ impl Catalog {
     /// # Errors
     /// Returns the driver's error.
     pub async fn begin(&self, source: &str, note: &Note) -> mongodb::error::Result<BegunRename> {
-        let (id, read) = (self.id(source, note.ran.id), |noted: &Document| {
+        let id = self.id(source, note.ran.id);
+        let read = |noted: &Document| BegunRename {
             // A note without this field does not show whether the collection existed.
-            let existed = noted.get_bool("existed").unwrap_or(false);
-            let target_uuid = uuid(noted, "life");
-            BegunRename {
-                existed,
-                target_uuid,
-            }
-        });
+            existed: noted.get_bool("existed").unwrap_or(false),
+            target_uuid: uuid(noted, "life"),
+        };
         if let Some(noted) = self.notes.find_one(doc! { "_id": &id }).await? {
             return Ok(read(&noted));
         }

@@ -1,4 +1,4 @@
-//! Attempts to run a command on the target, until it accepts or refuses the command.
+//! Sends a command to the target until the target accepts or refuses it.
 
 use mongodb::bson::{Document, RawDocumentBuf};
 use oplog_relay_core::document::{self, DocumentBuilder, Malformed, kind};
@@ -21,15 +21,18 @@ use crate::worker::assignment::Token;
 
 /// The outcome of an attempt to run a command.
 pub(crate) enum Attempt {
+    /// The command has run, or has nothing left to do.
     Done,
+    /// The partition was revoked, or the program ends.
     Abandoned,
     /// The target refuses the command with this error.
     Refused(mongodb::error::Error),
 }
 
 impl MongoSink {
-    /// Runs a command, or `otherwise` if the target refuses it. If the target refuses both because
-    /// of an option that may be left out, they are tried again without the option.
+    /// Runs a command, or `otherwise` if the target refuses the command. If the target refuses
+    /// both, and the last one because of an option that may be left out, both are tried again
+    /// without it.
     pub(crate) async fn run_accepted(
         &self,
         command: &[u8],
@@ -50,6 +53,7 @@ impl MongoSink {
                 }
             }
             let Some((command, error)) = refused else {
+                // Without the options that were left out, nothing remains to be run.
                 return Ok(Applied::Done);
             };
             match self.fallback_for(db, command, ran, &error).await? {
@@ -61,7 +65,8 @@ impl MongoSink {
     }
 
     /// Runs a command, and retries it after transient errors until the target accepts or refuses
-    /// it.
+    /// it. Of a `createIndexes` whose indexes exist in part, only the missing indexes are then
+    /// built.
     pub(crate) async fn attempt(
         &self,
         command: &[u8],
@@ -155,6 +160,7 @@ impl MongoSink {
     }
 }
 
+/// Returns the commands without an option. A command that then has nothing left to do is removed.
 fn without_option(
     commands: &[Vec<u8>],
     option: &str,

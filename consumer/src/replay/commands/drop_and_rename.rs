@@ -5,8 +5,8 @@
 //! collection. A command is also sent again if its reply was lost. Therefore the collection's UUID
 //! on the target is sent with `drop` and `renameCollection` (`collectionUUID`, since MongoDB 6.0),
 //! and the server refuses with code 361 if the name belongs to another collection. Only the name is
-//! sent to older targets, for views, which have no UUID, for buckets collections, and for time
-//! series that are views over their buckets.
+//! sent to older targets, and for objects whose UUID does not exist or is refused: views, time
+//! series that are views over their buckets, and buckets collections.
 
 use mongodb::bson::{Bson, Document, Uuid, doc};
 use oplog_relay_core::namespace::Namespace;
@@ -16,8 +16,7 @@ use oplog_relay_runtime::retry::Backoff;
 
 use crate::error::ConsumerError;
 use crate::replay::capabilities::{COLLECTION_UUID, MISMATCH};
-use crate::replay::catalog::BegunRename;
-use crate::replay::catalog::{Note, Ran};
+use crate::replay::catalog::{BegunRename, Note, Ran};
 use crate::replay::commands::attempt::Attempt;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, Running, refused_by_target, unwritable};
@@ -201,6 +200,7 @@ impl MongoSink {
         }
     }
 
+    /// Adds the UUID of the collection to a command, if the target accepts it.
     fn with_uuid(&self, mut command: Document, uuid: Option<Uuid>) -> Document {
         if let Some(uuid) = uuid.filter(|_| self.target.accepts_uuids) {
             command.insert(COLLECTION_UUID, uuid);
@@ -208,8 +208,8 @@ impl MongoSink {
         command
     }
 
-    /// Runs a command. Returns `None` if the name belongs to a collection with another UUID than the
-    /// one in the command.
+    /// Runs a command. Returns `None` if the collection with the UUID in the command no longer has
+    /// the name.
     async fn run_unless_mismatched(
         &self,
         db: &str,
@@ -228,7 +228,13 @@ impl MongoSink {
             Attempt::Done => Some(Applied::Done),
             Attempt::Abandoned => Some(Applied::Abandoned),
             Attempt::Refused(error) if error_code(&error) == Some(MISMATCH) => {
-                tracing::info!(ns = ran.ns, entry = %ran.id, %command, "the name now belongs to another collection; looking it up again");
+                tracing::info!(
+                    ns = ran.ns,
+                    entry = %ran.id,
+                    %command,
+                    "the collection with this UUID no longer has this name; looking up the name \
+                     again"
+                );
                 None
             }
             Attempt::Refused(error) => return Err(refused_by_target(ran, &error).into()),

@@ -1,4 +1,4 @@
-//! Checks that the target has no conflicting data before a group writes to it.
+//! Checks, before a group writes to a collection or to a target, that it has no conflicting data.
 
 use mongodb::bson::{Document, doc};
 use oplog_relay_core::namespace::Namespace;
@@ -106,6 +106,7 @@ impl MongoSink {
         .into())
     }
 
+    /// Returns true if a collection of the target has documents.
     pub(crate) async fn has_documents(
         &self,
         namespace: Namespace<'_>,

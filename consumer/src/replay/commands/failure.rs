@@ -21,7 +21,7 @@ pub enum CommandFailure {
         ns: String,
         /// The target's error.
         text: String,
-        /// The meaning of its code.
+        /// The meaning of its code, with advice to the operator.
         advice: &'static str,
     },
     /// The target has another index of the same name or key.

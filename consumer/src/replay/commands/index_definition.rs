@@ -1,9 +1,7 @@
 //! Compares the indexes that a command would create with those that exist on the target.
 
 use mongodb::bson::{Bson, Document, doc};
-use oplog_relay_runtime::mongo::{error_code, is_transient};
-
-use oplog_relay_runtime::mongo::is_set;
+use oplog_relay_runtime::mongo::{error_code, is_set, is_transient};
 
 use crate::error::ConsumerError;
 use crate::replay::commands::failure::CommandFailure;
@@ -74,6 +72,7 @@ impl MongoSink {
         Ok(Some(wanted))
     }
 
+    /// Returns the definitions of the indexes of a collection that exists.
     pub(crate) async fn indexes(
         &self,
         db: &str,
@@ -134,6 +133,8 @@ impl MongoSink {
         Ok(())
     }
 
+    /// Drops a TTL index and builds it again without its expiry. If the index is lost between the
+    /// two, the command that creates it runs again and builds it.
     async fn rebuild_without_expiry(
         &self,
         db: &str,
@@ -159,8 +160,7 @@ impl MongoSink {
     }
 }
 
-/// Returns true if a target refuses a command permanently, for another reason than a missing
-/// privilege.
+/// Returns true if a target refuses a command permanently, and not because of a missing privilege.
 fn is_refusal(error: &mongodb::error::Error) -> bool {
     let directive = error_code(error).map(|code| (code, rule_for(code).directive));
     match directive {
@@ -191,7 +191,8 @@ fn key(index: &Document) -> Vec<Bson> {
         .collect()
 }
 
-/// Returns the options that define an index, by name.
+/// Returns the fields that define an index, by name, in a form that can be compared. `unique` is
+/// left out if `made_non_unique` is true.
 fn definition(index: &Document, made_non_unique: bool) -> std::collections::BTreeMap<String, Bson> {
     let is_option = |name: &str, value: &Bson| {
         let withheld = made_non_unique && name == "unique";

@@ -74,7 +74,7 @@ pub(crate) struct Running<'r> {
 pub(crate) struct Execution<'e> {
     /// The database on which it is run.
     pub(crate) db: &'e str,
-    /// The error codes that mean that the command has nothing left to do.
+    /// The error codes that may mean that the command has nothing left to do.
     pub(crate) accept: &'e [i32],
     /// The command of the source, for messages.
     pub(crate) ran: &'e Ran,
@@ -102,7 +102,12 @@ impl MongoSink {
         .await
     }
 
-    /// Runs an operation, and retries it after transient errors until the program ends.
+    /// Runs an operation, and retries it after transient errors until the program ends. Each
+    /// attempt has a time limit of [`REPLY_LIMIT`]. `doing` names the operation in errors.
+    ///
+    /// # Errors
+    /// Returns a [`RequestRefused`] for a permanent error, and [`ConsumerError::Interrupted`] if
+    /// the program ends before an attempt succeeds.
     pub(crate) async fn persist<T, F>(
         &self,
         doing: &str,
@@ -210,6 +215,7 @@ impl MongoSink {
         })
     }
 
+    /// Runs a translated command, and records it in the catalog.
     pub(crate) async fn execute(
         &self,
         namespace: Namespace<'_>,
@@ -305,6 +311,7 @@ impl MongoSink {
     }
 }
 
+/// Returns the note that records a command in the catalog.
 fn note_of(located: &Located<'_>, ns: String, translated: &Translated) -> Note {
     let mut note = Note::new(Ran {
         id: located.id,
@@ -395,6 +402,7 @@ fn change(located: &Located<'_>, action: &Action) -> Change {
     }
 }
 
+/// Returns the failure of a command that the target refuses.
 pub(crate) fn refused_by_target(ran: &Ran, error: &mongodb::error::Error) -> CommandFailure {
     CommandFailure::Refused {
         entry: ran.id,
@@ -418,6 +426,7 @@ pub(crate) fn is_unique_across_shards(error: &mongodb::error::Error) -> bool {
     is_code && error_text(error).contains("unique index") && error_text(error).contains("shard key")
 }
 
+/// Returns the error for a command, or a reply to it, that is not valid.
 pub(crate) fn unwritable(ran: &Ran, error: &dyn std::fmt::Display) -> ConsumerError {
     let invalid = CommandFailure::Invalid {
         entry: ran.id,

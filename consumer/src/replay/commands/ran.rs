@@ -84,6 +84,10 @@ impl MongoSink {
         .await
     }
 
+    /// Records a command in the catalog.
+    ///
+    /// # Errors
+    /// Returns an error if the target refuses the write.
     pub(crate) async fn note(&self, source: &str, note: &Note) -> Result<(), ConsumerError> {
         self.persist("recording a command in the catalog", || {
             self.catalog.finish(source, note.clone())

@@ -1,10 +1,10 @@
 //! Command options that the target does not support: options of newer servers on an older target, and
 //! options that old servers accepted without a check.
 //!
-//! An option that has no effect on the documents is left out, with a warning. An index is converted
-//! between unique and non-unique by dropping it and building it again. Any other option stops the
-//! replay, or is left out with `--refused-options leave-out`, unless it defines the index or the
-//! collection.
+//! An option that has no effect on the documents is left out, with a warning. If the target cannot
+//! convert an index between unique and non-unique, the index is dropped and built again. Any other
+//! option stops the replay, or is left out with `--refused-options leave-out`, unless it defines
+//! the index or the collection.
 
 use mongodb::bson::{Bson, Document};
 use mongodb::error::ErrorKind;
@@ -16,8 +16,8 @@ use crate::replay::commands::{is_unique_across_shards, unwritable};
 use crate::replay::sink::MongoSink;
 
 /// Error codes with which servers refuse an option: `BadValue`, `FailedToParse`, `TypeMismatch`,
-/// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 (an
-/// unknown field).
+/// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 for an
+/// unknown field.
 const REFUSED: [i32; 7] = [2, 9, 14, 67, 72, 197, 40415];
 /// Options that affect only storage or query planning, or that enforce a rule that the source has
 /// already enforced.

@@ -27,7 +27,7 @@ impl MongoSink {
     /// and records the entry in the catalog, which the workers at its barriers check.
     ///
     /// # Errors
-    /// Returns an error if the target refuses the change, or if the entry is damaged.
+    /// Returns an error if the target refuses the change, or if the entry cannot be read.
     pub async fn change_routing(
         &self,
         source: &str,
@@ -86,7 +86,8 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Drops the index that has the name of the given one, and builds the given one.
+    /// Drops the index that has the name of the given definition, and builds it by the definition.
+    /// A crash between the two leaves the collection without the index.
     pub(crate) async fn rebuild_index(
         &self,
         db: &str,

@@ -168,6 +168,7 @@ impl MongoSink {
                 }
             }
             Ok(_) => true,
+            // A user without a privilege on `system.views` cannot read it.
             Err(ConsumerError::Request(_)) => false,
             Err(error) => return Err(error),
         };
@@ -181,6 +182,7 @@ impl MongoSink {
         Ok(done_with(token))
     }
 
+    /// Returns the type that `listCollections` reports for a name, if the name exists.
     async fn kind_of(&self, name: Namespace<'_>) -> Result<Option<String>, ConsumerError> {
         let listed = self.listed(name).await?;
         Ok(listed.and_then(|listed| listed.get_str("type").ok().map(str::to_owned)))

@@ -126,7 +126,7 @@ pub const RULES: &[Rule] = &[
     rule(
         61,
         Directive::Refuse,
-        "the document cannot be stored under its shard key: no value of it can be an array",
+        "the document cannot be stored under its shard key: no value of the key can be an array",
     ),
     rule(
         13026,
@@ -242,7 +242,7 @@ pub const RULES: &[Rule] = &[
     rule(
         166,
         Directive::Stop,
-        "the target is a view or refuses this kind of write on the collection",
+        "the collection is a view on the target, or does not allow this kind of write",
     ),
     rule(
         15,
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_one_line_and_a_reason() {
+    fn every_code_has_one_row_and_a_reason() {
         for (index, rule) in RULES.iter().enumerate() {
             assert!(!rule.reason.is_empty());
             assert_eq!(transient_reason(rule.code), None, "{}", rule.code);

@@ -74,8 +74,8 @@ pub enum HeldError {
     },
     /// The target refuses to delete a document that is to be parked.
     #[error(
-        "a document of {ns} has a value of a unique index that another document needs. It had to be \
-         deleted until the other document is written, but the target refused that ({refusal})"
+        "a document of {ns} has a value of a unique index that another document needs. It must be \
+         deleted until the other document is written, but the target refused the delete ({refusal})"
     )]
     Parking {
         /// Namespace of the document.
@@ -103,7 +103,10 @@ pub enum HeldError {
         note: String,
     },
     /// The definition of a suspended index cannot be encoded as a command.
-    #[error("{CATALOG_DB}.{collection}: the index {definition} of {ns}: {reason}")]
+    #[error(
+        "the suspended index {definition} of {ns}, recorded in {CATALOG_DB}.{collection}, cannot \
+         be encoded as a command: {reason}"
+    )]
     IndexUnwritable {
         /// The collection of the notes.
         collection: &'static str,

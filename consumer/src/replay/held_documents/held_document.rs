@@ -15,7 +15,8 @@ use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 
 /// Maximum number of bytes of all held documents.
 pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
-/// A document that the target refuses for now.
+
+/// A document that an index of the target refuses temporarily.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldDocument {
     /// The last entry that changed the document.
@@ -85,6 +86,8 @@ impl HeldDocument {
         }
     }
 
+    /// Returns true if the document is held for this partition. It is not, until the batch of its
+    /// first held entry is done.
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
         let position = self.position.as_ref();
         position.is_some_and(|position| position.name.is(topic, partition))

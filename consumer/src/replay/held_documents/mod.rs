@@ -6,11 +6,10 @@
 //! retried after each batch, because the indexes accept the final state of every document. The
 //! committed offset does not advance beyond the first held entry.
 //!
-//! An index that is newer than the document it refuses is suspended
-//! (`suspended_indexes`). When the partition reaches a command that has
-//! already run, unique indexes that the replay created are suspended too, because the command
-//! proves that the target is ahead. A document that is still held at a command, or at the end of
-//! the replay, stops the replay or becomes a dead letter.
+//! An index that is newer than the document it refuses is suspended (`suspended_indexes`). When the
+//! partition reaches a command that has already run, unique indexes that the replay created are
+//! suspended too, because the command proves that the target is ahead. A document that is still
+//! held at a command, or at the end of the replay, stops the replay or becomes a dead letter.
 //!
 //! Two held documents may each need a value that the stored form of the other has. In this case one of
 //! the stored forms, which are both out of date, is parked (`parked`).
@@ -66,6 +65,7 @@ pub(crate) enum Tried {
     DeadLettered,
     /// An index still refuses the document.
     Refused(WriteError),
+    /// The partition was revoked, or the program ends.
     Abandoned,
 }
 
@@ -149,7 +149,12 @@ impl MongoSink {
             }
         };
         let key = key(ns, write.document_id)?;
-        tracing::debug!(ns, entry = %write.id, code = error.code, "holding a document that an index of the target refuses");
+        tracing::debug!(
+            ns,
+            entry = %write.id,
+            code = error.code,
+            "holding a document that an index of the target refuses"
+        );
         self.check_room(document.len())?;
         let mut held = self.held();
         let before = held.get(&key);
@@ -177,8 +182,8 @@ impl MongoSink {
     }
 
     /// Fails if too many bytes are held. The check runs within a batch, because a small update may
-    /// cause a large document to be held. It computes the total only after documents of that many
-    /// bytes were added, because the total is summed over all held documents.
+    /// cause a large document to be held. Summing over all held documents is expensive, so the
+    /// total is computed only after documents of [`MAX_HELD_BYTES`] were added.
     fn check_room(&self, more: usize) -> Result<(), ConsumerError> {
         let since = self
             .held_documents
@@ -194,8 +199,8 @@ impl MongoSink {
         self.check_held_bytes()
     }
 
-    /// Returns the bytes of held documents. A parked stored form counts if it is larger, because
-    /// the next owner of the partition would hold it.
+    /// Returns the bytes of all held documents. A parked stored form counts instead of its document
+    /// if it is larger, because the next owner of the partition would hold it.
     pub(crate) fn held_bytes(&self) -> usize {
         let held = self.held();
         held.values()
@@ -228,6 +233,7 @@ impl MongoSink {
         Ok(())
     }
 
+    /// Returns the stored form of a write's document, if the document exists.
     pub(crate) async fn stored(
         &self,
         ns: &str,
@@ -343,6 +349,7 @@ impl MongoSink {
         }
     }
 
+    /// Writes one held document.
     async fn try_one(
         &self,
         ns: &str,
@@ -430,6 +437,7 @@ pub(crate) fn is_index_refusal(error: &WriteError) -> bool {
     matches!(directive, Directive::Replace | Directive::Hold)
 }
 
+/// Returns the identity of a document on the target.
 pub(crate) fn key(ns: &str, document_id: Element<'_>) -> Result<DocumentKey, ConsumerError> {
     let identity = identity_of(ns, document_id)?;
     let ns = ns.to_owned();
@@ -443,6 +451,7 @@ pub(crate) fn identity_of(ns: &str, document_id: Element<'_>) -> Result<Vec<u8>,
     Ok(identity)
 }
 
+/// Returns a document after an update has been applied to it.
 fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
     let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
     Ok(rewritten(stored, [write]).map_err(|error| inapplicable(ns, error))?)

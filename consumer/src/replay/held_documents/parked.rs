@@ -2,8 +2,8 @@
 //! removed from their collection, until their held form is written. After a crash in between, the
 //! next owner of their partition takes them over.
 //!
-//! Only the stored form of a document that this partition holds is parked. It is removed only if it
-//! has not changed since it was read, so that a concurrent write is not lost.
+//! Only the stored form of a document that is held for the same partition is parked. It is removed
+//! only if it has not changed since it was read, so that a concurrent write is not lost.
 
 use std::future::IntoFuture;
 
@@ -19,8 +19,7 @@ use crate::record_position::RecordPosition;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::directive::DUPLICATE_KEY;
-use crate::replay::held_documents::error::HeldError;
-use crate::replay::held_documents::error::IndexRefusal;
+use crate::replay::held_documents::error::{HeldError, IndexRefusal};
 use crate::replay::held_documents::held_document::{
     HeldDocument, IdentifiedDocument, MAX_HELD_BYTES, read as read_document,
 };
@@ -38,8 +37,8 @@ const COLLECTION: &str = "held";
 const MAX_COMPARED_BYTES: usize = 15 << 20;
 
 impl MongoSink {
-    /// Parks the stored form of the document that has these values, if the batch's partition holds
-    /// that document. Returns true if it was parked.
+    /// Parks the stored form of the document that has these values, if the document is held for the
+    /// batch's partition. Returns true if it was parked.
     pub(crate) async fn park_stored_form(
         &self,
         ns: &str,

@@ -71,7 +71,7 @@ pub enum PlanFault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownOrder {
     /// The record has no time.
-    #[error("its record has no time, which the pipeline of the connector may remove (clusterTime)")]
+    #[error("its record has no time; the connector's pipeline may have removed it (clusterTime)")]
     NoTime,
     /// The topic has several partitions.
     #[error("topic {topic} has {partitions} partitions, and its writes may be in any of them")]
@@ -81,9 +81,10 @@ pub enum UnknownOrder {
         /// The number of its partitions.
         partitions: i32,
     },
-    /// The command concerns several collections, and several topics or partitions are read.
+    /// The command concerns several collections, and several partitions are read.
     #[error(
-        "it concerns {}, whose writes may be in different topics of the {topics} that are read",
+        "it concerns {}, and their writes may be in different partitions ({topics} topics are \
+         read)",
         namespaces.join(" and ")
     )]
     SeveralTopics {

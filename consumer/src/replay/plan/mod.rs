@@ -34,9 +34,9 @@
 //! which MongoDB 5.0 and later store byte for byte. A replacement by a document with a top-level
 //! name that begins with a dollar sign has the same form.
 //!
-//! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An upsert
-//! (`b`) is sent as an upsert. Update operators that are not idempotent are sent only with
-//! `--unrepeatable apply`. Each of these writes is a step of its own.
+//! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An update
+//! with `b: true` is sent as an upsert. Update operators that are not idempotent are sent only with
+//! `--unrepeatable apply`. Each of these updates is a step of its own.
 //!
 //! A replacement is sent with upsert, because the entry holds the whole document. An update is sent
 //! with upsert only with `--unmatched upsert`: it would create a document of only the fields that
@@ -352,6 +352,7 @@ impl Planner {
         }
     }
 
+    /// Adds the writes of a segment to the plan, as a step.
     fn finish<'a>(
         &self,
         segment: Segment<'a>,
@@ -393,7 +394,7 @@ struct Segment<'a> {
 struct Fold {
     /// Index of the write that determines the whole state; it supersedes all earlier writes.
     whole: Option<usize>,
-    /// True if a write after it is a diff that no command can apply.
+    /// True if a later write that is not superseded is a diff that no command can apply.
     rewrite: bool,
 }
 
@@ -474,8 +475,8 @@ impl<'a> Segment<'a> {
         all.into_iter().filter(|ns| is_ordered(ns)).collect()
     }
 
-    /// Decides the treatment of each write, reading backwards. An insert of a document that was
-    /// written before in this segment becomes a replacement.
+    /// Decides the treatment of each write, from the last to the first. An insert of a document
+    /// that was written before in this segment becomes a replacement.
     fn fold(&mut self, ordered: &FxHashSet<&str>) -> Vec<Fate> {
         let mut fates = vec![Fate::Sent; self.writes.len()];
         let mut replaced = Vec::new();
@@ -533,6 +534,8 @@ impl<'a> Segment<'a> {
     }
 }
 
+/// Returns the index of a document's lane. In a collection that keeps its order, `identity` is
+/// empty.
 fn lane_of(ns: &str, identity: &[u8], count: usize) -> usize {
     if count == 1 {
         return 0;
@@ -572,6 +575,8 @@ impl<'a> Lane<'a> {
         self.bulks.push(Bulk { ns, kind, writes });
     }
 
+    /// Appends a write to the bulk of its kind. `first` is the index of the collection's first
+    /// bulk.
     fn push(&mut self, first: usize, kind: BulkKind, write: Write<'a>) {
         let bulk = self.bulks.iter_mut().skip(first).take(Self::KINDS.len());
         if let Some(bulk) = bulk.into_iter().find(|bulk| bulk.kind == kind) {

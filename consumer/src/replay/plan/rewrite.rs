@@ -59,9 +59,9 @@ fn changed(document: &[u8], action: Action<'_>) -> Result<Option<Vec<u8>>, DiffE
     }
 }
 
-/// Returns the zero timestamps that a `$set` can restore after an insert or a replacement. A server
-/// replaces a zero timestamp in a top-level field with its own time, except in a `$set`. A `$set`
-/// can address only fields whose names are valid paths; for the others see `needs_literal`.
+/// Returns the top-level zero timestamps that a `$set` can restore after an insert or a
+/// replacement, in which a server replaces them with its own time. A `$set` can address only fields
+/// whose names are valid paths; for the others see `needs_literal`.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
@@ -125,8 +125,8 @@ pub(crate) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
     Ok(zero_timestamps_of(document)? == ZeroTimestamps::Hidden)
 }
 
-/// Returns true if a `$set` of zero timestamps must follow a replacement by the document. A literal
-/// keeps them.
+/// Returns true if a `$set` of zero timestamps must follow a replacement by the document. This is
+/// not necessary for a document that is sent as a literal, which keeps them.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.

@@ -25,7 +25,7 @@ pub struct CommandOptions {
     pub in_transaction: bool,
 }
 
-/// Returns true if the modifiers change anything.
+/// Returns true if the modifiers set or remove any field.
 ///
 /// # Errors
 /// [`PlanFault::Operator`] for operators other than `$set` and `$unset`, which may not be

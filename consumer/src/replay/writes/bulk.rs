@@ -37,7 +37,7 @@ pub(crate) enum Next<'a> {
     Pause(Vec<Write<'a>>),
     /// The two halves of the writes are sent one after the other.
     Halve,
-    /// Nothing more is sent, because the partition was revoked.
+    /// Nothing more is sent, because the partition was revoked or the program ends.
     Abandon,
     /// Nothing more is sent, because a write was routed by a shard key that is out of date.
     Misrouted(Misrouted),
@@ -48,7 +48,7 @@ pub(crate) enum Next<'a> {
 pub(crate) enum Sent {
     /// All writes are acknowledged.
     Done,
-    /// The partition was revoked.
+    /// The partition was revoked, or the program ends.
     Abandoned,
     /// A write was routed by a shard key that is out of date. Any of the writes may have been done; all
     /// but those in [`Misrouted::done`] may be repeated.
@@ -218,6 +218,7 @@ impl MongoSink {
         Ok(Sent::Done)
     }
 
+    /// Sends the two halves of a bulk, one after the other.
     async fn send_halves(&self, bulk: &Bulk<'_>, token: &Token) -> Result<Sent, ConsumerError> {
         let (first, second) = bulk.writes.split_at(bulk.writes.len() / 2);
         let mut done = Vec::new();
@@ -230,8 +231,8 @@ impl MongoSink {
         Ok(Sent::Done)
     }
 
-    /// Runs one command. If the target refuses `bypassDocumentValidation`, the command is sent
-    /// again without it.
+    /// Runs one command. If the target may have refused it because of `bypassDocumentValidation`,
+    /// the command is sent again without this option.
     pub(crate) async fn run(
         &self,
         ns: &str,

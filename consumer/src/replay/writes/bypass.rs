@@ -13,7 +13,7 @@ use crate::replay::directive::UNAUTHORIZED;
 
 /// Time for which commands to a collection are sent without the option.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Codes with which a server refuses the option, or does not know it.
+/// Codes of a server that refuses the option or does not know it. Other refusals have them too.
 const NO_BYPASS: [i32; 5] = [UNAUTHORIZED, 9, 72, 238, 40415];
 
 /// The collections for which the option was refused, with the time of the refusal.

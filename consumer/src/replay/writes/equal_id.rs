@@ -3,7 +3,8 @@
 //! When entries are applied again, the target may have "ABC" while an entry inserts "abc": the
 //! source deleted one before it inserted the other. The replacement then matches the stored
 //! document and is refused, because it would change the document's `_id`. The stored document is
-//! removed. If the source has it in the end, a later entry inserts it again.
+//! removed, and the replacement is sent again. If the source has the removed document in the end, a
+//! later entry inserts it again.
 
 use oplog_relay_core::compare::compare_values;
 use oplog_relay_core::document::Document;
@@ -43,7 +44,8 @@ impl MongoSink {
             ..*write
         };
         let reply = self.run(ns, BulkKind::Delete, &[delete]).await?;
-        // If the document was not removed, the next attempt finds it again.
+        // A delete that fails is not sent again: the target's refusal of the replacement then
+        // counts.
         Ok(reply.is_ok_and(|reply| reply.errors.is_empty() && reply.n == 1))
     }
 }

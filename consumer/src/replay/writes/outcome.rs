@@ -178,8 +178,8 @@ impl MongoSink {
     }
 
     /// Returns true if an index may later accept a document that it refused. For a duplicate key, this
-    /// is possible only if the collection's writes keep their order because of a unique index, or if
-    /// its unique index is suspended.
+    /// is possible only if the writes of the collection keep their order, as they do with a unique
+    /// index, or if an index of the collection is suspended.
     pub(crate) async fn may_be_accepted_later(
         &self,
         ns: &str,

@@ -8,8 +8,9 @@ use crate::worker::assignment::Token;
 
 /// Maximum number of concurrent lookups of all partitions. Each holds a reply of up to 16 MB.
 pub(crate) const LOOKUPS_AT_ONCE: usize = 4;
-/// Maximum number of concurrent bulks of rewrites. Even a small diff requires reading a document that
-/// may be large, and each bulk holds a reply of up to 16 MB.
+/// Maximum number of concurrent bulks of rewrites, and also of changes in sharded collections. Even
+/// a small diff requires reading a document that may be large, and each bulk holds a reply of up to
+/// 16 MB.
 pub(crate) const BULKS_AT_ONCE: usize = 4;
 
 /// Interval at which a waiting worker checks that it still owns the partition.

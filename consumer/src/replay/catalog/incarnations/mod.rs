@@ -85,8 +85,8 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// Returns true if an incarnation ended before the entry, or by the entry itself. An end
-    /// without an offset counts as earlier than every offset.
+    /// Returns true if an incarnation ended before the entry, or by the entry itself if the entry
+    /// has a time. An end without an offset counts as earlier than every offset.
     fn is_after(self, end: &End) -> bool {
         match self {
             Self::Time(id) => end.id <= id,
@@ -119,7 +119,7 @@ pub struct Incarnations {
     done: FxHashSet<EntryId>,
     /// Ends of incarnations by name, ordered by time.
     ends: FxHashMap<String, Vec<End>>,
-    /// UUID of the collection that has a name now, if a command has recorded it.
+    /// The UUID of the collection that has a name now, and the command that recorded it.
     owners: FxHashMap<String, (EntryId, CollectionUuid)>,
 }
 
@@ -199,12 +199,14 @@ impl Incarnations {
         }
     }
 
-    /// Returns the number of commands, of names with an end, and of names with an owner.
+    /// Returns the number of commands, of names with an end, and of names with an owner, in total.
     #[must_use]
     pub fn held(&self) -> usize {
         self.done.len() + self.ends.len() + self.owners.len()
     }
 
+    /// Records the owner of a name, unless a later command gave the name to another collection or
+    /// ended it.
     fn own(&mut self, ns: String, id: EntryId, ui: Option<CollectionUuid>) {
         let newer = self.owners.get(&ns).is_none_or(|(since, _)| *since < id);
         let ended = self.ends.get(&ns).and_then(|ends| ends.last());
@@ -216,6 +218,7 @@ impl Incarnations {
         }
     }
 
+    /// Records the end of an incarnation of a name, and removes the owner that it ended.
     fn end(&mut self, ns: String, end: End) {
         if self
             .owners
@@ -263,8 +266,8 @@ impl Incarnations {
         !self.has_commands
     }
 
-    /// Returns the current collection of an entry, whose namespace in the entry is `ns`. The entry must
-    /// be [reached](Self::reaches).
+    /// Returns the current collection of an entry. `ns` is the namespace in the entry, and `ui` its
+    /// collection UUID, if it has one. [`Incarnations::reaches`] must return true for the entry.
     #[must_use]
     pub fn resolve<'l>(
         &'l self,

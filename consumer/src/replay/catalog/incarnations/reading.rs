@@ -11,6 +11,7 @@ use super::{Change, End, Fate, Incarnations, Ran, keeps_last_end};
 #[derive(Debug)]
 pub(crate) struct Reading {
     incarnations: Incarnations,
+    /// The latest command.
     last: Option<EntryId>,
     /// The last end of each name, among the commands that are too old to be held.
     ended: FxHashMap<String, EntryId>,
@@ -77,6 +78,7 @@ impl Reading {
     pub(crate) fn finish(self) -> Incarnations {
         let mut incarnations = self.incarnations;
         if incarnations.from == Some(AFTER_ALL) {
+            // No command follows the last one, so entries after it can be resolved.
             incarnations.from = self.last.map(next);
         }
         for (ns, id) in self.ended {

@@ -81,8 +81,8 @@ impl MongoSink {
         collection(&self.target.client, COLLECTION)
     }
 
-    /// Suspends the indexes that refuse a held document, if `making_way` allows that. Returns true
-    /// if at least one was suspended.
+    /// Suspends the indexes that may have refused a held document with this error, if `making_way`
+    /// allows that. Returns true if at least one was suspended.
     pub(crate) async fn make_way(
         &self,
         ns: &str,
@@ -126,6 +126,7 @@ impl MongoSink {
         Ok(is_any_suspended)
     }
 
+    /// Records an index and drops it.
     async fn suspend(&self, index: SuspendedIndex) -> Result<(), ConsumerError> {
         tracing::warn!(
             ns = index.ns,
@@ -196,6 +197,7 @@ impl MongoSink {
         Ok(())
     }
 
+    /// Returns the suspended indexes of the group whose notes match the filter.
     async fn noted(&self, mut filter: Document) -> Result<Vec<SuspendedIndex>, ConsumerError> {
         filter.insert("group", self.catalog.group());
         let notes = self.suspended_notes();
@@ -248,6 +250,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
+    /// Postpones the next build of an index that the target refused to build.
     fn delay(&self, refused: &SuspendedIndex, error: &mongodb::error::Error) {
         tracing::warn!(
             ns = refused.ns,
@@ -304,6 +307,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
+    /// Builds a suspended index again, and deletes its note.
     async fn restore(
         &self,
         index: &SuspendedIndex,
@@ -376,6 +380,7 @@ impl MongoSink {
         self.end_suspension(filter).await
     }
 
+    /// Deletes the notes that match the filter.
     async fn end_suspension(&self, filter: Document) -> Result<(), ConsumerError> {
         let notes = self.suspended_notes();
         self.persist("deleting the note of a suspended index", || async {

@@ -14,7 +14,9 @@ pub(super) const COLLECTION: &str = "suspended_indexes";
 /// An index that was dropped and will be built again.
 #[derive(Debug, Clone)]
 pub(crate) struct SuspendedIndex {
+    /// The `_id` of its note.
     pub(crate) note: String,
+    /// Namespace of its collection.
     pub(crate) ns: String,
     pub(crate) definition: Document,
     pub(crate) topic: String,
@@ -24,6 +26,7 @@ pub(crate) struct SuspendedIndex {
     /// Time of the suspension, of its takeover by this member, or of the last failed build, in
     /// seconds since the Unix epoch. Entries that are newer cannot have been applied before it.
     pub(crate) since: u64,
+    /// Number of failed builds.
     pub(crate) failures: u32,
     /// Earliest time of the next build.
     pub(crate) next: Instant,
@@ -38,6 +41,8 @@ impl SuspendedIndex {
         self.definition.get_str("name").unwrap_or_default()
     }
 
+    /// Returns true if the index can be built again. `applied` is the time of the last applied
+    /// entry, in seconds since the Unix epoch, or `None` if the partition has nothing to apply.
     pub(crate) fn is_due(&self, applied: Option<u32>) -> bool {
         let is_over = applied.is_none_or(|seconds| u64::from(seconds) > self.since);
         is_over && self.next <= Instant::now()
@@ -73,6 +78,7 @@ impl SuspendedIndex {
         })
     }
 
+    /// Returns the error for an index that the target refuses to build.
     pub(crate) fn refusal(&self, error: &mongodb::error::Error) -> HeldError {
         HeldError::IndexRefused {
             definition: self.definition.clone(),

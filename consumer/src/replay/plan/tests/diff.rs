@@ -1,10 +1,10 @@
-//! Tests of the diffs that are sent as statements.
+//! Tests of how diffs are sent.
 
 use oplog_relay_core::json::parse_document;
 
 use super::*;
 
-/// Returns the `u` of a diff's statement, or `rewritten`.
+/// Returns the `u` of the statement as which a diff is sent, or "rewritten".
 fn sent(diff: &str) -> String {
     let mut o = Vec::new();
     let text = format!(r#"{{"$v":2,"diff":{diff}}}"#);
@@ -67,7 +67,7 @@ fn diffs_are_sent_as_statements_only_if_the_result_is_the_same() {
 
 /// A server appends the fields of one `$set` in the order of their names.
 #[test]
-fn set_order_lexicographic_detected() {
+fn fields_set_out_of_the_order_of_their_names_are_a_rewrite() {
     assert_eq!(
         sent(r#"{"u":{"B":1,"a":1,"ab":1}}"#),
         r#"{"$set":{"B":1,"a":1,"ab":1}}"#

@@ -199,8 +199,8 @@ fn changes() -> impl Strategy<Value = Vec<(bool, i32, Change)>> {
 }
 
 proptest! {
-    /// For any history and any order of lanes, a plan has the same result as its entries applied one
-    /// by one, also on a target that is ahead.
+    /// For any history, any state of the target and any order of lanes, a plan has the same result
+    /// as its entries applied one by one.
     #[test]
     fn a_plan_has_the_same_result_as_its_entries(
         history in changes(),

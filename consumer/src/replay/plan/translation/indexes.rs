@@ -12,6 +12,7 @@ use super::{
 };
 use crate::replay::plan::PlanFault;
 
+/// Translates `createIndexes` and `commitIndexBuild`.
 pub(crate) fn create_indexes(
     entry: &Entry<'_>,
     at: Circumstances<'_>,
@@ -28,11 +29,13 @@ pub(crate) fn create_indexes(
         return Ok(translated);
     }
     // Without the option `collation`, an index inherits the collation of its collection. An index
-    // that has a collation on the source always has the option in its entry.
+    // that has a collation on the source always has the option in its entry, so any other index is
+    // created with the simple collation.
     let explicit = written
         .iter()
         .map(|spec| with_collation(spec))
         .collect::<Result<Vec<_>, _>>()?;
+    // For a target that refuses the option `collation`, or the values of a key.
     let plain = written
         .iter()
         .map(|spec| old_options::with_plain_key(spec))
@@ -58,6 +61,7 @@ fn with_indexes(collection: &str, specs: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
+/// Returns the index with the collation that it has on the source: the simple one if it has none.
 fn with_collation(spec: &[u8]) -> Result<Vec<u8>, Malformed> {
     let spec = Document::new(spec)?;
     let mut out = Vec::new();
@@ -140,6 +144,7 @@ fn index_spec(
     Ok(Some(out))
 }
 
+/// Translates `dropIndexes`. The end of the index also ends its expiry.
 pub(crate) fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
     let index = entry.o.get("index")?.ok_or(Malformed::Missing("index"))?;
     let command = with_name("dropIndexes", collection, |drop| {

@@ -268,8 +268,8 @@ fn without_version(collation: Element<'_>) -> Result<Vec<u8>, Malformed> {
     Ok(out)
 }
 
-/// Returns an expiry in whole seconds, or `None` if the value is not a number and therefore disables the
-/// expiry (`"off"`).
+/// Returns an expiry in whole seconds; `None` if the value is not a number (`"off"`), which
+/// disables the expiry.
 fn seconds(option: Element<'_>) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
     match option.kind {
@@ -281,6 +281,7 @@ fn seconds(option: Element<'_>) -> Option<i64> {
     }
 }
 
+/// Translates `create`.
 fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> {
     if collection == VIEWS {
         // A server creates `system.views` itself with the first view.
@@ -328,6 +329,7 @@ fn create(entry: &Entry<'_>, collection: &str) -> Result<Translated, PlanFault> 
     })
 }
 
+/// Returns true for an option of `create` that is sent to the target.
 fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Malformed> {
     Ok(match option.name {
         // The buckets get their validator and clustering from the time series.
@@ -344,6 +346,7 @@ fn keeps_create_option(option: Element<'_>, of_series: bool) -> Result<bool, Mal
     })
 }
 
+/// Translates `collMod`. Without the withheld parts, nothing may be left to change.
 fn coll_mod(entry: &Entry<'_>, at: Circumstances<'_>) -> Result<Translated, PlanFault> {
     let mut translated = plain(Action::Nothing);
     translated.left_out = old_options::without_meaning(entry.o)?;

@@ -38,7 +38,7 @@ fn becomes(o: Bdoc) -> Bdoc {
 }
 
 #[test]
-fn create_strip_temp_id_index_ns_collation_version() {
+fn create_is_sent_without_internal_options() {
     let o = doc! {
         "create": "c",
         "capped": true, "size": 4096, "max": 3, "temp": true, "autoIndexId": false,
@@ -107,7 +107,7 @@ fn create_timeseries_two_entries() {
 }
 
 #[test]
-fn create_indexes_inline_spec_and_commit_index_build_many_indexes() {
+fn indexes_are_read_from_both_forms_of_an_entry() {
     let spec = doc! { "v": 2, "key": { "x": 1 }, "name": "x_1", "ns": "shop.c" };
     let mut inline = doc! { "createIndexes": "c" };
     inline.extend(spec.clone());
@@ -144,7 +144,7 @@ fn a_flag_that_was_typed_as_a_number_becomes_a_boolean() {
 }
 
 #[test]
-fn ttl_never_fires_on_the_target_and_its_true_value_is_kept() {
+fn an_expiry_is_withheld_and_recorded() {
     let o =
         doc! { "createIndexes": "c", "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 60.0 };
     let found = translated(command(o), AT).unwrap();
@@ -215,7 +215,7 @@ fn a_unique_index_of_a_spread_collection_is_made_non_unique() {
 }
 
 #[test]
-fn rename_drop_target_uuid_and_bool() {
+fn drop_target_of_a_rename_is_a_flag_or_a_uuid() {
     let uuid = Bson::Binary(bson::Binary {
         subtype: bson::spec::BinarySubtype::Uuid,
         bytes: vec![1; 16],

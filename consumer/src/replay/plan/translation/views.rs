@@ -51,6 +51,7 @@ pub(crate) fn view(entry: &Entry<'_>, name: &str) -> Result<Action, PlanFault> {
     })
 }
 
+/// Returns true if the view is the one over the buckets of a time series.
 fn unpacks_buckets(view: Document<'_>) -> Result<bool, Malformed> {
     let Some(pipeline) = view.get("pipeline")? else {
         return Ok(false);
