@@ -63,8 +63,8 @@ pub enum EntryFault {
     },
     /// The saved position is inside a transaction, but its entry does not commit one.
     #[error(
-        "the saved position is inside a transaction at {entry}, but that entry commits none (its \
-         operation is {operation:?})"
+        "the saved position is inside a transaction at {entry}, but that entry does not commit a \
+         transaction (its operation is {operation:?})"
     )]
     NotATransaction {
         /// Time of the entry.

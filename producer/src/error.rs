@@ -195,8 +195,9 @@ impl ProducerError {
         }
     }
 
-    /// Returns true if the error may pass without a change by the operator: a server cannot be reached,
-    /// or failed. One of several sources is then tried again for as long as the program runs.
+    /// Returns true if the error may end without the operator: a server cannot be reached, or has
+    /// failed. If the program has several sources, the source is then tried again for as long as the
+    /// program runs.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
@@ -206,7 +207,7 @@ impl ProducerError {
         }
     }
 
-    /// Returns the label of the error counter.
+    /// Returns the value of the label `kind` of the error counter.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -250,7 +250,7 @@ struct Line<'l> {
 fn event_as_json(value: &[u8]) -> Option<Vec<u8>> {
     let schema = Schema::parse_str(VALUE_SCHEMA).ok()?;
     let reader = GenericDatumReader::builder(&schema).build().ok()?;
-    // The wire format has five bytes before the record.
+    // In the wire format a magic byte and the id of the schema, five bytes, precede the record.
     let mut record = value.get(5..)?;
     let mut event = reader.read_value(&mut record).ok()?;
     if let Value::Record(fields) = &mut event {

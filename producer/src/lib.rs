@@ -7,10 +7,12 @@
 //! 1. [`source`] reads entries: the tail of the oplog, a change stream, a dump, or the documents of a
 //!    full sync
 //! 2. [`prepare`] does the work that must precede encoding: it splits transactions into operations,
-//!    finds the route of each entry, looks up documents if this is configured, and
-//!    makes sure that topics exist and belong to this source
+//!    finds the route of each entry, looks up documents if this is configured, and makes sure that
+//!    topics exist and belong to this source
 //! 3. [`encode`] turns entries into chunks of records
 //! 4. [`publish`] sends chunks in Kafka transactions, each with the position that it reaches
+//!
+//! Above and beside the stages:
 //!
 //! - [`run`] is the command `run`: it follows one source or several
 //! - [`session`] checks the saved state, plans the start, and runs the stages until the work is
@@ -21,7 +23,9 @@
 //! - [`config`] checks the arguments and reports all faults at once
 //! - [`inspect`], [`request`] and [`position`] are the commands `inspect`, `full-sync` and `position`
 //! - [`oplog_window`] is the stretch of time for which a source has entries
-//! - [`telemetry`] holds metrics, `/status` and progress; [`error`] the errors and how each is handled
+//! - [`telemetry`] holds metrics, `/status` and progress
+//! - [`error`] holds the errors and how each is handled; [`entry_fault`] and [`position_lost`] are the
+//!   reasons behind two of them
 //!
 //! # Ordering
 //!
@@ -117,7 +121,9 @@ pub async fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Logs the error that ends the program or a source, and returns its exit code.
+/// Reports the error that ends the program or a source, and returns its exit code. Faults of the
+/// configuration are printed to standard error, because the log is not set up before they are found.
+/// Every other error is logged with its causes.
 pub(crate) fn report(error: &ProducerError) -> ExitCode {
     if let ProducerError::Config(error) = error {
         // There is no other place to report an error if standard error is closed.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::position::Timestamp;
 
-/// The position is in danger when its head-room is below the window divided by this.
+/// A position is in danger if its head-room is less than the window divided by this number.
 const DANGER: i64 = 4;
 /// The longest time over which the rates are measured. A server removes entries in blocks, so the
 /// oldest entry advances in steps, and the rate over a short time would be 0 or far too high.
@@ -32,8 +32,8 @@ impl OplogWindow {
         seconds_between(self.oldest, self.newest)
     }
 
-    /// Returns the time from the oldest entry to a position, in seconds. A negative number says that
-    /// the position is no longer in the oplog.
+    /// Returns the time from the oldest entry to a position, in seconds. It is negative if the position
+    /// is no longer in the oplog.
     #[must_use]
     pub fn head_room(self, position: Timestamp) -> i64 {
         seconds_between(self.oldest, position)
@@ -68,8 +68,8 @@ pub struct WindowTrend {
 }
 
 impl WindowTrend {
-    /// Takes a reading. Readings before a position that went back do not count, because the position
-    /// was set by an operator.
+    /// Adds a reading. If the position has gone back, which only an operator causes, the earlier
+    /// readings are discarded.
     pub fn take(&mut self, reading: WindowReading) {
         if let Some(last) = self.readings.back()
             && last.position > reading.position

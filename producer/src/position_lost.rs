@@ -62,7 +62,7 @@ pub enum PositionLost {
     ChainGone {
         /// Time of the commit.
         commit: Timestamp,
-        /// The entry that is missing.
+        /// Time of the missing entry.
         part: Timestamp,
     },
     /// The state topic or this process shows that the source has been running, but no position is
@@ -128,7 +128,7 @@ pub enum PositionLost {
          connection string selects lag far behind (if so, read from the primary). {REMEDIES}"
     )]
     Hole {
-        /// The entry that is missing.
+        /// Time of the missing entry.
         part: Timestamp,
     },
 }
@@ -165,7 +165,7 @@ impl std::fmt::Display for RolledBackRange {
             ),
             None => write!(
                 f,
-                "The source has no earlier entry of term {} or before, so it does not tell how much of \
+                "The source has no earlier entry of term {} or before, so it is unknown how much of \
                  what was sent up to {} is not in its history",
                 checkpoint.term, checkpoint.ts
             ),

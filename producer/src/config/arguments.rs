@@ -234,13 +234,12 @@ pub struct RunArguments {
     pub sync: Option<String>,
     /// Follow the sources together with other instances: of all instances with this flag and the same
     /// --topic-prefix, one follows each source, and the others stand by. They form a Kafka consumer
-    /// group, `__<prefix>.producers`, so the user needs Read on it. If an instance ends or is no longer
-    /// heard of, another one takes over its sources. Each source needs a name.
+    /// group, `__<prefix>.producers`, so the user needs Read on it. If an instance ends or sends no more
+    /// heartbeats, another one takes over its sources. Each source needs a name.
     #[arg(long)]
     pub high_availability: bool,
-    /// Time after which an instance that is no longer heard of loses its sources to another one: from
-    /// 6s to 30m, and between the brokers' group.min.session.timeout.ms and
-    /// group.max.session.timeout.ms.
+    /// Time without heartbeats after which an instance loses its sources to another one: from 6s to
+    /// 30m, and between the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub takeover_after: String,
     /// Number of concurrent reads of a full sync.

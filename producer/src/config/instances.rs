@@ -19,7 +19,7 @@ const MOST_TAKEOVER: Duration = Duration::from_secs(1800);
 pub struct InstancesConfig {
     /// The Kafka consumer group.
     pub group: String,
-    /// Time after which an instance that is no longer heard of loses its sources.
+    /// Time without heartbeats after which an instance loses its sources.
     pub takeover_after: Duration,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn check_instances(
             "needs live sources: another instance cannot read a dump",
         );
     }
-    // An instance joins the group before the source has told the name of its replica set.
+    // An instance joins the group before it can ask the source for the name of its replica set.
     if sources
         .iter()
         .any(|source| source.stream.source_name.is_none())

@@ -4,6 +4,7 @@
 //!
 //! - `arguments` defines the commands and flags
 //! - `sources` splits the values of `--source`, of which each has a configuration of its own
+//! - `source_mode` checks the way in which a live source is read
 //! - `instances` checks the flags of several instances that share their sources
 //! - `format` checks the flags that describe the format of record values
 //! - `lookup` checks the flags that select the documents to look up
@@ -54,7 +55,7 @@ use crate::source::full_sync::parse_filter;
 /// The source of entries.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A live replica set, by its connection string.
+    /// A live replica set or sharded cluster, by its connection string.
     Live(Secret),
     /// A dump: a path, or `-` for standard input.
     Dump(String),
@@ -67,7 +68,7 @@ pub struct StreamConfig {
     pub origin: Origin,
     /// The way in which a live source is read.
     pub mode: WantedMode,
-    /// The value of `--source-name`.
+    /// Name of the source, if it is given with `--source-name` or `--source NAME=URI`.
     pub source_name: Option<String>,
     /// First part of topic names.
     pub topic_prefix: String,
@@ -143,7 +144,7 @@ pub struct FullSyncConfig {
     pub sync: Option<Sync>,
     /// Number of concurrent reads.
     pub readers: usize,
-    /// Maximum number of bytes read per second.
+    /// Maximum number of bytes read per second; `None` for no limit.
     pub rate: Option<u64>,
 }
 
@@ -167,7 +168,7 @@ pub struct RequestConfig {
 pub struct InspectConfig {
     /// Settings that determine the records.
     pub stream: StreamConfig,
-    /// Maximum number of records.
+    /// Maximum number of records; `None` for no limit.
     pub limit: Option<u64>,
     /// Settings of the log.
     pub log: LogOptions,
@@ -208,6 +209,7 @@ impl RunConfig {
         );
         let instances = check_instances(arguments, &sources, &mut faults);
         faults.finish()?;
+        // A check without a result has added a fault, so `finish` has already returned an error.
         let (Some(log), Some(serve)) = (log, serve) else {
             return Err(ConfigError::Faults(Vec::new()));
         };
@@ -278,6 +280,7 @@ impl RequestConfig {
         let filter = arguments.filter.as_deref().map(parse_filter).transpose();
         faults.take_or("--filter", filter);
         faults.finish()?;
+        // A check without a result has added a fault, so `finish` has already returned an error.
         let none = || ConfigError::Faults(Vec::new());
         let (kafka, log) = kafka.ok_or_else(none)?;
         Ok(Self {

@@ -17,7 +17,7 @@ use crate::config::position_arguments::{
 pub use crate::config::position_values::{CheckpointPlace, NewPosition, OtherProgram, Output};
 use crate::config::sources::{GivenSource, chosen_source};
 
-/// The source whose position is meant.
+/// The source whose position is shown or changed.
 #[derive(Debug, Clone)]
 pub struct SavedSource {
     /// First part of the topic names.
@@ -28,7 +28,7 @@ pub struct SavedSource {
     pub uri: Option<Secret>,
 }
 
-/// What a change of a position accepts.
+/// What the operator accepts in a change of a position, and the term of the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accepted {
     /// Election term of the entry at the position, if it is given.
@@ -37,7 +37,7 @@ pub struct Accepted {
     pub gap: bool,
     /// True if the position may be before the beginning of the stream.
     pub before_start: bool,
-    /// True if a producer that seems to run may be fenced.
+    /// True if a producer that seems to be running may be fenced.
     pub fence: bool,
 }
 
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_source_is_chosen_as_run_was_given_it() {
+    fn the_source_is_chosen_among_those_given_to_run() {
         let check = |sources: &[&str], name: Option<&str>| {
             let given = SavedSourceArguments {
                 source_name: name.map(str::to_owned),

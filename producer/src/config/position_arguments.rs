@@ -26,16 +26,17 @@ pub enum PositionCommand {
     List(ListArguments),
     /// Write a new position for a source that has one.
     ///
-    /// The new position is written with the transactional id of the source, so a producer that runs
-    /// is fenced: it ends with exit code 5 and cannot write its own position any more. The next
-    /// start continues from the new position. A position further back sends entries again, with the
-    /// same identities; a position further ahead skips entries, and needs --allow-gap.
+    /// The new position is written with the transactional id of the source, so a running producer
+    /// is fenced: it cannot write its own position any more, and ends with exit code 5. The next
+    /// start continues from the new position; with `run --high-availability`, an instance does so by
+    /// itself. After a position further back, entries are sent again, with the same identities. A
+    /// position further ahead skips entries, and needs --allow-gap.
     Set(SetArguments),
     /// Write the first position of a source, taken from the checkpoint of another program.
     Import(ImportArguments),
 }
 
-/// The source whose position is meant.
+/// The source whose position is shown or changed.
 #[derive(Debug, Clone, Args)]
 pub struct SavedSourceArguments {
     /// Name of the source, as given to `run`, whose default is the name of the replica set. Not needed
@@ -58,7 +59,7 @@ pub struct ShowArguments {
     /// The source.
     #[command(flatten)]
     pub of: SavedSourceArguments,
-    /// text (lines for people) or json (one object).
+    /// Form of the output: text (lines for people) or json (one object).
     #[arg(long, value_name = "text|json", default_value = "text")]
     pub output: String,
     /// Kafka.
@@ -72,7 +73,7 @@ pub struct ListArguments {
     /// List only the sources with this first part of the topic names.
     #[arg(long, value_name = "PREFIX")]
     pub topic_prefix: Option<String>,
-    /// text (lines for people) or json (one object per line).
+    /// Form of the output: text (lines for people) or json (one object per line).
     #[arg(long, value_name = "text|json", default_value = "text")]
     pub output: String,
     /// Kafka.
@@ -80,7 +81,7 @@ pub struct ListArguments {
     pub kafka: KafkaArguments,
 }
 
-/// What a change of a position accepts.
+/// What the operator accepts in a change of a position, and the term of the new one.
 #[derive(Debug, Clone, Args)]
 pub struct ChangeArguments {
     /// Election term of the entry at the new position. Needed only without --source, which reads it.
@@ -101,8 +102,8 @@ pub struct ChangeArguments {
     /// or a rename among them can hit a later collection of the same name.
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_before_start: bool,
-    /// Do it although a producer seems to run: it has saved a position within the last minute. It is
-    /// fenced and ends with exit code 5.
+    /// Change the position although a producer seems to be running, because a position was saved
+    /// within the last minute. The producer is fenced.
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub fence: bool,
 }

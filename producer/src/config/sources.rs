@@ -115,7 +115,7 @@ pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) ->
         .filter_map(|value| faults.take_or(FLAG, GivenSource::parse(value)))
         .collect();
     if arguments.source.is_empty() {
-        // Its check reports that the source is missing, and all other faults.
+        // The check of an empty source reports that the source is missing, with all other faults.
         return vec![GivenSource::none()];
     }
     if given.len() < 2 {

@@ -84,7 +84,7 @@ impl MemberContext {
     }
 
     /// Waits until the sessions of the sources have ended, so that the next instance starts where they
-    /// stopped, and returns the partitions.
+    /// stopped, and gives the partitions back.
     fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> KafkaResult<()> {
         let sources = self.sources_in(list);
         for source in &sources {

@@ -1,4 +1,4 @@
-//! The right to follow a source, as the code that follows it sees it.
+//! The right to follow a source, for the code that follows it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(super) enum Request {
         source: Arc<SharedSource>,
         answer: oneshot::Sender<bool>,
     },
-    /// Leave the source to other instances: for a time, or for as long as the program runs.
+    /// Leave the source to other instances: for a time, or, without one, for as long as the program runs.
     Resign {
         source: Arc<SharedSource>,
         rest: Option<Duration>,
@@ -48,12 +48,12 @@ impl Leadership {
         self.source.assigned(true).await;
     }
 
-    /// Returns a lease, which ends when the source is assigned to another instance or the program
-    /// shuts down.
+    /// Returns a lease. Its shutdown is requested when the source is revoked from this instance or the
+    /// program shuts down.
     #[must_use]
     pub fn lease(&self, program: &Shutdown) -> Lease {
-        // A rebalance from now on waits for the return of the lease. The task below sees one that
-        // came before.
+        // A rebalance that begins after this line waits for the return of the lease. The task below
+        // notices one that has begun before.
         self.source.set_leased(true);
         let shutdown = Shutdown::manual();
         let mut tasks = JoinSet::new();
@@ -83,7 +83,8 @@ impl Leadership {
         self.ask(|answer| Request::Confirm { source, answer }).await
     }
 
-    /// Leaves the source to other instances: for the given time, or for as long as the program runs.
+    /// Leaves the source to other instances: for the given time, or, without one, for as long as the
+    /// program runs.
     pub async fn resign(&self, rest: Option<Duration>) {
         let source = Arc::clone(&self.source);
         self.ask(|answer| Request::Resign {
@@ -104,7 +105,8 @@ impl Leadership {
     }
 }
 
-/// The time during which this instance may follow a source. It is returned when it is dropped.
+/// The permission to follow a source while it is assigned to this instance. Dropping the lease returns
+/// it.
 #[derive(Debug)]
 pub struct Lease {
     source: Arc<SharedSource>,

@@ -24,7 +24,8 @@ use crate::error::ProducerError;
 
 /// The longest time that a poll waits, and so the delay of requests and of the shutdown.
 const POLL: Duration = Duration::from_millis(100);
-/// Interval between two attempts to reach a broker after the client has lost all of them.
+/// Interval between two attempts to reach a broker after the client has lost all of them, and the time
+/// limit of each.
 const REACHED_EVERY: Duration = Duration::from_secs(2);
 /// Time limit of a request. The client repeats a commit twice, so a confirmation takes at most half a
 /// minute while the coordinator does not answer.
@@ -66,8 +67,11 @@ impl Member {
         }
     }
 
-    /// Is a member until the shutdown. The group is left only when all sessions have ended, so that
-    /// the next instance of a source starts where they stopped.
+    /// Joins the group and stays in it until the shutdown. The group is left only when all sessions have
+    /// ended, so that the next instance of a source starts where they stopped.
+    ///
+    /// # Errors
+    /// [`InstancesError`].
     pub(super) fn run(
         mut self,
         kafka: &KafkaOptions,
@@ -108,7 +112,8 @@ impl Member {
         if client.get("client.id").is_none() {
             client.set("client.id", "oplog-producer");
         }
-        // All instances have the same options, and members with one name would fence each other.
+        // Instances usually share their configuration, and members with the same group.instance.id would
+        // fence each other.
         client.remove("group.instance.id");
         client
             .set("group.id", &self.config.group)
@@ -155,8 +160,8 @@ impl Member {
         InstancesError::Refused { group, source }
     }
 
-    /// Ends the program for an error that only an operator can remove. librdkafka retries after all
-    /// others by itself.
+    /// Returns the error if only an operator can remove its cause. librdkafka recovers from all other
+    /// errors by itself.
     fn judge(&self, error: &KafkaError) -> Result<(), InstancesError> {
         let group = || self.config.group.clone();
         if is_group_refused(error) {

@@ -7,12 +7,12 @@
 //!
 //! Exactly-once delivery does not depend on the group: a session fences every older one, and only
 //! then reads the checkpoint. The group prevents two instances from fencing each other in turn, and
-//! starts the takeover when an instance ends or is no longer heard of.
+//! starts the takeover when an instance ends or sends no more heartbeats.
 //!
 //! # Modules
 //!
 //! - `shared_source` is a source with the state of its assignment
-//! - `leadership` is the view of the code that follows a source: its turn, and its lease
+//! - `leadership` is the right to follow a source, for the code that follows it
 //! - `member` is the member of the group, which has a thread of its own
 //! - `context` receives the rebalances
 //! - `error` has the reasons why an instance cannot be a member
@@ -83,7 +83,7 @@ impl Instances {
         }
     }
 
-    /// Returns the right to follow the source with this number.
+    /// Returns the right to follow the source with this index in the configuration.
     ///
     /// # Panics
     /// If there is no such source.
@@ -102,8 +102,8 @@ impl Instances {
         }
     }
 
-    /// Creates the position topics that are missing, and is a member of the group until the shutdown.
-    /// An error starts the shutdown.
+    /// Creates the position topics that are missing, and keeps this instance in the group until the
+    /// shutdown. An error starts the shutdown.
     ///
     /// # Errors
     /// The errors of [`ensure_internal_topic`]; [`error::InstancesError`].
@@ -129,7 +129,7 @@ impl Instances {
                 Some(Ok(())) => return Ok(true),
                 Some(Err(error)) => error,
             };
-            // A login that is refused at the start is simply wrong.
+            // Credentials that are refused at the start are wrong, so a retry does not help.
             if error.directive() != Directive::Retry || error.is_refused_login() {
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! What a change of a position means, and what is saved. Performs no I/O.
+//! Decides what a change of a position means, and what is saved. Performs no I/O.
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{GapReason, GapRecord, History, PositionRecord, SourceRecord};
@@ -10,7 +10,7 @@ use crate::position::error::PositionChangeError;
 use crate::position::routed::SourceCollections;
 use crate::saved::checkpoint::Checkpoint;
 
-/// A saved position of this age or less, in milliseconds, shows that a producer seems to run.
+/// A producer seems to be running if a position was saved less than this number of milliseconds ago.
 const RECENT_MS: i64 = 60_000;
 /// Maximum number of gaps that the source's record keeps apart.
 const GAPS: usize = 100;
@@ -24,22 +24,22 @@ pub(super) struct Change {
     pub(super) wanted: Position,
     /// What is accepted.
     pub(super) accepted: Accepted,
-    /// Whether a position is saved.
+    /// Whether the position must, may or must not be the first one.
     pub(super) first: FirstPosition,
     /// The identity of the source, for one that has none saved.
     pub(super) identity: SourceRecord,
-    /// The collections that the source has now, if it was asked.
+    /// The collections that the source has now, if they were read.
     pub(super) collections: Option<SourceCollections>,
 }
 
-/// Whether a position must, may or must not be saved already.
+/// Whether the new position must, may or must not be the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FirstPosition {
-    /// The position is the first one.
+    /// It must be the first one: no position may be saved.
     Required,
-    /// The position may be the first one.
+    /// It may be the first one.
     Allowed,
-    /// A position is saved.
+    /// It must not be the first one: a position must be saved.
     Refused,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Decided {
 }
 
 impl Change {
-    /// Checks whether a producer seems to run.
+    /// Checks that no producer seems to be running, unless it may be fenced.
     ///
     /// # Errors
     /// [`PositionChangeError::Running`].
@@ -186,9 +186,10 @@ impl Change {
     fn position_record(&self, saved: &Checkpoint, direction: Direction) -> PositionRecord {
         let next = self.wanted.ts.after();
         let begin = match direction {
-            // The first entries of a transaction in the gap may be gone.
+            // A transaction that began in the gap may be incomplete, because its first entries may be
+            // gone.
             Direction::Forward => Some(next),
-            // A transaction that began after the position must be complete.
+            // A transaction that began after the position must not count as incomplete.
             Direction::First | Direction::Back => {
                 saved.history.begin.filter(|begin| *begin <= next)
             }
@@ -215,8 +216,8 @@ impl Change {
         if direction == Direction::Back {
             source.moves += 1;
         }
-        // What is sent again follows later entries, so the gaps stay recorded. One that cannot be read
-        // stays as it is.
+        // The entries of a gap that are sent now follow later entries, so the gap stays recorded. A gap
+        // that cannot be read stays as it is.
         let resent = |gap: GapRecord| gap.clone().resent(wanted).unwrap_or(gap);
         source.gaps = source.gaps.into_iter().map(resent).collect();
         if let (Direction::Forward, Some(position)) = (direction, saved.position) {
@@ -239,7 +240,8 @@ fn add_gap(gaps: &mut Vec<GapRecord>, after: Timestamp, through: Timestamp, now_
         }
         _ => gaps.push(gap),
     }
-    // Each move adds at most one gap. Two gaps that become one also name what lies between them.
+    // Each move adds at most one gap. The two oldest gaps become one, which also covers what lies between
+    // them.
     if gaps.len() > GAPS {
         let first = gaps.remove(0);
         if let Some(second) = gaps.first_mut() {
@@ -253,10 +255,10 @@ fn began(saved: &Checkpoint) -> Option<Timestamp> {
     saved.state.source.as_ref()?.began.as_ref()?.parse().ok()
 }
 
-/// Returns a gap before whose end a position is.
+/// Returns a gap that ends after a position, if there is one.
 fn crossed(saved: &Checkpoint, wanted: Timestamp) -> Option<&GapRecord> {
     let source = saved.state.source.as_ref()?;
-    // The place of a gap that cannot be read is unknown.
+    // A gap that cannot be read may end anywhere, so it counts as crossed.
     let mut gaps = source.gaps.iter();
     gaps.find(|gap| gap.is_crossed_by(wanted) != Ok(false))
 }

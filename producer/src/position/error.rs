@@ -28,11 +28,11 @@ pub enum PositionChangeError {
         /// The saved position.
         saved: Position,
     },
-    /// A producer seems to run.
+    /// A producer seems to be running.
     #[error(
-        "a producer of this source seems to run: it saved its position {seconds} s ago. Stop it and repeat \
-         the command after a minute, or give --fence: the producer then ends with exit code 5, and its \
-         next start continues from the new position"
+        "a producer of this source seems to be running: it saved its position {seconds} s ago. Stop it and \
+         repeat the command after a minute, or give --fence: the producer then ends with exit code 5, and \
+         its next start continues from the new position (with --high-availability it continues by itself)"
     )]
     Running {
         /// The age of the saved position in seconds.
@@ -41,8 +41,8 @@ pub enum PositionChangeError {
     /// A full sync is not complete.
     #[error(
         "a full sync of {collections} collections is not complete. The documents that it has copied rely on \
-         all entries after the saved position, and their identities belong to it. Let oplog-producer run \
-         --until-caught-up complete the copy first"
+         all entries after the saved position, and their identities contain this position. Let \
+         oplog-producer run --until-caught-up complete the copy first"
     )]
     FullSync {
         /// Number of copies that are not complete.
@@ -50,8 +50,8 @@ pub enum PositionChangeError {
     },
     /// A transaction of a dump is open at the position.
     #[error(
-        "the source is a dump, and a transaction that begins at {open} is open at the saved position. Its \
-         entries are known only from the saved position, so the position cannot be changed"
+        "the source is a dump, and a transaction that begins at {open} is open at the saved position. Only \
+         the saved position records where the transaction begins, so the position cannot be changed"
     )]
     OpenTransaction {
         /// Time of the first entry of the transaction.
@@ -60,10 +60,10 @@ pub enum PositionChangeError {
     /// Entries would be skipped.
     #[error(
         "the new position {wanted} is after the saved one, {saved}: the entries between them would never be \
-         sent. Every target would lack these changes, and an update among them would \
-         show up later as a difference. A drop or a rename among them stops every replay for good if its \
-         name is used again; only with --source can the command detect that. If that is acceptable, give \
-         --allow-gap; the gap is recorded, and oplog-consumer verify --repair corrects the targets"
+         sent, so the targets would differ from the source. A drop or a rename among them stops every \
+         replay for good if its name is used again; only with --source can the command detect that. If the \
+         gap is acceptable, give --allow-gap: the gap is recorded, and oplog-consumer verify --repair \
+         corrects the targets"
     )]
     Gap {
         /// The saved position.
@@ -73,14 +73,18 @@ pub enum PositionChangeError {
     },
     /// Collections have ended, and their ends may be among the entries that would be skipped.
     #[error(
-        "collections of the routing table have ended or have other names on the source: {}. If that          happened between the saved position and the new one, every replay would stop at the first later          entry of a collection that has such a name, and could not continue. Choose an earlier position,          or start again under another --topic-prefix with a new copy of the data. If it happened after the          new position, repeat the command without --source", ended.join("; "))]
+        "collections of the routing table have ended or have other names on the source: {}. If that happened \
+         between the saved position and the new one, every replay would stop at the first later entry of a \
+         collection that has such a name, and could not continue. Choose an earlier position, or start \
+         again under another --topic-prefix with a new copy of the data. If it happened after the new \
+         position, repeat the command without --source", ended.join("; "))]
     CollectionsEnded {
         /// The collections, as clauses.
         ended: Vec<String>,
     },
     /// The position is before the stream began.
     #[error(
-        "the new position {wanted} is before the stream began ({}): a replay would get commands that it has \
+        "the new position {wanted} is before the stream began ({}): a replay would receive commands that it has \
          never run, and a drop or a rename among them can hit a collection that was created since. Choose a \
          later position, or start again under another --topic-prefix; or give --allow-before-start if no \
          target is replayed from these topics, or if there are no such commands", beginning(*.began))]
@@ -94,7 +98,7 @@ pub enum PositionChangeError {
     #[error(
         "the new position {wanted} is before the end of a recorded gap (after {after} through {through}): \
          the entries of the gap would follow later entries that the targets have already. A replay would \
-         get commands that it has never run, and a drop or a rename among them can hit a collection that \
+         receive commands that it has never run, and a drop or a rename among them can hit a collection that \
          was created since. Choose a later position, or start again under another --topic-prefix; or give \
          --allow-before-start if no target is replayed from these topics, or if the gap has no such \
          commands"
@@ -124,7 +128,7 @@ pub enum PositionChangeError {
     },
     /// The source has no entry at the position.
     #[error(
-        "the oplog of the source has no entry at {wanted}; the last one before is {}. Give the position of \
+        "the oplog of the source has no entry at {wanted}; the last entry before it is {}. Give the position of \
          an entry, or a time", before.map_or_else(|| "unknown".to_owned(), |before| before.to_string()))]
     NoEntry {
         /// The new position.
@@ -157,7 +161,7 @@ pub enum PositionChangeError {
         /// The term of the source's entry.
         found: i64,
     },
-    /// A resume token does not tell its time.
+    /// A resume token does not contain a cluster time.
     #[error(
         "the resume token does not begin with a cluster time, so its position cannot be determined: give a \
          time"
@@ -181,7 +185,7 @@ pub enum PositionChangeError {
 
 fn beginning(began: Option<Timestamp>) -> String {
     began.map_or_else(
-        || "when that was is not known, because it was not saved".to_owned(),
+        || "its beginning is not known, because it was not saved".to_owned(),
         |began| format!("after {began}"),
     )
 }

@@ -82,7 +82,8 @@ pub(super) async fn import(
     Ok(())
 }
 
-/// Warns of a name that may be mistyped: the position would be saved for a source that no producer runs.
+/// Warns of a name that may be mistyped: the position would be saved for a source that no producer
+/// follows.
 fn warn_of_name(name: &str, set_name: Option<&str>) {
     if let Some(set_name) = set_name.filter(|set_name| *set_name != name) {
         tracing::warn!(
@@ -94,7 +95,7 @@ fn warn_of_name(name: &str, set_name: Option<&str>) {
     }
 }
 
-/// Returns the wanted mode: that of a source which has a saved one, or the configured one.
+/// Returns the saved mode if a position is saved, otherwise the configured one.
 fn wanted_mode(saved: &Checkpoint, config: &ImportConfig) -> WantedMode {
     match saved.position {
         None => config.mode,
@@ -102,7 +103,7 @@ fn wanted_mode(saved: &Checkpoint, config: &ImportConfig) -> WantedMode {
     }
 }
 
-/// Returns the mode of a source that is not asked.
+/// Returns the mode of a source to which the command does not connect.
 fn mode_without(saved: &Checkpoint, config: &ImportConfig) -> SourceMode {
     match wanted_mode(saved, config) {
         WantedMode::Oplog => SourceMode::Oplog,
@@ -202,7 +203,7 @@ async fn documents(
         let document = document.map_err(ProducerError::undecodable)?;
         let written = write_document(document, Mode::Canonical, &mut text);
         written.map(drop).map_err(ProducerError::undecodable)?;
-        // A document without JSON is no checkpoint.
+        // A document that cannot be parsed as JSON is not a checkpoint.
         documents.extend(serde_json::from_slice::<serde_json::Value>(&text));
     }
     Ok(documents)

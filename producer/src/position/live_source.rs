@@ -15,7 +15,7 @@ use crate::saved::checkpoint::Checkpoint;
 use crate::source::oplog::{Oplog, newest_of_majority};
 use crate::source::origin::{Reached, replica_set_id};
 
-/// A source that was reached.
+/// A source to which the command has connected.
 #[derive(Debug)]
 pub(super) struct LiveSource {
     client: Client,

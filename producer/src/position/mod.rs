@@ -1,10 +1,10 @@
 //! `oplog-producer position`: shows, lists, sets and imports the saved positions of sources.
 //!
 //! A change is written with the transactional id of the source. Opening the transactional producer
-//! fences the producer that runs, so it can no longer write the position that it has reached; what is
-//! saved is final only then, and every check is repeated against it. The position, and the record of the
-//! source if it changes, are in one Kafka transaction: if a producer starts in between, it fences this
-//! command in turn, and nothing has changed.
+//! fences a running producer, so it can no longer write the position that it has reached. What is saved
+//! is final only then, so it is read again, and the change is decided again. The position, and the record
+//! of the source if it changes, are in one Kafka transaction: if a producer starts in between, it fences
+//! this command in turn, and nothing has changed.
 //!
 //! # What a change of the position means
 //!
@@ -13,13 +13,13 @@
 //!   its catalog which commands have run, and skips the writes of collections that were dropped.
 //! - **Routes.** The routing table stays as it is. The routes of collections that exist are the same
 //!   for entries that are sent again. A route that has ended is not restored: if the position moves back
-//!   before the end of a collection, the collection gets a new route, possibly with other partitions.
+//!   before the end of a collection, the collection gets a new route, possibly to other partitions.
 //!   That is harmless, because a barrier in all partitions of the topic, that of the command that
 //!   ended the collection, lies between the two routes. The command is then sent again and ends the new
 //!   route.
-//! - **Before the stream began** there are commands that no replay has run. They may concern names that
-//!   belong to other collections since, so such a position has to be accepted explicitly. The beginning
-//!   is saved in the source's record.
+//! - **Before the stream began** there are commands that no replay has run. Their names may belong to
+//!   other collections now, so such a position has to be accepted explicitly. The beginning is saved in
+//!   the source's record.
 //! - **Gaps.** After a move forward the skipped entries are recorded in the source's record. A
 //!   transaction that began in the gap counts as incomplete if its first entries are gone.
 //! - **A full sync** that is not complete has sent documents that rely on the entries after the saved
@@ -29,9 +29,9 @@
 //!
 //! - `show` and `list` print positions
 //! - `live_source` is the source with which a position is checked, and `resolve` finds positions there
-//! - `routed` finds collections that have ended, which a position further ahead must not have lost
+//! - `routed` finds collections that have ended, because a move forward must not skip their ends
 //! - `change` decides what a change means and what is saved, and `write` writes it
-//! - `set` and `import` are the two ways to a change
+//! - `set` and `import` are the commands that change a position
 //! - `checkpoint_of` reads the checkpoints of other programs
 //! - `error` has the reasons why a position cannot be changed
 
@@ -50,7 +50,7 @@ mod write;
 use crate::config::position::{PositionAction, PositionConfig};
 use crate::error::ProducerError;
 
-/// Runs a command.
+/// Runs a command of `oplog-producer position`.
 ///
 /// # Errors
 /// [`error::PositionChangeError`]; the errors of Kafka and of the source; [`ProducerError::Output`].

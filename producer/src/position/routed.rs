@@ -1,9 +1,9 @@
-//! The collections of a source that a position further ahead must not have lost.
+//! Finds routed collections that have ended on the source.
 //!
-//! A replay identifies collections by their UUIDs. A drop or a rename that it never gets leaves the name
-//! with the old collection, and the first later entry of another collection under this name stops the
-//! replay for good. So a position is moved forward only if the collections of the routing table still
-//! have their names.
+//! A replay identifies collections by their UUIDs. A drop or a rename that it never receives leaves the
+//! name with the old collection, and the first later entry of another collection under this name stops the
+//! replay for good. If the source is given, a position is therefore moved forward only if the collections
+//! of the routing table still have their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,7 +58,7 @@ impl SourceCollections {
         Ok(collections)
     }
 
-    /// Takes an element of a reply to `listCollections`.
+    /// Adds an element of a reply to `listCollections`.
     fn take(&mut self, db: &str, described: &Document) {
         let ns = format!("{db}.{}", described.get_str("name").unwrap_or_default());
         let info = described.get_document("info").ok();

@@ -67,7 +67,7 @@ struct OplogJson {
     head_room_seconds: Option<i64>,
     /// Whether the stream can continue from the position; `None` if that is not known.
     holds_position: Option<bool>,
-    /// The reason if it does not hold the position, or if that is not known.
+    /// The reason, unless the oplog holds the position.
     reason: Option<String>,
 }
 
@@ -192,7 +192,7 @@ fn lines(shown: &Shown) -> String {
             line("time", format!("{} ({} ago)", position.time, duration(age)));
             if position.ord > 0 {
                 let (ord, ts) = (position.ord, &position.ts);
-                let text = format!("{ord} operations of the entry at {ts} are sent, not all");
+                let text = format!("only {ord} operations of the entry at {ts} are sent");
                 line("transaction", text);
             }
         }

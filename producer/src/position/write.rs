@@ -28,7 +28,7 @@ pub(super) async fn read(place: Place<'_>) -> Result<Checkpoint, ProducerError> 
     Checkpoint::read(&Reader::new(place.kafka), place.prefix, place.source).await
 }
 
-/// Makes a change: checks it, fences the producer that runs, checks it again against what that producer
+/// Makes a change: checks it, fences a running producer, checks it again against what that producer
 /// has saved last, and writes it. Returns what was written; `None` if the position was saved already.
 ///
 /// # Errors
@@ -38,7 +38,7 @@ pub(super) async fn change(
     place: Place<'_>,
     change: &Change,
 ) -> Result<Option<Decided>, ProducerError> {
-    // A change that is refused must not fence anybody.
+    // A change that is refused must not fence a producer.
     let saved = read(place).await?;
     if change.decide(&saved, now_ms())?.is_none() {
         return Ok(None);
@@ -48,8 +48,8 @@ pub(super) async fn change(
     let decided = change.decide(&read(place).await?, now_ms());
     let decided = decided.inspect_err(|_| {
         tracing::warn!(
-            "a producer has moved the position meanwhile. It is fenced now and ends with exit code 5; \
-             nothing was changed"
+            "a producer has moved the position meanwhile. It is fenced now, and ends with exit code 5 or, \
+             with --high-availability, continues by itself; nothing was changed"
         );
     })?;
     let Some(decided) = decided else {
@@ -60,7 +60,7 @@ pub(super) async fn change(
     Ok(Some(decided))
 }
 
-/// Logs what a change means for the topics and the targets.
+/// Logs what a change means for the topics and the targets. `saved` is what was saved before it.
 pub(super) fn report(saved: &Checkpoint, decided: Option<&Decided>) {
     let before = saved
         .position

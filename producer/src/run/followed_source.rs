@@ -1,4 +1,4 @@
-//! What other parts of the program show of a source.
+//! A source of this program: its configuration, and what HTTP reports about it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -112,9 +112,9 @@ impl FollowedSource {
         }
     }
 
-    /// Notes that this instance follows the source from now on. After an outage the reason why it is not
-    /// ready stays until the source is followed again.
-    pub(super) fn is_active(&self) {
+    /// Notes that this instance follows the source from now on. After an outage the source stays unready,
+    /// with the reason, until it is followed successfully.
+    pub(super) fn note_active(&self) {
         let before = std::mem::replace(&mut *self.role(), Role::Active);
         if before != Role::Active {
             self.metrics.set_active(true);
@@ -122,13 +122,14 @@ impl FollowedSource {
         }
     }
 
-    /// Returns true if the source is not followed, for another reason than that it has just begun.
+    /// Returns true if the source is not followed successfully. A source that has just begun is not
+    /// failing.
     pub(super) fn is_failing(&self) -> bool {
         self.health.live().is_err() || self.health.ready().is_err_and(|it| it != STARTING)
     }
 
     /// Notes that another instance may follow the source from now on. A standby is ready to take over.
-    pub(super) fn is_standby(&self) {
+    pub(super) fn note_standby(&self) {
         *self.role() = Role::Standby;
         self.metrics.set_active(false);
         // The position of another instance is not known here.
@@ -136,8 +137,8 @@ impl FollowedSource {
         self.health.set_ready(true, "");
     }
 
-    /// Notes that nothing more happens for the source.
-    pub(super) fn has_ended(&self, ended: &Result<Outcome, ProducerError>) {
+    /// Notes that the source has ended: this program does not follow it again.
+    pub(super) fn note_ended(&self, ended: &Result<Outcome, ProducerError>) {
         self.metrics.set_active(false);
         *self.role() = match ended {
             Ok(_) => Role::Ended,

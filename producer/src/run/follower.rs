@@ -17,8 +17,9 @@ use crate::session::{Supervisor, head_room};
 use crate::source::origin::Origin;
 use crate::telemetry::status;
 
-/// Delays between two attempts to follow a source, and between two of its leases.
+/// First delay between two attempts to follow a source, or between two of its leases.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// Longest such delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Interval of the checks whether a source is followed successfully.
 const CHECKED_EVERY: Duration = Duration::from_secs(1);
@@ -58,14 +59,14 @@ impl Follower {
     pub(super) async fn run(self) -> Result<Outcome, ProducerError> {
         let ended = match &self.outages {
             Outages::End => {
-                self.source.is_active();
+                self.source.note_active();
                 Box::pin(self.follow(&self.shutdown, None)).await
             }
             Outages::Retried => Box::pin(self.follow_through_outages()).await,
             Outages::Shared(leadership) => Box::pin(self.follow_in_turn(leadership)).await,
         };
-        self.source.has_ended(&ended);
-        // A source that has ended reports no liveness, which must not look like a stall.
+        self.source.note_ended(&ended);
+        // A source that has ended sends no beats, which must not look like a stall.
         self.source.health.rest();
         ended
     }
@@ -73,9 +74,9 @@ impl Follower {
     async fn follow_through_outages(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
-            self.source.is_active();
+            self.source.note_active();
             let error = match Box::pin(self.follow(&self.shutdown, None)).await {
-                // A login that is refused at the start is simply wrong.
+                // Credentials that are refused at the start are wrong, so a retry does not help.
                 Err(error) if error.is_refused_login() && !self.has_opened_session() => {
                     return Err(error);
                 }
@@ -107,7 +108,7 @@ impl Follower {
         let mut failing = Failing::default();
         loop {
             if !leadership.is_turn() {
-                self.source.is_standby();
+                self.source.note_standby();
                 failing = Failing::default();
                 let turn = self.shutdown.unless(leadership.turn());
                 if self.source.health.beat_during(turn).await.is_none() {
@@ -118,7 +119,7 @@ impl Follower {
                     "this instance follows the source"
                 );
             }
-            self.source.is_active();
+            self.source.note_active();
             let began = Instant::now();
             let lease = leadership.lease(&self.shutdown);
             let ended = Box::pin(self.follow_during(&lease, leadership, &mut failing)).await;
@@ -134,7 +135,7 @@ impl Follower {
                         "the session was fenced; it is opened again if the source is still assigned \
                          to this instance"
                     );
-                    // What fenced it may still be about to change the position.
+                    // `position set` may have fenced the session and not yet written its position.
                     pause = AFTER_FENCING;
                 }
                 Err(error) if error.is_outage() => {

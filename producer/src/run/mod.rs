@@ -3,7 +3,7 @@
 //!
 //! # Modules
 //!
-//! - `followed_source` has what other parts of the program show of a source
+//! - `followed_source` holds the configuration of a source, and what HTTP reports about it
 //! - `follower` follows a source, through outages and in turn with other instances
 
 mod followed_source;
@@ -28,7 +28,7 @@ use crate::run::followed_source::{FollowedSource, Setting};
 use crate::run::follower::{Follower, Outages};
 use crate::session::pipeline::Outcome;
 
-/// The time in which sessions end after the grace period of a shutdown.
+/// Time that sessions have to end after the grace period of a shutdown.
 const AFTER_FORCED: Duration = Duration::from_millis(500);
 
 /// Follows the sources until they are done or a shutdown is requested. If one of several sources
@@ -95,8 +95,7 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
     ended
 }
 
-/// Waits until the program must exit, and a moment longer, in which sessions note that they were
-/// stopped.
+/// Waits until the program must exit, and a moment longer, so that sessions can end.
 async fn after_forced(shutdown: &Shutdown) {
     shutdown.forced().await;
     tokio::time::sleep(AFTER_FORCED).await;

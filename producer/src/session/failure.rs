@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::error::{Directive, ProducerError};
 use crate::position_lost::PositionLost;
 
-/// Time after which a program that has never opened a session no longer retries. A program that has
-/// opened a session retries indefinitely.
+/// Time after which a program that has not opened a session of the source no longer retries. A program
+/// that has opened one retries indefinitely.
 const FIRST_SESSION: Duration = Duration::from_secs(60);
 
 /// Number of consecutive sessions that find an entry missing on the member that they read,
@@ -37,9 +37,9 @@ impl Lagging {
 #[derive(Debug)]
 pub(super) struct Failure<'e> {
     pub(super) error: &'e ProducerError,
-    /// True if this process has opened a session.
+    /// True if this process has opened a session of the source.
     pub(super) has_opened_session: bool,
-    /// The time since the program started.
+    /// The time since the first of these sessions was tried.
     pub(super) since_start: Duration,
     /// True if a shutdown was requested.
     pub(super) is_ending: bool,
@@ -64,7 +64,8 @@ impl Failure<'_> {
         if self.is_ending {
             return Next::Stop;
         }
-        // Credentials may be rotated while the program runs; at its start they are simply wrong.
+        // Credentials may be rotated while the program runs. If they are refused at the start, they are
+        // wrong.
         let is_permanent = self.since_start > FIRST_SESSION || self.error.is_refused_login();
         match !self.has_opened_session && is_permanent {
             true => Next::Fail,

@@ -72,7 +72,7 @@ pub struct Supervisor {
     pub config: Arc<SourceConfig>,
     /// The source of entries.
     pub origin: Arc<Origin>,
-    /// Metrics of the process.
+    /// Metrics of the source.
     pub metrics: Arc<Metrics>,
     /// Health that is reported over HTTP.
     pub health: Health,
@@ -150,10 +150,10 @@ fn resume_of(checkpoint: &Checkpoint) -> Resume {
 }
 
 impl Supervisor {
-    /// Opens sessions until one is done, an error ends the program, or a shutdown is requested.
+    /// Opens sessions until one is done, an error must not be retried, or a shutdown is requested.
     ///
     /// # Errors
-    /// The error that ends the program.
+    /// The error that must not be retried.
     pub async fn run(&self) -> Result<Outcome, ProducerError> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let began = Instant::now();
@@ -283,7 +283,8 @@ impl Supervisor {
         let Some(leadership) = &self.leadership else {
             return !self.shutdown.triggered();
         };
-        // A rebalance that takes the source away waits for this session, so it cannot confirm anything.
+        // A rebalance that revokes the source blocks the member's thread until this session ends, so the
+        // thread cannot confirm. The shutdown of the lease ends the wait.
         self.shutdown
             .unless(leadership.confirm())
             .await
@@ -375,6 +376,7 @@ impl Supervisor {
             .map_err(|_| ProducerError::Ended("the thread that opens the producer ended"))?
     }
 
+    /// Returns the condition under which the stream is done.
     async fn until(&self, saved: Option<Position>) -> Result<Until, ProducerError> {
         if !self.config.until_caught_up {
             return Ok(Until::End);
@@ -386,6 +388,7 @@ impl Supervisor {
         Ok(until.unwrap_or_else(|| self.origin.until_nothing_new()))
     }
 
+    /// Returns the time of the oldest entry that the stream may contain.
     async fn oldest(&self, start: StartAt) -> Result<Timestamp, ProducerError> {
         Ok(match start {
             StartAt::After(position) => position.ts,

@@ -8,7 +8,7 @@ use prometheus::{Histogram, Registry};
 use crate::encode::chunk::HandedOver;
 
 /// The part before the producer has the entry: from its `wall` until the reply with it is taken from
-/// the source's queue. It is only as exact as the clocks of both machines and the source's milliseconds.
+/// the source's queue. It is only as exact as the clocks of both machines and the milliseconds of `wall`.
 const READ: &str = "read";
 /// The next part, until the encoded records are in the publisher's queue.
 const ENCODE: &str = "encode";
@@ -121,7 +121,7 @@ mod tests {
             answered: at(38),
         };
         latency.observe(&chunk, &commit);
-        // A source without `wall` tells nothing about the first part.
+        // Without `wall` the first part is unknown.
         let chunk = ChunkTimes { wall: 0, ..chunk };
         latency.observe(&chunk, &commit);
         for (part, count, millis) in [

@@ -90,7 +90,7 @@ impl Metrics {
     /// Registers all metrics of a program with one source.
     ///
     /// # Errors
-    /// Fails if a name is registered twice.
+    /// [`prometheus::Error`] if a name is registered twice.
     pub fn new() -> Result<Self, prometheus::Error> {
         Self::in_registry(Registry::new())
     }
@@ -98,7 +98,7 @@ impl Metrics {
     /// Registers all metrics of one of several sources, with its name as the label `source`.
     ///
     /// # Errors
-    /// Fails if a name is registered twice.
+    /// [`prometheus::Error`] if a name is registered twice.
     pub fn of_source(name: &str) -> Result<Self, prometheus::Error> {
         let label = HashMap::from([(SOURCE.to_owned(), name.to_owned())]);
         Self::in_registry(Registry::new_custom(None, Some(label))?)

@@ -3,6 +3,7 @@
 //! # Modules
 //!
 //! - `metrics` has the metrics
+//! - `latency` has the histogram of the parts of an entry's way
 //! - `oplog_window` has the gauges of the source's oplog
 //! - `progress` has the progress of a full sync
 //! - `status` shows the progress of the stream

@@ -18,11 +18,13 @@ pub struct KnownWindow {
     pub window: OplogWindow,
     /// The saved position.
     pub position: Option<Timestamp>,
-    /// The time until the position is lost at the present rates; `None` if it is not in danger.
+    /// The time until the position is lost at the present rates; `None` if the head-room does not
+    /// shrink, or if the rates are not known yet.
     pub lost_in: Option<Duration>,
 }
 
-/// The gauges. They have no labels: a family of gauges can be without a value, and a gauge cannot.
+/// The gauges. Each is a family without labels, because a family can have no value and a single gauge
+/// always has one.
 #[derive(Debug)]
 pub(super) struct OplogGauges {
     window: GaugeVec,

@@ -20,7 +20,7 @@ pub struct Progress(Mutex<Figures>);
 struct Figures {
     begun: Option<Instant>,
     took: Option<Duration>,
-    /// Bytes that earlier processes had sent.
+    /// Bytes that had been sent when this process started or resumed the full sync.
     earlier: u64,
     open: BTreeMap<String, Size>,
     done: Size,

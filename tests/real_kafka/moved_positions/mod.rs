@@ -217,7 +217,7 @@ fn a_position_that_is_set_fences_the_producer_and_sends_entries_again() -> Resul
     let to = server.oplog().time(50).to_string();
     let uri = server.uri();
     let set = ["--source", &uri, "--to", &to];
-    position(&topics, "rs0", "set", &set, (2, "seems to run"))?;
+    position(&topics, "rs0", "set", &set, (2, "seems to be running"))?;
     ensure!(producer.is_running()?, "{}", producer.stderr_text()?);
     let fence = [&set[..], &["--fence"]].concat();
     position(&topics, "rs0", "set", &fence, (0, "sent again"))?;
@@ -245,7 +245,7 @@ fn an_entry_that_the_source_does_not_have_is_no_position() -> Result<()> {
     let last = server.oplog().time(2_999);
     let (oldest, between) = (server.oplog().time(0), Timestamp::new(last.seconds, 0));
     let before = server.oplog().time(1_999);
-    let told = format!("the last one before is {before}");
+    let told = format!("the last entry before it is {before}");
     let refused = |to: &str, refusal| {
         let set = ["--source", &uri, "--to", to, "--fence"];
         position(&topics, "rs0", "set", &set, refusal).map(drop)

@@ -135,7 +135,7 @@ fn a_move_forward_needs_consent_and_leaves_a_gap() {
         gaps(&saved(), &forward),
         (vec![gap("50:1", "60:1")], begin.clone())
     );
-    // The rest of the transaction in which the producer was is skipped too.
+    // The rest of a transaction that was sent in part is skipped too.
     let inside = Checkpoint {
         position: Some(at(60, 5)),
         ..saved()
@@ -211,7 +211,7 @@ fn a_position_before_the_stream_began_needs_consent() {
     assert!(refused.to_string().contains("(after 10:1)"), "{refused}");
     let accepted = before(&saved(), 9, true).unwrap().unwrap();
     assert_eq!(accepted.source.unwrap().began.as_deref(), Some("9:1"));
-    // A source of an earlier version.
+    // The source was saved by an earlier version.
     let mut unknown = saved();
     unknown.state.source = Some(source(None));
     let refused = before(&unknown, 40, false).unwrap_err();
@@ -221,7 +221,7 @@ fn a_position_before_the_stream_began_needs_consent() {
 }
 
 #[test]
-fn an_incomplete_full_sync_and_an_open_transaction_of_a_dump_hold_the_position() {
+fn an_incomplete_full_sync_and_an_open_transaction_of_a_dump_forbid_a_change() {
     let mut copying = saved();
     let copy = CopyRecord {
         v: STATE_VERSION,
@@ -288,7 +288,7 @@ fn a_history_that_began_after_the_position_no_longer_excuses_incomplete_transact
 }
 
 #[test]
-fn a_producer_that_has_just_saved_its_position_seems_to_run() {
+fn a_producer_that_has_just_saved_its_position_seems_to_be_running() {
     let set = change(at(20, 0));
     let stopped = |set: &Change, now| set.check_stopped(&saved(), now);
     assert_eq!(

@@ -34,7 +34,7 @@ pub(super) struct Imported {
 }
 
 impl Imported {
-    /// The checkpoint names an entry whose term is not known.
+    /// Creates a checkpoint that names an entry whose term is not known.
     const fn entry(through: Timestamp) -> Self {
         Self {
             through,
@@ -43,8 +43,8 @@ impl Imported {
         }
     }
 
-    /// The checkpoint names an event. Other events with its cluster time may not have been read, so
-    /// everything before this time counts as read.
+    /// Creates a checkpoint that names an event. Other events with its cluster time may not have been
+    /// read, so only what is before this time counts as read.
     const fn before(event: Timestamp) -> Self {
         Self {
             through: event.before(),
@@ -53,7 +53,7 @@ impl Imported {
         }
     }
 
-    /// Checks that the checkpoint is not in the future, as a number is that has another meaning.
+    /// Checks that the checkpoint is not in the future. A number that is not a timestamp often is.
     ///
     /// # Errors
     /// The reason why it cannot be used, as a clause.

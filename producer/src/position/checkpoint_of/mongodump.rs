@@ -7,7 +7,8 @@ use std::path::Path;
 use super::Imported;
 use crate::source::oplog::position_of;
 
-/// The longest entry: a document of 16 MB and what the oplog adds to it.
+/// Maximum length of an entry in bytes. MongoDB's entries are a little longer than 16 MiB at most, so a
+/// greater length is damage.
 const LONGEST: u64 = 64 << 20;
 
 /// Reads the last entry of an `oplog.bson`.

@@ -56,8 +56,8 @@ pub(super) fn mongo_kafka(values: &[Value], name: Option<&str>) -> Result<Import
 /// Returns the last offset of a connector: an object that has one of the fields.
 ///
 /// The records of Kafka Connect's topic have a key, which names the connector and the source, and an
-/// offset or null. A text has them as arrays of the two, or one after the other. An offset alone has no
-/// key. `name` is a part of the key.
+/// offset or null. The values are arrays of the two, or keys and offsets one after the other. An offset
+/// alone has no key. `name` is a part of the key.
 fn offset<'v>(
     values: &'v [Value],
     fields: &[&str],

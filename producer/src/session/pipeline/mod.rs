@@ -157,9 +157,9 @@ pub enum Outcome {
 /// The publisher's loop.
 #[derive(Debug)]
 pub struct PublishLoop<'p> {
-    /// The producer.
+    /// The publisher, which has the transactional producer.
     pub publisher: Publisher,
-    /// Metrics of the process.
+    /// Metrics of the source.
     pub metrics: &'p Metrics,
     /// Health, to which the loop reports liveness in each iteration.
     pub health: &'p Health,
@@ -217,7 +217,9 @@ impl<'p> PublishLoop<'p> {
     /// open transaction is committed. An error aborts it.
     ///
     /// # Errors
-    /// The errors of [`Publisher::send`] and [`Publisher::commit`].
+    /// The errors of [`Publisher::send`] and [`Publisher::commit`];
+    /// [`SessionError::TopicContested`](crate::session::error::SessionError::TopicContested); an error of
+    /// the read of other sources' claims.
     pub fn run(&mut self, intake: &Intake) -> Result<Outcome, ProducerError> {
         self.publish(intake).map_err(|error| {
             let error = self.publisher.explain(error);

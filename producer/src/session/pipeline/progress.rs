@@ -11,7 +11,7 @@ use crate::encode::chunk::{Chunk, Reached};
 pub struct BeginsAt {
     /// The saved position.
     pub saved: Option<Position>,
-    /// A position to save even if nothing follows it.
+    /// A position to save even if no entry follows it.
     pub unsaved: Option<Position>,
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Minimum interval at which the publisher checks deliveries when caught up.
 const DELIVERY_CHECK: Duration = Duration::from_micros(250);
-/// The interval is at least the time since the first record was sent, divided by this. A distant broker
-/// is then not asked about thousands of times.
+/// The interval is at least the time since the first record was sent, divided by this number, so that
+/// waiting for a distant broker does not take thousands of checks.
 const DELIVERY_CHECK_PART: u32 = 16;
 /// Minimum duration of a transaction while catching up.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,8 +44,8 @@ pub(super) enum TransactionState {
 pub(super) struct Circumstances {
     /// True if the source has no further entries at the moment.
     pub(super) is_idle: bool,
-    /// True if a record of the transaction is delivered, so that its partitions are added and the others
-    /// follow soon.
+    /// True if a record of the transaction is delivered. The coordinator has then added partitions to the
+    /// transaction, and the delivery of the other records follows soon.
     pub(super) has_delivered: bool,
     /// True if the requested end is reached, or if the source has ended.
     pub(super) is_at_end: bool,
