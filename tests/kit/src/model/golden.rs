@@ -79,7 +79,7 @@ impl Scenario {
     /// Returns the recorded events of the change stream of the whole deployment, as BSON.
     ///
     /// # Errors
-    /// Fails if the scenario has none, or the file cannot be read.
+    /// Fails if the scenario has no events, or if the file cannot be read.
     pub fn events(&self) -> Result<Vec<Vec<u8>>> {
         split(&read(&self.directory.join("change-stream.bson"))?)
     }
@@ -205,7 +205,7 @@ impl Scenario {
     /// UUIDs of the source.
     ///
     /// # Errors
-    /// Fails if the scenario does not have such files, or they contradict each other.
+    /// Fails if the scenario does not have such files, or if they contradict each other.
     pub fn initial(&self) -> Result<Model> {
         let mut model = Model::default();
         let mut documents = self.documents("initial")?;
