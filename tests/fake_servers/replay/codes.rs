@@ -58,7 +58,7 @@ async fn a_missing_collection_skips_a_delete_and_never_an_insert() -> Result<()>
 
 /// A code that may concern every write must not turn all of them into dead letters.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_code_stops_and_one_of_a_document_is_a_dead_letter() -> Result<()> {
+async fn an_unknown_code_stops_and_a_code_of_one_document_makes_a_dead_letter() -> Result<()> {
     const UNKNOWN: i32 = 987_654;
     const VALIDATION: i32 = 121;
     let scene = scene().await?;

@@ -1,5 +1,5 @@
-//! Commands whose effect exists already, or whose name is taken by something else; writes that a
-//! target refuses.
+//! Commands whose effect exists already or whose name is taken, commands that another member runs at the
+//! same time, and writes and commands that a target refuses.
 
 use std::sync::Arc;
 
@@ -55,7 +55,11 @@ async fn a_command_that_no_majority_acknowledged_is_sent_again() -> Result<()> {
 /// Runs commands as one member. The server executes its first command of that name, but replies
 /// late and with a write concern error. Meanwhile another member runs the same commands, and a
 /// collection of the same name is filled again.
-async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &str)]) -> Result<()> {
+async fn run_beside_a_faster_member(
+    before: &str,
+    name: &str,
+    log: &[(&str, i32, &str)],
+) -> Result<()> {
     const STEPPING_DOWN: i32 = 11602;
     let slow = Scene::new("count").await?;
     let fast = Scene::on(Arc::clone(&slow.server), &["--unmatched", "count"]).await?;
@@ -80,14 +84,14 @@ async fn beside_a_faster_member(before: &str, name: &str, log: &[(&str, i32, &st
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_drop_keeps_the_next_collection_of_the_name() -> Result<()> {
     let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
-    beside_a_faster_member(there, "drop", &[("c", 0, r#"{"drop":"c"}"#)]).await
+    run_beside_a_faster_member(there, "drop", &[("c", 0, r#"{"drop":"c"}"#)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_rename_keeps_the_next_collection_of_the_name() -> Result<()> {
     let there = r#"{"insert":"c","documents":[{"_id":1}]}"#;
     let rename = r#"{"renameCollection":"db.c","to":"db.d","dropTarget":true}"#;
-    beside_a_faster_member(there, "renameCollection", &[("c", 0, rename)]).await
+    run_beside_a_faster_member(there, "renameCollection", &[("c", 0, rename)]).await
 }
 
 /// A member dies after its rename and before its note; a write under the old name arrives late.
@@ -307,21 +311,22 @@ async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_ca
             source: "rs0",
             entries: &[located],
         };
-        // The replacement for a command that a target does not know is refused as well.
-        let stand_ins = ["createIndexes", "delete"];
-        let fails = std::iter::once(name).chain(stand_ins);
-        fails.for_each(|name| scene.server.fail_next(name, ILLEGAL));
+        // The command that replaces one that the target does not know is refused as well.
+        let replacements = ["createIndexes", "delete"];
+        let failing = std::iter::once(name).chain(replacements);
+        failing.for_each(|name| scene.server.fail_next(name, ILLEGAL));
         let error = scene.sink.apply(&batch, &scene.token).await.err();
         let error = error.with_context(|| name.to_owned())?;
-        let left_out = match &error {
+        let can_be_skipped = match &error {
             SinkError::Entry(error) => matches!(error.fault, PlanFault::Refused(_)),
             SinkError::Fatal(_) => false,
         };
-        ensure!(left_out != stops, "{name}: {error:?}");
-        if left_out {
+        ensure!(can_be_skipped != stops, "{name}: {error:?}");
+        if can_be_skipped {
             scene.sink.pass_over("rs0", &located).await?;
         }
-        ensure!(scene.sink.has_run("rs0", id).await? == left_out, "{name}");
+        let is_recorded = scene.sink.has_run("rs0", id).await?;
+        ensure!(is_recorded == can_be_skipped, "{name}");
     }
     // The incarnation of the collection has begun nevertheless: entries with another UUID do not
     // belong to it.

@@ -98,7 +98,7 @@ async fn an_empty_or_already_synced_collection_is_filled_under_every_policy() ->
     Ok(())
 }
 
-/// The member that fills the collection again read the catalog before another member created the
+/// The member that fills the collection again has read the catalog before another member created the
 /// collection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_another_member_created_belongs_to_the_group() -> Result<()> {

@@ -1,4 +1,4 @@
-//! Documents that are held because a unique index refuses them.
+//! Documents that are held, because a unique index of the target refuses them.
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
@@ -40,19 +40,19 @@ async fn a_document_held_by_a_batch_that_was_abandoned_is_forgotten() -> Result<
         ("i", 2, r#"{"_id":2,"k":1}"#),
         ("u", 1, r#"{"$v":1,"$set":{"x":1}}"#),
     ];
-    let taken_away = async {
+    let revoked = async {
         let is_held = async || scene.server.held() > 0;
         wait_until_async("the insert to be sent", LIMIT, is_held).await?;
         scene.token.invalidate();
         scene.server.resume();
         anyhow::Ok(())
     };
-    let (applied, taken_away) = tokio::join!(scene.apply(&log), taken_away);
-    taken_away?;
+    let (applied, revoked) = tokio::join!(scene.apply(&log), revoked);
+    revoked?;
     assert_eq!(applied?, Applied::Abandoned);
     scene.sink.forget_held("t", 0);
 
-    // The partition returns, after writes that another member made meanwhile.
+    // The partition is assigned to this member again, after writes of another member.
     scene.token = Token::default();
     scene.done(&[("i", 2, r#"{"_id":2,"k":5}"#)]).await?;
     let found = scene.documents()?;

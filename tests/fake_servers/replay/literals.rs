@@ -1,4 +1,4 @@
-//! Documents that only a literal in a pipeline preserves to the byte.
+//! Documents that only a literal in an update pipeline preserves byte for byte.
 
 use anyhow::Result;
 use oplog_relay_kit::model::{Model, Version};
@@ -7,7 +7,7 @@ use super::Scene;
 
 const ZERO: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
 
-/// Returns documents that a plain replacement would change, or that a target would refuse as one.
+/// Returns documents that a server would change or refuse in a plain replacement.
 fn documents() -> Vec<String> {
     let fields = [
         r#""1":ZERO"#,
@@ -29,7 +29,7 @@ async fn empty_timestamps_and_dollar_names_are_kept_however_the_document_arrives
     for version in [Version::V5_0, Version::V7_0] {
         for document in documents() {
             let scene = Scene::of(Model::of(version), "stop").await?;
-            // Inserted, inserted again, and written over another document.
+            // The document is inserted, inserted again, and replaces another one.
             for _ in 0..2 {
                 scene.done(&[("i", 1, &document)]).await?;
                 assert_eq!(scene.documents()?, [document.as_str()], "{version:?}");

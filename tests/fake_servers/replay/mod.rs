@@ -6,6 +6,7 @@ mod fill;
 mod held;
 mod literals;
 mod options;
+mod parked;
 mod recorded;
 mod replies;
 mod routing;
@@ -44,6 +45,10 @@ const UNAUTHORIZED: i32 = 13;
 const NOT_PRIMARY: i32 = 10107;
 const CURSOR_NOT_FOUND: i32 = 43;
 
+/// A replay into the model server.
+///
+/// Its log consists of operations `(op, _id, content)`. `op` is the letter of the oplog, or `b` (see
+/// [`entry`]). The content is the field `o` of the entry, as JSON.
 struct Scene {
     server: Arc<ModelServer>,
     sink: MongoSink,
@@ -54,6 +59,7 @@ struct Scene {
 }
 
 impl Scene {
+    /// Returns a scene with this policy for updates that do not find a document.
     async fn new(unmatched: &str) -> Result<Scene> {
         Scene::of(Model::default(), unmatched).await
     }
@@ -66,7 +72,7 @@ impl Scene {
         Scene::on(ModelServer::start(model)?, more).await
     }
 
-    /// Returns a scene with the given target.
+    /// Returns a scene with an existing target and these flags.
     async fn on(server: impl Into<Arc<ModelServer>>, more: &[&str]) -> Result<Scene> {
         let server = server.into();
         let uri = server.uri();
@@ -99,7 +105,7 @@ impl Scene {
         })
     }
 
-    /// Applies a batch: operations on documents by `_id`, and commands.
+    /// Applies a log as one batch.
     async fn apply(&self, log: &[(&str, i32, &str)]) -> Result<Applied> {
         Ok(self.apply_all(log).await?.0)
     }
@@ -122,7 +128,7 @@ impl Scene {
         self.apply_entries_in(partition, &entries).await
     }
 
-    /// Applies whole entries in the same way.
+    /// Applies complete entries as one batch.
     async fn apply_entries(
         &self,
         entries: &[(EntryId, Vec<u8>)],
@@ -157,6 +163,7 @@ impl Scene {
         Ok((applied, self.sink.take_refused(&batch)))
     }
 
+    /// Applies a batch, and fails if the replay refuses or abandons it.
     async fn done(&self, log: &[(&str, i32, &str)]) -> Result<()> {
         assert_eq!(self.apply(log).await?, Applied::Done);
         Ok(())
@@ -168,13 +175,13 @@ impl Scene {
         Ok(())
     }
 
-    /// Returns the reason for which a batch is refused.
+    /// Applies a batch that the replay must refuse, and returns the reason.
     async fn refused(&self, log: &[(&str, i32, &str)]) -> Result<String> {
         let error = self.apply(log).await.err().context("a batch was applied")?;
         Ok(format!("{error:#}"))
     }
 
-    /// Goes back in the log: the next entry is the one after the given number of entries.
+    /// Goes back in the log: the next entry gets the time of the one after this number of entries.
     fn rewind(&self, entries: u32) {
         self.clock.store(entries, Ordering::Relaxed);
     }
@@ -203,8 +210,8 @@ impl Scene {
     }
 }
 
-/// Returns an entry of the given operation. The letter `b` stands for a command that all partitions
-/// wait for, of a collection that is written in order.
+/// Returns the entry of an operation. The letter `b` stands for a command behind a full barrier, of a
+/// collection whose writes keep their order.
 fn entry(ts: Timestamp, op: &str, id: i32, o: &str) -> Result<Vec<u8>> {
     if op == "b" {
         let command = entry(ts, "c", id, o)?;
@@ -262,7 +269,7 @@ async fn diffs_and_modifiers_of_one_document_are_applied_in_order() -> Result<()
 }
 
 #[tokio::test]
-async fn refused_updates_are_redone_in_their_place() -> Result<()> {
+async fn refused_updates_are_rewritten_in_their_place_in_the_order() -> Result<()> {
     let scene = Scene::new("count").await?;
     scene
         .done(&[
@@ -331,7 +338,7 @@ async fn unchanged_documents_are_not_written_and_nothing_is_written_without_the_
 }
 
 #[tokio::test]
-async fn missing_documents_follow_the_policy() -> Result<()> {
+async fn updates_of_missing_documents_follow_the_policy() -> Result<()> {
     let log = [
         ("u", 1, r#"{"$v":2,"diff":{"i":{"b":1}}}"#),
         ("u", 1, r#"{"$v":2,"diff":{"u":{"b":2}}}"#),
@@ -354,13 +361,14 @@ async fn missing_documents_follow_the_policy() -> Result<()> {
     Ok(())
 }
 
-/// Each update of a missing document is a dead letter, whichever way it would have been applied.
+/// Each update of a missing document becomes a dead letter, whether it is sent as a command or is a
+/// rewrite.
 #[tokio::test(flavor = "multi_thread")]
 async fn updates_of_missing_documents_become_dead_letters() -> Result<()> {
     let scene = Scene::new("dead-letter").await?;
     let whole = r#"{"_id":3,"a":{"b":0},"r":[1,2]}"#;
     scene.done(&[("i", 3, whole)]).await?;
-    // A truncation combined with a change is applied by reading, changing and replacing.
+    // A diff that truncates an array and changes another field is a rewrite.
     let rewrite = r#"{"$v":2,"diff":{"i":{"n":1},"sr":{"a":true,"l":1}}}"#;
     let statement = r#"{"$v":2,"diff":{"u":{"n":2}}}"#;
     let (applied, refused) = scene

@@ -92,19 +92,21 @@ async fn an_option_that_may_have_a_meaning_is_left_out_only_on_request() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_the_target_cannot_convert_is_created_again() -> Result<()> {
     let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
-    let unique = |scene: &Scene| format!("{:?}", scene.server.model().collections());
+    let described = |scene: &Scene| format!("{:?}", scene.server.model().collections());
     scene.on_target(r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1"}]}"#)?;
     let change =
         |field: &str| format!(r#"{{"collMod":"c","index":{{"name":"k_1","{field}":true}}}}"#);
     scene.done(&[("c", 0, &change("prepareUnique"))]).await?;
-    ensure!(!unique(&scene).contains("unique"), "{}", unique(&scene));
+    let text = described(&scene);
+    ensure!(!text.contains("unique"), "{text}");
     // The test's entries have no barrier, and without a barrier a collection counts as partitioned.
     scene.on_target(r#"{"dropIndexes":"c","index":"k_1"}"#)?;
     let made = r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
     scene.on_target(made)?;
-    ensure!(unique(&scene).contains("unique"), "{}", unique(&scene));
+    let text = described(&scene);
+    ensure!(text.contains("unique"), "{text}");
     scene.done(&[("c", 0, &change("forceNonUnique"))]).await?;
-    let text = unique(&scene);
+    let text = described(&scene);
     ensure!(text.contains("k_1") && !text.contains("unique"), "{text}");
     Ok(())
 }

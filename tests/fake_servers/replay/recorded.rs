@@ -1,4 +1,4 @@
-//! Entries that a real server wrote and that targets have refused, applied to every version of the
+//! Entries that a real server wrote and that targets have refused, applied to several versions of the
 //! model.
 
 use std::fs;
@@ -13,7 +13,7 @@ use oplog_relay_kit::model::{Model, State, Version};
 
 use super::Scene;
 
-const FROM_5: [Version; 4] = [Version::V5_0, Version::V6_0, Version::V7_0, Version::V8_0];
+const SINCE_5_0: [Version; 4] = [Version::V5_0, Version::V6_0, Version::V7_0, Version::V8_0];
 
 /// Returns the entries of a dump, with the ids that a producer gives them.
 fn dump(name: &str) -> Result<Vec<(EntryId, Vec<u8>)>> {
@@ -58,7 +58,7 @@ fn document(entries: &[(EntryId, Vec<u8>)], index: usize) -> Result<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collection_with_a_collation_can_be_applied_again() -> Result<()> {
-    for version in FROM_5 {
+    for version in SINCE_5_0 {
         for batch in [1, 100] {
             let state = applied_twice(version, "collation.bson", batch).await?;
             let expected = [
@@ -73,7 +73,7 @@ async fn a_collection_with_a_collation_can_be_applied_again() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ttl_index_is_created_on_every_version_and_expires_nothing() -> Result<()> {
-    for version in [Version::V4_4].into_iter().chain(FROM_5) {
+    for version in [Version::V4_4].into_iter().chain(SINCE_5_0) {
         // If the target already has the index with its true expiry, the expiry is postponed.
         for there in [None, Some(3600)] {
             let scene = Scene::of(Model::of(version), "stop").await?;
@@ -107,7 +107,7 @@ async fn a_field_that_begins_with_a_dollar_is_kept_and_its_document_changed() ->
     let entries = dump("dollar-field.bson")?;
     let mut expected = bson::Document::from_reader(document(&entries, 1)?.as_slice())?;
     expected.insert("k", 1);
-    for version in FROM_5 {
+    for version in SINCE_5_0 {
         for batch in [1, 100] {
             let state = applied_twice(version, "dollar-field.bson", batch).await?;
             ensure!(state["bugs_live.du"] == [expected.to_vec()?], "{version:?}");

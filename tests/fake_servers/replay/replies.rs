@@ -1,4 +1,4 @@
-//! Replies that quote a key that is not text, and `_id`s that are equal only under a collation.
+//! Replies that quote a key that is not UTF-8, and `_id`s that are equal only under a collation.
 
 use anyhow::Result;
 use oplog_consumer::dead_letter::Reason;
@@ -12,7 +12,7 @@ use super::{NS, Scene};
 const COLLATED: &str = r#"{"create":"c","collation":{"locale":"en","strength":2}}"#;
 const UNIQUE: &str =
     r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
-/// A version that quotes a key as it is, and one that quotes it in hexadecimal.
+/// A version that quotes a key unchanged, and one that quotes it in hexadecimal.
 const VERSIONS: [Version; 2] = [Version::V5_0, Version::V7_0];
 
 /// Returns an insert whose `_id` and `k` are strings of these bytes.
@@ -57,7 +57,7 @@ async fn an_id_of_raw_bytes_can_be_inserted_again() -> Result<()> {
     Ok(())
 }
 
-/// The index refuses raw bytes that another document has. The document waits, and is written later.
+/// The index refuses raw bytes that another document has, until that document gets another value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unique_value_of_raw_bytes_is_held_until_it_is_free() -> Result<()> {
     for version in VERSIONS {

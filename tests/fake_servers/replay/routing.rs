@@ -1,4 +1,4 @@
-//! A change of the routing that spreads a collection over partitions.
+//! A change of the routing that moves a collection from one partition to several.
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;

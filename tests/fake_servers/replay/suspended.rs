@@ -6,9 +6,8 @@ use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Batch;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_kit::model::{Model, Version};
-use oplog_relay_kit::services::wait_until_async;
 
-use super::{LIMIT, NS, Scene};
+use super::{NS, Scene};
 
 const UNIQUE: (&str, i32, &str) = (
     "b",
@@ -46,7 +45,7 @@ fn notes(scene: &Scene) -> usize {
     notes.map_or(0, Vec::len)
 }
 
-/// Applies each entry in a separate batch, so that held documents are tried again in between.
+/// Applies each entry in a separate batch, so that the held documents are tried again after each.
 async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
     for entry in log {
         scene.done(std::slice::from_ref(entry)).await?;
@@ -54,7 +53,7 @@ async fn one_by_one(scene: &Scene, log: &[(&str, i32, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// When the index is created, one document has the value that another one receives later.
+/// Two documents have the same value one after the other. The index is created after that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_index_is_built_again_after_the_rewound_entries() -> Result<()> {
     let scene = Scene::new("stop").await?;
@@ -87,7 +86,7 @@ async fn a_suspended_index_is_built_again_after_the_rewound_entries() -> Result<
     Ok(())
 }
 
-/// A member is killed after its note and before the index was dropped.
+/// A member is killed after it has written the note and before it has dropped the index.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_whose_index_was_never_dropped_is_harmless() -> Result<()> {
     const ILLEGAL: i32 = 20;
@@ -148,7 +147,7 @@ async fn held_documents_pass_a_command_that_ran_and_the_next_one_finds_the_index
     ensure!(indexes(&scene).is_empty() && notes(&scene) == 1);
     scene.done(&log[3..]).await?;
     ensure!(scene.documents()? == [r#"{"_id":2,"k":1}"#]);
-    // The command has not run yet, so the target is no longer ahead.
+    // A command that has not run yet shows that the target is no longer ahead.
     let hide = r#"{"collMod":"c","index":{"name":"k_1","hidden":true}}"#;
     scene.done(&[("b", 0, hide)]).await?;
     ensure!(indexes(&scene) == ["k_1"] && notes(&scene) == 0);
@@ -187,9 +186,9 @@ async fn an_index_that_cannot_be_built_again_stops_at_the_end_and_names_the_reme
     Ok(())
 }
 
-/// The document is corrected before the index is created at the source.
+/// The source corrects the document before it creates the index.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Result<()> {
+async fn a_document_that_an_index_refuses_is_held_until_it_is_corrected() -> Result<()> {
     for (index, bad, set, code) in [
         (
             r#""place":"2dsphere""#,
@@ -229,7 +228,7 @@ async fn a_document_that_an_index_cannot_take_waits_for_its_correction() -> Resu
             "{code}: {:?}",
             scene.documents()?
         );
-        // The same by an update of an existing document.
+        // The same holds for an update of an existing document.
         let update = format!(r#"{{"$v":1,"$set":{{{bad}}}}}"#);
         scene.done(&[("u", 2, &update)]).await?;
         ensure!(scene.sink.held_since("t", 0) == Some(0), "{code}");
@@ -293,7 +292,7 @@ async fn an_index_that_the_replay_did_not_create_is_never_dropped() -> Result<()
     Ok(())
 }
 
-/// The first refusal of a batch is followed by many more.
+/// All documents of a batch are held, and accepted later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_batch_may_be_refused() -> Result<()> {
     const DOCUMENTS: i32 = 400;
@@ -316,7 +315,7 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
         .collect();
     scene.done(&updates).await?;
     ensure!(scene.sink.held_since("t", 0).is_none());
-    // The same as updates of existing documents, which are sent in order.
+    // The same holds for updates of existing documents, which are sent in order.
     let damaged = r#"{"$v":1,"$set":{"place":"nowhere"}}"#;
     let updates: Vec<_> = (0..DOCUMENTS).map(|id| ("u", id, damaged)).collect();
     scene.done(&updates).await?;
@@ -327,106 +326,5 @@ async fn a_whole_batch_may_be_refused() -> Result<()> {
     scene.done(&updates).await?;
     ensure!(scene.documents()?.len() == usize::try_from(DOCUMENTS)?);
     ensure!(scene.sink.held_since("t", 0).is_none());
-    Ok(())
-}
-
-/// A document that is held for another partition is not parked.
-#[tokio::test(flavor = "multi_thread")]
-async fn only_a_document_of_the_same_partition_is_parked() -> Result<()> {
-    let scene = Scene::new("stop").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2},{"_id":3,"k":3}]"#;
-    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
-    // The second document is held for another partition.
-    let update = ("u", 2, r#"{"$v":1,"$set":{"k":3}}"#);
-    scene.done_in(1, &[update]).await?;
-    ensure!(scene.sink.held_since("t", 1) == Some(0));
-    scene
-        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
-        .await?;
-    let left = [
-        r#"{"_id":1,"k":1}"#,
-        r#"{"_id":2,"k":2}"#,
-        r#"{"_id":3,"k":3}"#,
-    ];
-    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
-    // The document's own partition may park it.
-    scene.sink.forget_held("t", 0);
-    scene
-        .done_in(1, &[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
-        .await?;
-    let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
-    Ok(())
-}
-
-/// Returns a target whose document 2 is held, because document 3 has its new value. Document 1 is
-/// about to need the value that document 2 is stored with.
-async fn holding_two() -> Result<Scene> {
-    let scene = Scene::new("stop").await?;
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let documents = r#"[{"_id":1,"k":1},{"_id":2,"k":2,"v":1},{"_id":3,"k":3}]"#;
-    scene.on_target(&format!(r#"{{"insert":"c","documents":{documents}}}"#))?;
-    scene
-        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":3}}"#)])
-        .await?;
-    Ok(scene)
-}
-
-/// Another client changes the document between its read and its removal. The changed document must
-/// not be lost, whether a field was changed or added.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_changes_before_its_removal_is_not_parked() -> Result<()> {
-    let changes = [
-        (r#"{"v":2}"#, r#"{"_id":2,"k":2,"v":2}"#),
-        (r#"{"added":1}"#, r#"{"_id":2,"k":2,"v":1,"added":1}"#),
-    ];
-    for (change, changed) in changes {
-        change_while_parking(change, changed).await?;
-    }
-    Ok(())
-}
-
-async fn change_while_parking(change: &str, changed: &str) -> Result<()> {
-    let scene = holding_two().await?;
-    ensure!(scene.sink.held_since("t", 0) == Some(0));
-    // The note about the parked document is written between its read and its removal.
-    scene.server.hold("update", "held");
-    let parking = async { scene.done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)]).await };
-    let changing = async {
-        wait_until_async("the note", LIMIT, async || scene.server.held() > 0).await?;
-        let update = format!(r#"[{{"q":{{"_id":2}},"u":{{"$set":{change}}}}}]"#);
-        scene.on_target(&format!(r#"{{"update":"c","updates":{update}}}"#))?;
-        scene.server.resume();
-        anyhow::Ok(())
-    };
-    let (parked, done) = tokio::join!(parking, changing);
-    parked.and(done)?;
-    let left = [r#"{"_id":1,"k":1}"#, changed, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
-    let state = scene.server.model().state();
-    let notes = state.get(&format!("{CATALOG_DB}.held"));
-    ensure!(notes.is_none_or(Vec::is_empty), "a note is left");
-    Ok(())
-}
-
-/// The removal is applied, but its reply is lost, and the repeated command finds nothing: the note
-/// is then the only copy of the document, which the next owner of the partition takes over.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
-    let scene = holding_two().await?;
-    scene.server.lose_reply_next("delete");
-    scene
-        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
-        .await?;
-    let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
-    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
-    let state = scene.server.model().state();
-    let notes = state.get(&format!("{CATALOG_DB}.held"));
-    ensure!(notes.map_or(0, Vec::len) == 1, "the note is gone");
     Ok(())
 }

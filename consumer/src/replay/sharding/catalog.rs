@@ -24,7 +24,7 @@ enum Reported {
     Unsharded,
     /// It is sharded; there is no key if `_id` is sufficient to route its writes.
     Sharded(Option<ShardKey>),
-    /// The collection is sharded, but the user may not read its shard key for this reason.
+    /// It may be sharded, but the user cannot read its shard key, for this reason.
     Hidden(String),
 }
 
@@ -49,6 +49,9 @@ impl MongoSink {
         self.read_shard_key(ns, false).await
     }
 
+    /// Reads and caches the shard key of a collection. If a shard key is configured, the collection is
+    /// sharded first. `is_repeated` is true for the second reading of a collection that has documents
+    /// and is not sharded.
     async fn read_shard_key(
         &self,
         ns: &str,
@@ -163,7 +166,7 @@ impl MongoSink {
     }
 }
 
-/// Returns true if the same request would fail again.
+/// Returns true if the same request would fail again with this error.
 pub(crate) fn is_permanent(error: &mongodb::error::Error) -> bool {
     let directive = error_code(error).map(|code| rule_for(code).directive);
     directive != Some(Directive::Retry) && !is_transient(error)

@@ -20,7 +20,7 @@ use crate::replay::writes::find::{Fields, Replies, find_command};
 use crate::replay::writes::permits::acquire;
 use crate::replay::writes::rewrite::with_updates;
 
-/// Number of bytes of changed documents that are sent together.
+/// Maximum number of bytes of changed documents that are sent together. A larger document is sent alone.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// A document in its new form.
@@ -41,8 +41,8 @@ struct Changed<'a> {
 }
 
 impl MongoSink {
-    /// Sends documents that change. Those whose new form depends on the stored one are read, one reply
-    /// at a time.
+    /// Sends documents that change. Those whose new form depends on the stored one are read first, one
+    /// reply at a time, which bounds the memory.
     pub(crate) async fn send_changes(
         &self,
         sending: Sending<'_>,
@@ -95,7 +95,7 @@ impl MongoSink {
                 break;
             }
         }
-        // They were deleted after the lookup.
+        // The documents of the remaining changes were deleted after the lookup.
         for identity in waiting.keys() {
             places.remove(identity);
         }
@@ -107,7 +107,7 @@ impl MongoSink {
         Ok(Sent::Done)
     }
 
-    /// Applies the writes of a change to the held document, if it is held.
+    /// Applies the writes of a change to the held document. Returns false if the document is not held.
     async fn apply_to_held(
         &self,
         ns: &str,
@@ -162,7 +162,7 @@ impl MongoSink {
         }))
     }
 
-    /// Sends documents in their new form: those that stay as replacements, then those that move.
+    /// Sends documents in their new form, and records where they are afterwards.
     async fn send_ready(
         &self,
         sending: Sending<'_>,
@@ -213,6 +213,8 @@ impl MongoSink {
         Ok(())
     }
 
+    /// Sends documents in their new form: replacements of those that keep their shard key, then the moves
+    /// of the others, then the zero timestamps that the server replaced with its own time.
     async fn send_part(
         &self,
         sending: Sending<'_>,
@@ -264,7 +266,7 @@ impl MongoSink {
         self.send_in_parts(ns, kind, &zeros, token).await
     }
 
-    /// Reads the documents of changes, as many as one reply holds.
+    /// Reads the stored documents of changes, as many as one reply holds.
     async fn read_some(
         &self,
         ns: &str,
@@ -313,6 +315,7 @@ fn taken<'w, 'a>(
     Ok(changes.remove(&identity_of(ns, id)?))
 }
 
+/// Returns a document that has only this `_id`.
 fn only_id(document_id: Element<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut builder = DocumentBuilder::start(&mut bytes);

@@ -11,7 +11,7 @@ use crate::replay::directive::UNAUTHORIZED;
 use crate::replay::sharding::catalog::is_permanent;
 use crate::replay::sink::MongoSink;
 
-/// `CommandNotFound`: the server does not need `enableSharding`, which does nothing since 6.0.
+/// `CommandNotFound`: a server without `enableSharding` does not need it. It has no effect since 6.0.
 const NO_COMMAND: i32 = 59;
 
 const RIGHTS: &str = "grant the target's user the role clusterManager, or the action enableSharding on \
@@ -19,7 +19,7 @@ const RIGHTS: &str = "grant the target's user the role clusterManager, or the ac
 const RULES: &str = "the collection must not be capped, and each unique index besides _id must begin with \
                      the shard key";
 
-/// A collection that is about to be written to.
+/// The state of a collection before a write to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Before {
     /// The operator has not configured a shard key.
@@ -77,7 +77,7 @@ impl MongoSink {
         Ok(Before::Sharded)
     }
 
-    /// Returns the error with which the target permanently refuses to shard a collection.
+    /// Shards a collection. Returns the error if the target permanently refuses that.
     async fn shard(
         &self,
         Namespace { db, collection }: Namespace<'_>,
@@ -103,7 +103,7 @@ impl MongoSink {
     }
 }
 
-/// Warns that a collection stays as it is.
+/// Warns that a collection is not sharded although its shard key is configured.
 pub(crate) fn report_unsharded(ns: &str) {
     tracing::warn!(
         ns,

@@ -43,7 +43,8 @@ struct Placing<'p> {
 }
 
 impl MongoSink {
-    /// Tries to write a held document, in the place of its stored form or by moving it.
+    /// Tries to write a held document, either in place of its stored form or by moving it, until there
+    /// is an outcome.
     pub(crate) async fn try_held_sharded(
         &self,
         ns: &str,
@@ -145,6 +146,8 @@ impl MongoSink {
         }
     }
 
+    /// Writes a held document in place if its stored form has the same shard key or does not exist, and
+    /// moves it otherwise.
     async fn place_held(
         &self,
         sending: Sending<'_>,
@@ -173,7 +176,7 @@ impl MongoSink {
         if self.runs_transactions() {
             return self.move_held(sending, placing, one).await;
         }
-        // The document is then missing, and the next attempt inserts it.
+        // Only the stored form is deleted here; the next attempt inserts the held document.
         if let Some(before) = self.stored(ns, &write).await? {
             self.note_moving(ns, &write, &before).await?;
         }
@@ -186,6 +189,7 @@ impl MongoSink {
         })
     }
 
+    /// Returns the values of the shard key with which the document of a write is stored.
     async fn stored_values_of(
         &self,
         ns: &str,
@@ -197,6 +201,7 @@ impl MongoSink {
         Ok(stored_values(places.remove(&identity)))
     }
 
+    /// Moves a held document in a transaction.
     async fn move_held(
         &self,
         sending: Sending<'_>,
@@ -233,6 +238,7 @@ impl MongoSink {
         )
     }
 
+    /// Handles the refusal to move a held document.
     async fn after_refused_held(
         &self,
         ns: &str,

@@ -1,4 +1,4 @@
-//! The shard keys of the target's collections, as far as they have been read.
+//! Caches the shard keys of the target's collections, and whether the cluster runs transactions.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,40 +8,32 @@ use rustc_hash::FxHashMap;
 
 use crate::replay::sharding::shard_key::ShardKey;
 
-/// Time after which a shard key is read again. An operator may shard a collection at any time, and
-/// inserts would not show it.
+/// Time after which a shard key is read again. An operator may shard a collection at any time, and the
+/// cluster does not refuse the inserts that follow. After a refusal, transactions are tried again after
+/// the same time.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// What is known of a sharded cluster.
-#[derive(Debug)]
+/// What the replay knows about a sharded target.
+#[derive(Debug, Default)]
 pub(crate) struct Sharding {
     keys: Mutex<FxHashMap<String, Known>>,
     /// The time at which the cluster last refused a transaction.
     refused_transactions: Mutex<Option<Instant>>,
-    /// True if a document may be in the collection of moving documents.
+    /// True if `oplog_relay.moving` may have a document of this group.
     may_have_moving: AtomicBool,
 }
 
-/// The shard key of a collection, if it is not `_id`.
+/// A shard key that was read.
 #[derive(Debug)]
 struct Known {
+    /// `None` if `_id` is sufficient to route the writes of the collection.
     key: Option<Arc<ShardKey>>,
     since: Instant,
 }
 
-impl Default for Sharding {
-    fn default() -> Self {
-        Self {
-            keys: Mutex::default(),
-            refused_transactions: Mutex::default(),
-            may_have_moving: AtomicBool::new(false),
-        }
-    }
-}
-
 impl Sharding {
-    /// Returns the shard key of a collection, which is `None` if `_id` is sufficient to route its writes;
-    /// the outer `None` means that it must be read.
+    /// Returns the shard key of a collection. The outer `None` means that it must be read, the inner one
+    /// that `_id` is sufficient to route its writes.
     #[expect(clippy::option_option, reason = "unknown differs from not sharded")]
     pub(crate) fn known(&self, ns: &str) -> Option<Option<Arc<ShardKey>>> {
         let keys = self.keys();
@@ -55,7 +47,7 @@ impl Sharding {
         self.keys().insert(ns.to_owned(), Known { key, since });
     }
 
-    /// Removes the shard key of a collection, which is read again before the next write.
+    /// Removes the shard key of a collection, so that it is read again before the next write.
     pub(crate) fn forget(&self, ns: &str) {
         self.keys().remove(ns);
     }
@@ -93,10 +85,12 @@ impl Sharding {
         refused.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns true if `oplog_relay.moving` may have a document of this group.
     pub(crate) fn may_have_moving(&self) -> bool {
         self.may_have_moving.load(Ordering::Relaxed)
     }
 
+    /// Records that `oplog_relay.moving` may have a document of this group.
     pub(crate) fn expect_moving(&self) {
         self.may_have_moving.store(true, Ordering::Relaxed);
     }

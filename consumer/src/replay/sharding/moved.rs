@@ -32,8 +32,8 @@ use crate::replay::writes::outcome::refusal;
 use crate::replay::writes::reply::{WriteError, WriteReply};
 use crate::worker::applied::Applied;
 
-/// Number of documents that move in one transaction, whose operations conflict with migrations of
-/// chunks.
+/// Maximum number of documents that move in one transaction. It is small, because a transaction
+/// conflicts with migrations of chunks.
 const MOVES_AT_ONCE: usize = 100;
 /// Number of attempts to commit one transaction.
 const COMMITS: u32 = 3;
@@ -44,7 +44,7 @@ const ILLEGAL_OPERATION: i32 = 20;
 /// `OperationNotSupportedInTransaction`.
 const NO_TRANSACTIONS: [i32; 6] = [ILLEGAL_OPERATION, 59, 115, 148, 238, 263];
 
-/// The outcome of a transaction.
+/// The outcome of one attempt to run a transaction.
 pub(crate) enum Transaction {
     Committed,
     /// The cluster refused a write.
@@ -58,7 +58,7 @@ pub(crate) enum Transaction {
 }
 
 impl MongoSink {
-    /// Moves documents. Returns after all moves are acknowledged.
+    /// Moves documents. Returns `Done` after all moves are acknowledged.
     pub(crate) async fn move_documents(
         &self,
         sending: Sending<'_>,
@@ -77,19 +77,20 @@ impl MongoSink {
         Ok(Sent::Done)
     }
 
+    /// Returns true if the target is a cluster that has not refused a transaction within the last minute.
     pub(crate) fn runs_transactions(&self) -> bool {
         let sharding = self.target.sharding.as_ref();
         sharding.is_some_and(super::known::Sharding::runs_transactions)
     }
 
-    /// Records that documents must move without transactions.
+    /// Records that documents must move without transactions for a minute.
     pub(crate) fn refuse_transactions(&self, ns: &str, reason: &str) {
         let sharding = self.target.sharding.as_ref();
         if sharding.is_some_and(super::known::Sharding::refuse_transactions) {
             tracing::warn!(
                 ns,
                 reason,
-                "the target runs no transactions; moving documents by a delete and an insert, and trying \
+                "the target refuses transactions; moving documents by a delete and an insert, and trying \
                  a transaction every minute"
             );
         }
@@ -114,7 +115,7 @@ impl MongoSink {
                         .inc_by(count(moves.len()));
                     return Ok(Sent::Done);
                 }
-                // Nobody knows which of several documents is gone.
+                // The reply to the deletes does not say which of the documents is gone.
                 Transaction::Gone if moves.len() > 1 => {
                     return self.move_singly(sending, moves).await;
                 }
@@ -197,6 +198,7 @@ impl MongoSink {
         Ok(Some(Sent::Done))
     }
 
+    /// Runs one transaction that moves documents, and classifies its error.
     pub(crate) async fn try_transaction(
         &self,
         sending: Sending<'_>,
@@ -302,6 +304,7 @@ impl MongoSink {
         })
     }
 
+    /// Runs a command in the transaction of a session.
     async fn run_in(
         &self,
         ns: &str,

@@ -4,6 +4,13 @@
 //! inserted. After a crash in between, the document is missing. The entry that moves it was not
 //! committed, so it is applied again, and its update is applied to the kept content. If the target
 //! refuses the new form for good, the kept content is inserted again.
+//!
+//! ```text
+//! {_id: "<group>/<db.collection>/<canonical _id in hexadecimal>", group, ns, document: <BSON bytes>,
+//!  ts: "<seconds>:<increment>", ord}
+//! ```
+//!
+//! `ts` and `ord` identify the last entry of the change that moves the document.
 
 use std::sync::Arc;
 
@@ -45,7 +52,7 @@ impl MongoSink {
         collection(&self.target.client, COLLECTION)
     }
 
-    /// Keeps a document that is about to be deleted. Returns the `_id` of its note.
+    /// Writes the note of a document that is about to be deleted. Returns the `_id` of the note.
     pub(crate) async fn note_moving(
         &self,
         ns: &str,
@@ -72,6 +79,7 @@ impl MongoSink {
         Ok(note_id)
     }
 
+    /// Returns the `_id` of the note of a document with this canonical `_id`.
     fn note_id(&self, ns: &str, identity: &[u8]) -> String {
         use std::fmt::Write as _;
         let mut id = format!("{}/{ns}/", self.catalog.group());
@@ -113,7 +121,7 @@ impl MongoSink {
         self.delete_moving(ns, &[note]).await
     }
 
-    /// Reads whether an earlier owner of a partition left documents that it was moving.
+    /// Checks whether an earlier owner of a partition left documents that it was moving.
     pub(crate) async fn look_for_moving(&self) -> Result<(), ConsumerError> {
         let Some(sharding) = &self.target.sharding else {
             return Ok(());
@@ -131,9 +139,9 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Inserts the kept content of a document again, whose new form the target has refused for good, and
-    /// deletes its note. Nothing is inserted if the document is stored. If the target refuses the kept
-    /// content too, the note stays.
+    /// Inserts the kept content of a document whose new form the target has refused for good, and deletes
+    /// its note. Nothing is inserted if the document is stored. If the target refuses the kept content
+    /// too, the note stays.
     pub(crate) async fn restore_moving(
         &self,
         ns: &str,
@@ -166,8 +174,8 @@ impl MongoSink {
                     ns,
                     entry = %write.id,
                     note = note_id,
-                    "the target refuses the last form of a document that was to move; the form is kept \
-                     in oplog_relay.moving"
+                    "the target refused to move a document and now refuses its previous content; the \
+                     content is kept in oplog_relay.moving"
                 );
                 return Ok(Applied::Done);
             }
@@ -176,6 +184,7 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
+    /// Inserts the kept content of a document. Returns `Done` even if the target refuses it.
     async fn insert_kept(
         &self,
         ns: &str,
@@ -241,12 +250,13 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
-    /// Adds the documents that are missing because they were being moved to `places`. Returns the
-    /// notes to end once the writes are acknowledged.
+    /// Adds to `places` the documents that are missing because they were being moved. Returns the notes
+    /// to delete once the writes are acknowledged.
     ///
     /// Another member may have written notes that this one does not know of, so an update of a missing
-    /// document always looks for one. A note counts only for the entry that it was written for, and for earlier ones that are applied
-    /// again: the document of a later entry is missing for another reason.
+    /// document always looks for one. A note counts only for the entry that it was written for, and for
+    /// earlier entries that are applied again: the document of a later entry is missing for another
+    /// reason.
     pub(crate) async fn recall_moving<'w, 'a>(
         &self,
         ns: &str,
@@ -257,7 +267,6 @@ impl MongoSink {
         let expects = sharding.is_some_and(super::known::Sharding::may_have_moving);
         let mut first = FirstWrites::default();
         for write in writes {
-            // The first write of a document decides.
             first
                 .entry(identity_of(ns, write.document_id)?)
                 .or_insert(write);
@@ -314,6 +323,7 @@ struct Note {
     document: Arc<[u8]>,
 }
 
+/// Reads a note. Fails if it is not in the form in which this program writes it.
 fn read(note: &Document) -> Result<Note, ConsumerError> {
     let read = || {
         let since = EntryId {

@@ -28,8 +28,8 @@ use crate::worker::assignment::Token;
 
 /// Number of writes whose documents are looked up with one query.
 const AT_ONCE: usize = 1_000;
-/// Number of attempts, each with a new lookup, before a write that a cluster refuses because of its
-/// shard key is refused.
+/// Number of times that a write which the cluster refuses because of its shard key is repeated, each
+/// time after a new lookup, before it is refused for good.
 pub(crate) const ATTEMPTS: u32 = 3;
 
 /// The collection of a run, and how its writes are sent.
@@ -43,8 +43,8 @@ pub(crate) struct Sending<'s> {
 
 impl MongoSink {
     /// Sends writes until all are acknowledged. They are routed by the stored shard key of their
-    /// documents, which is looked up first. The future has a type without a name, because it contains
-    /// itself: a refused write may be sent again in this way.
+    /// documents, which is looked up first. The future is boxed, because it may contain itself: a
+    /// refused write may be sent again by this function.
     pub(crate) fn send_sharded<'s>(
         &'s self,
         ns: &'s str,
@@ -118,6 +118,7 @@ impl MongoSink {
         }
     }
 
+    /// Looks up the stored shard keys of the documents, and sends the writes once.
     async fn try_chunk(
         &self,
         ns: &str,
@@ -152,7 +153,8 @@ impl MongoSink {
         places: &mut Places,
     ) -> Result<Sent, ConsumerError> {
         let Sending { ns, kind, key, .. } = sending;
-        // An unknown order is kept: a command may just have cleared the cache.
+        // If it is unknown whether the order matters, it is kept: a command may just have cleared the
+        // cache.
         let keeps_order = self.known_order().get(ns).copied().unwrap_or(true);
         let rules = Rules {
             key,
@@ -168,7 +170,7 @@ impl MongoSink {
             write_id_identity(write.document_id, &mut identity).map_err(failed)?;
             loop {
                 let pushed = run.push(write, &identity, places, rules).map_err(failed)?;
-                // The documents of a collection whose writes keep their order change at once.
+                // In a collection whose writes keep their order, a change is sent at once.
                 let is_last = keeps_order && !run.changes.is_empty();
                 if pushed == Pushed::Added && !is_last {
                     break;
@@ -219,7 +221,7 @@ impl MongoSink {
             let cut = self.target.limits.cut(kind, rest);
             let others;
             let mut next = cut.next;
-            // An earlier part may have a document that an index refused.
+            // An index may have refused a document of an earlier part.
             if self.holds(ns) {
                 others = self.without_held(ns, next).await?;
                 next = &others;
@@ -317,9 +319,9 @@ impl MongoSink {
         Ok(())
     }
 
-    /// Looks up with which values of the shard key the documents of these writes are stored. The read
+    /// Looks up the values of the shard key with which the documents of these writes are stored. The read
     /// goes to the primaries of all shards, each of which returns only the documents that it owns. It
-    /// waits for the transactions that a shard has yet to commit.
+    /// waits for transactions that a shard has yet to commit.
     pub(crate) async fn places(
         &self,
         ns: &str,
@@ -361,7 +363,7 @@ impl MongoSink {
     }
 }
 
-/// Returns the values of a place as a set of one.
+/// Returns the place of a document that is stored once, with these values.
 pub(crate) fn place_at(values: &[u8]) -> Place {
     Place::At(Arc::from(values))
 }

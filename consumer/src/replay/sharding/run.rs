@@ -31,7 +31,7 @@ pub(crate) enum Place {
     Changing(usize),
 }
 
-/// A write with the values by which it is routed.
+/// A write with the stored values of the shard key by which it is routed.
 #[derive(Debug)]
 pub(crate) struct RoutedWrite<'w, 'a> {
     pub(crate) write: &'w Write<'a>,
@@ -73,12 +73,12 @@ pub(crate) struct Rules<'k> {
     pub(crate) creates_unmatched: bool,
 }
 
-/// What happened to a write.
+/// The outcome of [`Run::push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// It is part of the run.
+    /// The write is part of the run.
     Added,
-    /// It must follow the run, which is to be sent first.
+    /// The write must follow the run, which must be sent first.
     SendFirst,
 }
 
@@ -125,6 +125,8 @@ impl<'w, 'a> Run<'w, 'a> {
         Ok(Pushed::Added)
     }
 
+    /// Adds a write to the change of its document. A whole document supersedes the earlier writes, and a
+    /// delete must follow the change.
     fn push_to_change(&mut self, index: usize, write: &'w Write<'a>) -> Pushed {
         let change = self.changes.get_mut(index);
         let change = change.expect("its index was stored when it was added");
@@ -146,6 +148,7 @@ impl<'w, 'a> Run<'w, 'a> {
         once.map(|write| write.id).collect()
     }
 
+    /// Adds a whole document: as a routed write if it keeps the stored shard key, otherwise as a change.
     fn push_whole(
         &mut self,
         write: &'w Write<'a>,
@@ -157,7 +160,7 @@ impl<'w, 'a> Run<'w, 'a> {
         let values: Values = rules.key.values_of(document)?.into();
         let stored = stored_values(places.get(identity).cloned());
         match stored.as_slice() {
-            // A rewritten document is not created again.
+            // A rewritten document that was deleted meanwhile is not created again.
             [] if matches!(write.action, Action::Rewritten(_)) => return Ok(()),
             [] if matches!(write.action, Action::Insert(_)) => {
                 self.route(write, BulkKind::Insert, Arc::clone(&values));
@@ -175,6 +178,7 @@ impl<'w, 'a> Run<'w, 'a> {
         Ok(())
     }
 
+    /// Adds an update: as a routed write if it keeps the stored shard key, otherwise as a change.
     fn push_update(
         &mut self,
         write: &'w Write<'a>,
@@ -195,7 +199,7 @@ impl<'w, 'a> Run<'w, 'a> {
                 let base = Base::Moving(document);
                 self.change(write, identity, places, Vec::new(), base);
             }
-            // The write of the whole document was refused.
+            // `Zeros` follows the write of a whole document, which was refused.
             None if matches!(write.action, Action::Zeros(_)) => {}
             None => {
                 let upserts = matches!(write.action, Action::AsIs { upsert: true, .. });

@@ -5,8 +5,8 @@ use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, 
 
 use crate::replay::plan::{Action, Routing};
 
-/// The shard key of a collection that is sharded by more than `_id`, or that has a collation: a filter
-/// of `_id` alone would then be compared by that collation, and could not select a shard.
+/// The shard key of a collection that is sharded by more than `_id`, or that has a collation of its own.
+/// With a collation, a filter of `_id` alone would be compared by it and could not select a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShardKey {
     /// The paths of its fields, without `_id`. A hashed field is routed by its value too.
@@ -89,8 +89,8 @@ impl ShardKey {
                 }
                 Ok(false)
             }
-            // Zeros sets top-level fields to the values that the document already has in its entry,
-            // but not on the target, if the server stored its own time in them.
+            // It restores zero timestamps that the server replaced with its own time when it stored
+            // the document, so the stored value of the shard key changes.
             Action::Zeros(document) => {
                 for field in document.elements() {
                     let field = field?;
@@ -100,6 +100,7 @@ impl ShardKey {
                 }
                 Ok(false)
             }
+            // A diff is applied by this program in any case, so its paths need no check.
             Action::Diff(_) => Ok(true),
             Action::Insert(_) | Action::Replace(_) | Action::Rewritten(_) | Action::Delete => {
                 Ok(false)
@@ -107,7 +108,7 @@ impl ShardKey {
         }
     }
 
-    /// Returns true if a path leads to a field of the shard key, above it or below it.
+    /// Returns true if a path is a field of the shard key, contains one, or is within one.
     fn overlaps(&self, changed: &[u8]) -> bool {
         let is_within = |inner: &[u8], outer: &[u8]| {
             inner.starts_with(outer) && matches!(inner.get(outer.len()), None | Some(b'.'))

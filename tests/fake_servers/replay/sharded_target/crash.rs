@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A step of a move: a command and its collection.
+/// A step of a move: the name of a command, and its collection.
 type MoveStep = (&'static str, &'static str);
 
 const IN_TRANSACTION: [MoveStep; 2] = [("delete", "c"), ("insert", "c")];
-const WITHOUT: [MoveStep; 4] = [
+const WITHOUT_TRANSACTION: [MoveStep; 4] = [
     ("update", "moving"),
     ("delete", "c"),
     ("insert", "c"),
@@ -17,7 +17,7 @@ const WITHOUT: [MoveStep; 4] = [
 ];
 
 const BEFORE: &[(&str, i32, &str)] = &[("i", 1, r#"{"_id":1,"k":1,"x":1}"#)];
-/// A move by a diff, by operators, and by a replacement, each between other entries.
+/// Moves by a diff, by operators, and by a replacement, with other entries of the document.
 const MOVES: [&[(&str, i32, &str)]; 3] = [
     &[
         ("u", 1, r#"{"$v":2,"diff":{"i":{"y":1}}}"#),
@@ -58,7 +58,10 @@ async fn crash_after(scene: &Scene, step: MoveStep, log: &[(&str, i32, &str)]) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_a_move_neither_loses_nor_doubles_the_document() -> Result<()> {
-    for (transactions, steps) in [(true, &IN_TRANSACTION[..]), (false, &WITHOUT[..])] {
+    for (transactions, steps) in [
+        (true, &IN_TRANSACTION[..]),
+        (false, &WITHOUT_TRANSACTION[..]),
+    ] {
         for moves in MOVES {
             for step in steps {
                 let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
@@ -99,7 +102,7 @@ async fn a_document_that_was_deleted_and_not_yet_inserted_comes_back_from_its_no
         let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
         scene.server.model().refuse_transactions();
         scene.done(BEFORE).await?;
-        // This move shows that the cluster runs no transactions, so the next one begins without one.
+        // The cluster refuses the transaction of this move, so the next move begins without one.
         for batch in other.chunks(1) {
             scene.done(batch).await?;
         }
@@ -136,7 +139,7 @@ async fn a_note_that_another_member_writes_later_is_found() -> Result<()> {
     Ok(())
 }
 
-/// The reply to a commit is lost, so nobody knows whether the document has moved.
+/// The reply to a commit is lost, so it is unknown whether the document has moved.
 #[tokio::test]
 async fn a_commit_without_a_reply_is_settled_by_another_lookup() -> Result<()> {
     let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;

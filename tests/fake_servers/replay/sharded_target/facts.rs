@@ -1,8 +1,9 @@
-//! What the replay knows of the cluster: whether it is one, and the shard keys of its collections.
+//! What the replay finds out about its target: whether it is a cluster, and the shard keys of its
+//! collections.
 
 use super::*;
 
-/// The first command that needs a read would fail.
+/// The first `find` would fail and stop the replay.
 #[tokio::test]
 async fn a_replica_set_is_not_asked_for_shard_keys() -> Result<()> {
     let scene = Scene::new("count").await?;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The index has the shard key as its prefix, as a cluster requires.
+/// Returns a scene with a unique index, of which the shard key is a prefix, as a cluster requires.
 async fn indexed(transactions: bool) -> Result<Scene> {
     let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
     if !transactions {
@@ -14,7 +14,7 @@ async fn indexed(transactions: bool) -> Result<Scene> {
     Ok(scene)
 }
 
-/// Two documents exchange their values, one of them by way of another shard.
+/// Two documents exchange their values; one of them has another shard key in between.
 const EXCHANGE: &[(&str, i32, &str)] = &[
     ("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#),
     ("i", 2, r#"{"_id":2,"k":2,"u":"b"}"#),

@@ -167,7 +167,8 @@ async fn members_that_apply_the_same_entries_store_no_document_twice() -> Result
     Ok(())
 }
 
-/// An update of a document that exists twice has no right document; a whole document replaces both.
+/// An update of a document that is stored twice is refused, because it cannot say which one it concerns.
+/// A whole document replaces both.
 #[tokio::test]
 async fn a_document_that_another_client_has_stored_twice_is_reported_and_replaced() -> Result<()> {
     let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
@@ -184,7 +185,7 @@ async fn a_document_that_another_client_has_stored_twice_is_reported_and_replace
 }
 
 #[tokio::test]
-async fn updates_of_missing_documents_follow_the_policy() -> Result<()> {
+async fn updates_of_missing_documents_follow_the_policy_on_a_cluster() -> Result<()> {
     let update = [("u", 1, r#"{"$v":1,"$set":{"k":2,"x":1}}"#)];
     let key = r#"{"k":1}"#;
     let scene = sharded(Version::V6_0, key, &[]).await?;

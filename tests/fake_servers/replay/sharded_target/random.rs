@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A generator of numbers (xorshift), so that a failure can be repeated by its seed.
+/// A random number generator (xorshift). A failure can be reproduced by its seed.
 struct Numbers(u64);
 
 impl Numbers {

@@ -64,7 +64,7 @@ async fn updates_after_a_refused_move_find_the_document_where_it_was() -> Result
     Ok(())
 }
 
-/// The document is held, and a later entry gives it a shard key that no shard accepts.
+/// The document is held, and a later entry gives it a shard key that the cluster refuses.
 #[tokio::test]
 async fn a_held_document_that_the_cluster_keeps_refusing_becomes_a_dead_letter() -> Result<()> {
     let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;

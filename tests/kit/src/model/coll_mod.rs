@@ -55,14 +55,14 @@ impl Model {
                     let mut index = changed.indexes.remove(place);
                     change_index(&mut index, change, version, &mut reply)?;
                     changed.build(&call.ns()?, &mut index, false)?;
-                    if is_changed(change, "unique") && index.has_duplicates() {
-                        let message = "Cannot convert the index to unique: duplicates are there";
+                    if is_set(change, "unique") && index.has_duplicates() {
+                        let message = "Cannot convert the index to unique: there are duplicates";
                         return Err(Failure::new(359, message));
                     }
                     changed.indexes.insert(place, index);
                 }
                 "viewOn" | "pipeline" => {
-                    let message = format!("ns {db}.{name} is no view: '{option}'");
+                    let message = format!("ns {db}.{name} is not a view: '{option}'");
                     return Err(Failure::new(72, message));
                 }
                 "validator" if is_empty(value) => drop(changed.options.remove(option)),
@@ -110,7 +110,8 @@ impl Model {
     }
 }
 
-fn is_changed(change: &Bson, field: &str) -> bool {
+/// Returns true if a change sets a boolean field to true.
+fn is_set(change: &Bson, field: &str) -> bool {
     change.get(field).is_some_and(is_true)
 }
 
@@ -155,7 +156,7 @@ fn change_index(
         }
         reply.insert(format!("{field}_new"), value.clone());
     }
-    if is_changed(change, "unique") {
+    if is_set(change, "unique") {
         index.spec_mut().remove("prepareUnique");
     }
     // A server shows these fields only while they are true.

@@ -1,4 +1,4 @@
-//! Collations, as far as equality goes.
+//! Collations: which strings are equal. The model has no order of strings under a collation.
 
 use bson::{Bson as Value, Document as Bson, doc};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
@@ -80,7 +80,7 @@ impl Collation {
         self.spec.as_ref()
     }
 
-    /// Appends bytes that are the same for equal values only.
+    /// Appends bytes that are the same for two values exactly if the values are equal.
     pub(super) fn write_identity(
         &self,
         value: Element<'_>,

@@ -52,20 +52,20 @@ impl<'a> Call<'a> {
         Ok(flag.transpose()?.unwrap_or_default())
     }
 
-    /// Returns a number; `None` if the argument is missing or negative.
+    /// Returns an integer argument; `None` if it is missing or negative.
     pub(super) fn count(&self, name: &str) -> Result<Option<usize>, Failure> {
         let number = self.get(name)?.map(Element::integer).transpose()?;
         let number = number.and_then(|number| usize::try_from(number).ok());
         Ok(number)
     }
 
-    /// Returns a document; the empty one if the argument is missing.
+    /// Returns an argument that is a document; the empty document if it is missing.
     pub(super) fn document(&self, name: &str) -> Result<Document<'a>, Failure> {
         let found = self.get(name)?.map(Element::document).transpose()?;
         Ok(found.unwrap_or(Document::EMPTY))
     }
 
-    /// Returns a required list of documents.
+    /// Returns a required argument that is a list of documents, such as the statements of an `update`.
     pub(super) fn list(&self, name: &str) -> Result<Vec<Document<'a>>, Failure> {
         let list = self.get(name)?;
         let list = list.ok_or_else(|| {
@@ -106,7 +106,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The largest number of writes in one command.
+/// The maximum number of writes in one command.
 const MOST_WRITES: usize = 100_000;
 /// Arguments that every command accepts beside its own.
 const GENERIC: [&str; 10] = [
@@ -207,19 +207,18 @@ const FIND: &[&str] = &[
     "singleBatch",
     "noCursorTimeout",
     "allowDiskUse",
-    "projection",
     "collation",
     "tailable",
     "awaitData",
 ];
-/// Arguments with the first version that knows them.
+/// Arguments with the first version that supports them.
 const SINCE: [(&str, Version); 2] = [(KEEP_TS, Version::V8_0), (UUID, Version::V6_0)];
 
 impl Model {
     /// Runs a command and returns its reply, whether it succeeded or failed.
     ///
     /// # Errors
-    /// The reply cannot be written, which does not happen if the command is valid BSON.
+    /// Fails if the reply cannot be encoded, which does not happen if the command is valid BSON.
     pub fn command(&mut self, db: &str, body: Document<'_>) -> bson::error::Result<Vec<u8>> {
         match self.try_command(db, body) {
             Ok(reply) => Ok(reply),
@@ -232,6 +231,7 @@ impl Model {
         }
     }
 
+    /// Runs a command on the cluster, or on this server if it is not a cluster.
     pub(super) fn try_command(&mut self, db: &str, body: Document<'_>) -> Answer {
         match self.route(db, body) {
             Some(answer) => answer,

@@ -1,4 +1,4 @@
-//! The model's content, in the form of the golden data.
+//! The model's content, in the form of the recorded fixtures.
 
 use std::collections::BTreeMap;
 

@@ -41,8 +41,8 @@ impl DuplicateKey {
         }
     }
 
-    /// Returns the text of every version from 4.4 on: a value that may not be valid text is
-    /// hexadecimal.
+    /// Returns the error text, in the form of versions from 4.4 on: a value that may not be valid text
+    /// is written in hexadecimal.
     pub(super) fn message(&self, ns: &str, index: &str) -> Result<String, Failure> {
         let mut fields = Vec::new();
         for element in Document::new(&self.value)?.elements() {
@@ -110,6 +110,7 @@ impl DuplicateKey {
         Ok(())
     }
 
+    /// Returns a string in hexadecimal if it may not be valid text.
     fn hex(&self, element: Element<'_>) -> Option<String> {
         let bytes = (element.kind == kind::STRING).then(|| element.string_bytes().ok())??;
         let is_text = self.collation.is_none() && std::str::from_utf8(bytes).is_ok();

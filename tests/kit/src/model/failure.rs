@@ -7,8 +7,8 @@ use oplog_relay_core::document::{DocumentBuilder, Malformed, kind};
 use super::duplicate::DuplicateKey;
 use super::version::Version;
 
-/// The codes that the model returns by itself or on request, with their names in the server's
-/// `error_codes.yml`.
+/// Names of error codes in the server's `error_codes.yml`. The model reports any other code as
+/// `Location<code>`.
 const NAMES: &[(i32, &str)] = &[
     (2, "BadValue"),
     (9, "FailedToParse"),
@@ -57,7 +57,7 @@ const NAMES: &[(i32, &str)] = &[
     (14031, "OutOfDiskSpace"),
 ];
 
-/// The code of a failure that is reported without a code.
+/// Code of a failure whose reply has no code, as some compatible servers send it.
 pub const NO_CODE: i32 = 0;
 
 /// The reason for which a command, or one of its writes, was refused.
@@ -98,12 +98,12 @@ impl Failure {
         Failure::new(26, format!("ns not found {ns}"))
     }
 
-    /// Returns the refusal of a view's name.
+    /// Returns the refusal of a command that names a view instead of a collection.
     pub(super) fn is_view(ns: &str) -> Failure {
         Failure::new(166, format!("Namespace {ns} is a view, not a collection"))
     }
 
-    /// Returns the reply of the whole command.
+    /// Returns the reply to a command that failed as a whole.
     pub(super) fn reply(&self, version: Version) -> Result<Vec<u8>, Failure> {
         let name = NAMES.iter().find(|(code, _)| *code == self.code);
         let name = name.map_or_else(

@@ -48,9 +48,9 @@ pub(super) fn matches(
     for element in filter.elements() {
         let element = element?;
         let fits = match element.name {
-            b"$and" => count(document, element, collation)?.0,
-            b"$or" => count(document, element, collation)?.1,
-            b"$nor" => !count(document, element, collation)?.1,
+            b"$and" => all_and_any(document, element, collation)?.0,
+            b"$or" => all_and_any(document, element, collation)?.1,
+            b"$nor" => !all_and_any(document, element, collation)?.1,
             b"$comment" => true,
             b"$expr" => is_literally(document, element)?,
             name if name.starts_with(b"$") => {
@@ -66,7 +66,7 @@ pub(super) fn matches(
 }
 
 /// Applies the filters of a list. Returns whether all match, and whether any matches.
-fn count(
+fn all_and_any(
     document: Document<'_>,
     list: Element<'_>,
     collation: &Collation,
@@ -79,8 +79,8 @@ fn count(
     Ok((all, any))
 }
 
-/// Evaluates `{$eq: ["$$ROOT", {$literal: …}]}`, which compares the whole document, its fields in
-/// order; the model knows no other expression.
+/// Evaluates `{$eq: ["$$ROOT", {$literal: …}]}`, which compares the whole document, including the order
+/// of its fields. The model supports no other expression.
 fn is_literally(document: Document<'_>, expression: Element<'_>) -> Result<bool, Failure> {
     let other = || unknown("expression in", expression.name);
     let sides = expression.document()?.get("$eq")?.ok_or_else(other)?;
@@ -118,7 +118,10 @@ fn field_fits(
     found(document, &parts(&path), &mut values);
     let Some(operators) = operators(expression) else {
         if expression.kind == kind::REGEX {
-            return Err(Failure::new(2, "the model knows no patterns"));
+            return Err(Failure::new(
+                2,
+                "the model does not support regular expressions",
+            ));
         }
         return Ok(equal(&values, expression, collation));
     };
@@ -181,7 +184,7 @@ fn unknown(what: &str, name: &[u8]) -> Failure {
     )
 }
 
-/// Returns true if a value is equal. Null equals a missing field.
+/// Returns true if one of the values equals `wanted`. Null equals a missing field.
 fn equal(values: &Found<'_>, wanted: Element<'_>, collation: &Collation) -> bool {
     values.iter().any(|value| match value {
         None => wanted.kind == kind::NULL,
@@ -205,8 +208,7 @@ fn compare(one: Element<'_>, other: Element<'_>, collation: &Collation) -> Order
     }
 }
 
-/// Returns true if two types can be compared: only values of one kind are greater or less than each
-/// other.
+/// Returns true if values of the two types can be compared by `$gt` and similar operators.
 const fn same_bracket(one: u8, other: u8) -> bool {
     const fn bracket(kind: u8) -> u8 {
         match kind {

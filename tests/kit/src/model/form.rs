@@ -1,5 +1,5 @@
-//! The values that indexes refuse: invalid geometry, arrays where an index permits none, and
-//! similar ones. Such a value fails a write, and also the build of an index over the document.
+//! The values that indexes refuse, such as an invalid geometry, or an array where an index permits
+//! none. Such a value makes a write fail, and also the build of an index over the document.
 
 use bson::Bson as Value;
 use oplog_relay_core::document::{Document, Element, kind};
@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::index::Index;
 use super::path::{field, parts};
 
-/// Languages that a text index knows, a subset of the server's list.
+/// Languages that a text index supports, a subset of the server's list.
 const LANGUAGES: [&str; 8] = [
     "none", "english", "en", "french", "fr", "german", "de", "spanish",
 ];
@@ -80,7 +80,7 @@ fn check_sphere(document: Document<'_>, path: &str) -> Result<(), Failure> {
             Err(_) => matches!(value.kind, kind::NULL | kind::UNDEFINED),
         };
         if !is_nothing && !is_geometry(value) {
-            let message = format!("Can't extract geo keys: the value at {path} is no geometry");
+            let message = format!("Can't extract geo keys: the value at {path} is not a geometry");
             return Err(Failure::new(16755, message));
         }
     }
@@ -107,6 +107,8 @@ fn is_position(list: Document<'_>) -> bool {
     }
 }
 
+/// Returns the number of elements of a list; `None` unless each of them is a document or an array for
+/// which `is_one` returns true.
 fn each(list: Element<'_>, is_one: impl Fn(Document<'_>) -> bool) -> Option<usize> {
     let mut count = 0;
     for element in list.document().ok()?.elements() {

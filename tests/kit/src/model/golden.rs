@@ -79,7 +79,7 @@ impl Scenario {
     /// Returns the recorded events of the change stream of the whole deployment, as BSON.
     ///
     /// # Errors
-    /// The scenario has none, or the file cannot be read.
+    /// Fails if the scenario has no events, or if the file cannot be read.
     pub fn events(&self) -> Result<Vec<Vec<u8>>> {
         split(&read(&self.directory.join("change-stream.bson"))?)
     }
@@ -88,7 +88,7 @@ impl Scenario {
     /// server's own oplog application ends in a different state than the primary.
     ///
     /// # Errors
-    /// The scenario cannot be read.
+    /// Fails if the scenario cannot be read.
     pub fn within_the_applier(self) -> Result<Scenario> {
         let beyond = self.noted("beyond_the_applier")?;
         Ok(beyond.iter().fold(self, |kept, ns| kept.without(ns)))
@@ -118,7 +118,7 @@ impl Scenario {
     /// Returns the concatenated entries, as a dump has them.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn oplog(&self) -> Result<Vec<u8>> {
         read(&self.directory.join("oplog.bson"))
     }
@@ -126,7 +126,7 @@ impl Scenario {
     /// Returns the expected documents.
     ///
     /// # Errors
-    /// A file cannot be read.
+    /// Fails if a file cannot be read.
     pub fn expected(&self) -> Result<State> {
         self.documents("expected")
     }
@@ -134,7 +134,7 @@ impl Scenario {
     /// Returns the expected documents, including those of excluded collections.
     ///
     /// # Errors
-    /// A file cannot be read.
+    /// Fails if a file cannot be read.
     pub fn all_expected(&self) -> Result<State> {
         let mut all = self.clone();
         all.left_out.clear();
@@ -160,7 +160,7 @@ impl Scenario {
     /// Returns the expected collections.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn expected_collections(&self) -> Result<Collections> {
         self.described("expected")
     }
@@ -189,7 +189,7 @@ impl Scenario {
     /// missing or differ.
     ///
     /// # Errors
-    /// They differ.
+    /// Fails if they differ.
     pub fn expect_collections(&self, found: &Collections, withheld: &[&str]) -> Result<()> {
         let mut found = found.clone();
         for (db, collections) in &mut found {
@@ -205,7 +205,7 @@ impl Scenario {
     /// UUIDs of the source.
     ///
     /// # Errors
-    /// The scenario does not have such files, or they contradict each other.
+    /// Fails if the scenario does not have such files, or if they contradict each other.
     pub fn initial(&self) -> Result<Model> {
         let mut model = Model::default();
         let mut documents = self.documents("initial")?;
@@ -243,7 +243,7 @@ impl Scenario {
     /// full sync's reads.
     ///
     /// # Errors
-    /// They differ.
+    /// Fails if they differ.
     pub fn expect(&self, state: &State) -> Result<()> {
         self.expect_as(state, Agreement::Bytes)
     }
@@ -251,7 +251,7 @@ impl Scenario {
     /// Checks the state with the given agreement for all collections.
     ///
     /// # Errors
-    /// They differ.
+    /// Fails if they differ.
     pub fn expect_as(&self, state: &State, agreement: Agreement) -> Result<()> {
         let expected = self.expected()?;
         ensure!(!expected.is_empty(), "the scenario expects no documents");
@@ -298,7 +298,7 @@ impl Scenario {
     /// Returns the time of the entry in the middle of the oplog, in milliseconds since 1970.
     ///
     /// # Errors
-    /// The oplog cannot be read.
+    /// Fails if the oplog cannot be read.
     pub fn middle(&self) -> Result<i64> {
         let entries = split(&self.oplog()?)?;
         let middle = entries.get(entries.len() / 2).context("no entries")?;

@@ -114,7 +114,7 @@ impl Index {
         }
     }
 
-    /// Returns the keys of a document, as values; fails with 171 for two arrays.
+    /// Returns the keys of a document, as values; fails with 171 if two different arrays are indexed.
     pub(super) fn values<'a>(
         &self,
         document: Document<'a>,
@@ -127,6 +127,7 @@ impl Index {
         Ok(found)
     }
 
+    /// Returns the bytes that are the same for equal keys.
     fn identity(&self, key: &[Option<Element<'_>>]) -> Result<Vec<u8>, Failure> {
         let mut identity = Vec::new();
         for value in key {

@@ -27,9 +27,9 @@
 //!
 //! `README.md` beside this file lists the server behaviour that each part models.
 //!
-//! Unsupported features are refused, many of them with 238: transactions of a replica set (20), update
-//! pipelines except `$replaceWith` of a literal and aggregation except samples (40324), patterns in
-//! queries (2), running views. An unknown command returns 59.
+//! Unsupported features are refused: transactions of a replica set with 20, update pipelines other than
+//! `$replaceWith` of a literal and aggregations other than samples with 40324, regular expressions in
+//! queries with 2, and others, such as reads of views, with 238. An unknown command returns 59.
 
 mod cluster;
 mod coll_mod;
@@ -84,16 +84,16 @@ pub struct Model {
     cursors: Cursors,
     /// The other shards, if this is a sharded cluster.
     cluster: Option<Box<Cluster>>,
-    /// Number of UUIDs and times given so far.
+    /// Number of UUIDs and times generated so far.
     uuids: u64,
     /// Number of updates of a replay that did not find a document.
     pub unmatched: u64,
-    /// Number of updates of a replay that were made by reading, changing and replacing.
+    /// Number of updates of a replay for which the document was read, changed and replaced.
     pub rewritten: u64,
 }
 
 impl Model {
-    /// Returns an empty server of that version.
+    /// Returns a server of that version without data.
     #[must_use]
     pub fn of(version: Version) -> Model {
         Model {

@@ -1,16 +1,16 @@
 //! The collections and views of each database.
 
-use oplog_relay_core::collection_uuid::CollectionUuid;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::{Document as Bson, doc};
+use oplog_relay_core::collection_uuid::CollectionUuid;
 
 use super::Model;
 use super::failure::Failure;
 use super::index::Index;
 use super::record::Collection;
 
-/// The collection that stores the views of a database, a document each.
+/// The collection that stores the views of a database, one document for each.
 pub(super) const VIEWS: &str = "system.views";
 /// System collections to which clients may write.
 const SYSTEM: [&str; 6] = [
@@ -105,7 +105,7 @@ impl Model {
         CollectionUuid(uuid)
     }
 
-    /// Returns the time as the bytes of a timestamp.
+    /// Returns the current time as the bytes of a timestamp that is unique within the model.
     pub(super) fn now(&mut self) -> [u8; 8] {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = since.map_or(0, |since| since.as_secs());
@@ -127,7 +127,7 @@ impl Model {
 
 /// Fails with 73 for a system collection that clients must not create.
 pub(super) fn check_system(db: &str, name: &str) -> Result<(), Failure> {
-    // A test stores pre-images, which a server writes itself.
+    // On a server only the server itself writes pre-images; in the model a test stores them.
     let is_known = SYSTEM.contains(&name)
         || name.starts_with(BUCKETS)
         || (db, name) == ("config", "system.preimages");

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::index::is_true;
 use super::version::Version;
 
-/// The options of collections with the first version that knows them.
+/// The options of collections with the first version that supports them.
 pub(super) const OPTIONS: &[(&str, Version)] = &[
     ("capped", Version::V4_2),
     ("size", Version::V4_2),
@@ -99,7 +99,7 @@ pub(super) fn is_empty(value: &Value) -> bool {
     value.as_document().is_some_and(Bson::is_empty)
 }
 
-/// Checks a validator and its level and action.
+/// Checks the type of an option, and the value of `validationLevel` and `validationAction`.
 pub(super) fn check_validation(name: &str, value: &Value) -> Result<(), Failure> {
     let allowed: &[&str] = match name {
         "validationLevel" => &["off", "strict", "moderate"],
@@ -131,7 +131,7 @@ fn check_view(options: &Bson) -> Result<(), Failure> {
     }
 }
 
-/// Checks `idIndex`, which is accepted if it is the same as the default.
+/// Checks `idIndex`, which must be the index of `_id` that a server creates by default.
 fn check_id_index(ns: &str, index: &Value, options: &Bson) -> Result<(), Failure> {
     let index = index.as_document();
     let index = index.ok_or_else(|| Failure::new(14, "'idIndex' has to be a document"))?;

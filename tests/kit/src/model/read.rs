@@ -22,10 +22,10 @@ use crate::stub::project;
 
 /// Default number of documents in a first batch.
 const FIRST_BATCH: usize = 101;
-/// The size limit of a reply.
+/// Maximum number of bytes of the documents in a reply.
 const REPLY_BYTES: usize = 16 << 20;
 
-/// The open cursors, with the documents that each has still to return.
+/// The open cursors, with the documents that each still has to return.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cursors {
     last: i64,

@@ -222,7 +222,8 @@ impl Collection {
         Ok(())
     }
 
-    /// Drops the oldest document of a capped collection, which no oplog entry records.
+    /// Drops the oldest documents of a capped collection that exceeds its limits. No oplog entry records
+    /// that.
     pub(super) fn drop_oldest(&mut self) -> Result<(), Failure> {
         if !self.is_capped() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Plans of a replay, applied as its sink sends them.
+//! Applies plans of a replay to the model, as the sink of a replay sends them.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bson::{Document as Bson, doc};
@@ -28,7 +28,7 @@ impl Model {
     /// Plans consecutive entries of one partition and sends the resulting commands.
     ///
     /// # Errors
-    /// An entry cannot be planned, or the model refuses a write.
+    /// Fails if an entry cannot be planned, or if the model refuses a write.
     pub fn replay(&mut self, planner: &Planner, entries: &[(EntryId, Vec<u8>)]) -> Result<()> {
         let mut located = Vec::with_capacity(entries.len());
         for (offset, (id, bytes)) in (0..).zip(entries) {
@@ -177,7 +177,7 @@ impl Model {
         writes: &[Write<'_>],
     ) -> Result<Vec<usize>> {
         if writes.is_empty() {
-            // The rewritten write was the last of its bulk. A server refuses an empty command.
+            // No write is left after a rewritten one. A server refuses a command without writes.
             return Ok(Vec::new());
         }
         let (db, collection) = ns.split_once('.').context("no namespace")?;
@@ -187,7 +187,7 @@ impl Model {
         let reply = self.run(db, &command)?;
         ensure!(reply.get_f64("ok")? > 0.0, "{reply}");
         if kind == BulkKind::Update && reply.get_array("writeErrors").is_ok() {
-            // The count ends at the error.
+            // The reply counts only the writes before the refused one.
             let done = u64::try_from(reply.get_i32("n")?)?;
             let errors = reply.get_array("writeErrors")?;
             let index = errors[0]

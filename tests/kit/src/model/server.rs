@@ -1,4 +1,4 @@
-//! The model on a port.
+//! Serves the model on a port, and makes it fail on request.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,13 +11,13 @@ use super::Model;
 use super::failure::Failure;
 use crate::wire::{Listener, Reply, Request, Service};
 
-/// The time that a `getMore` on a tail waits.
+/// Time for which a `getMore` of a tailing cursor waits before it returns an empty batch.
 const AWAIT: Duration = Duration::from_millis(20);
-/// Commands by which drivers monitor a server; a pause does not delay them.
-const WATCHING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
+/// Commands by which drivers monitor a server. A pause does not delay their replies.
+const MONITORING: [&[u8]; 3] = [b"hello", b"isMaster", b"ismaster"];
 
-/// A model that is served on a free port of 127.0.0.1, to any number of connections; it ends when
-/// dropped.
+/// A model that is served on a free port of 127.0.0.1, to any number of connections. The server ends
+/// when it is dropped.
 #[derive(Debug)]
 pub struct ModelServer {
     shared: Arc<Shared>,
@@ -31,9 +31,9 @@ struct Shared {
     failing: Mutex<VecDeque<(String, i32)>>,
     /// Commands whose writes are refused on request, with the code.
     refusing: Mutex<VecDeque<(String, i32)>>,
-    /// Commands that fail their write concern on request, with the code.
+    /// Commands that report a write concern error on request, with the code.
     failing_concern: Mutex<VecDeque<(String, i32)>>,
-    /// Commands whose next answer is to be lost.
+    /// Commands whose answer is lost on request. The number has no meaning.
     losing: Mutex<VecDeque<(String, i32)>>,
     paused: Mutex<bool>,
     resumed: Condvar,
@@ -45,7 +45,7 @@ impl ModelServer {
     /// Serves a model.
     ///
     /// # Errors
-    /// No port is free.
+    /// Fails if no port is free.
     pub fn start(mut model: Model) -> io::Result<ModelServer> {
         let (listener, shared) = Listener::start(|address, _| {
             model.address = address.to_string();
@@ -74,19 +74,19 @@ impl ModelServer {
         lock(&self.shared.model)
     }
 
-    /// Lets the next command of that name fail with this code, without being executed. Several
-    /// requests are queued.
+    /// Makes the next command of that name fail with this code, without being executed. Several requests
+    /// are queued.
     pub fn fail_next(&self, command: &str, code: i32) {
         lock(&self.shared.failing).push_back((command.to_owned(), code));
     }
 
-    /// Lets the next `getMore` on that collection fail with this code, without being executed.
+    /// Makes the next `getMore` on that collection fail with this code, without being executed.
     pub fn fail_next_batch(&self, collection: &str, code: i32) {
         self.fail_next(&format!("getMore {collection}"), code);
     }
 
-    /// Lets the next command of that name succeed as a command, while each of its writes that is
-    /// tried fails with this code and is not executed. Several requests are queued.
+    /// Makes the next command of that name succeed as a command, while each of its writes that is
+    /// attempted fails with this code and is not executed. Several requests are queued.
     pub fn refuse_next(&self, command: &str, code: i32) {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
@@ -102,7 +102,8 @@ impl ModelServer {
         lock(&self.shared.losing).push_back((command.to_owned(), 0));
     }
 
-    /// Holds the answers to all commands from now on. The commands are executed.
+    /// Holds the answers to all commands from now on, except those by which drivers monitor a server.
+    /// The commands are executed.
     pub fn pause(&self) {
         *lock(&self.shared.paused) = true;
     }
@@ -236,11 +237,11 @@ impl Service for Shared {
         }
         self.hold(name, command);
         if is_empty_batch(answer.as_deref().unwrap_or_default()) {
-            // A tailing client waits at the server for more entries.
+            // A server delays the empty batch of a tailing cursor, in case more entries arrive.
             let waited = self.resumed.wait_timeout(lock(&self.paused), AWAIT);
             drop(waited);
         }
-        if !WATCHING.contains(&name) {
+        if !MONITORING.contains(&name) {
             let held = self
                 .resumed
                 .wait_while(lock(&self.paused), |paused| *paused);

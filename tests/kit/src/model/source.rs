@@ -26,7 +26,7 @@ impl Model {
     /// Appends an entry to the oplog, and creates the oplog if it does not exist.
     ///
     /// # Errors
-    /// The entry is not a document.
+    /// Fails if the entry is not a document.
     pub fn log(&mut self, entry: &[u8]) -> Result<(), Failure> {
         let (db, name) = OPLOG;
         if self.collection(db, name).is_none() {
@@ -39,7 +39,7 @@ impl Model {
         }
         let oplog = self.existing(db, name)?;
         let oplog = oplog.ok_or_else(|| Failure::new(26, "no oplog"))?;
-        // Entries have no `_id`; the index requires one.
+        // Oplog entries have no `_id`, but the model's collections have an index of it.
         let entry = Document::new(entry)?;
         let mut bytes = Vec::new();
         let mut stored = DocumentBuilder::start(&mut bytes);
@@ -56,7 +56,8 @@ impl Model {
         oplog.insert("local.oplog.rs", bytes)
     }
 
-    /// Returns true if a cursor tails the oplog and every such cursor has returned all entries.
+    /// Returns true if there is a tailing cursor, and every tailing cursor has returned all entries of the
+    /// oplog.
     #[must_use]
     pub fn is_tailed(&self) -> bool {
         let oplog = self.collection(OPLOG.0, OPLOG.1);
@@ -90,6 +91,7 @@ impl Model {
         self.tail_on(id, tailing, "firstBatch")
     }
 
+    /// Returns the documents that a tailing cursor has not returned yet. The cursor stays open.
     pub(super) fn tail_on(&mut self, id: i64, mut tailing: Tailing, batch: &str) -> Answer {
         let ns = format!("{}.{}", tailing.db, tailing.name);
         let mut found = Vec::new();
@@ -106,8 +108,8 @@ impl Model {
         Ok(cursor_reply(batch, id, &ns, &found))
     }
 
-    /// Runs `$sample`, which here returns evenly spaced documents, beginning with the first.
-    /// `$project` is accepted, but has no effect.
+    /// Runs an `aggregate` with `$sample`. The model returns evenly spaced documents, beginning with the
+    /// first. `$project` is accepted, but has no effect.
     pub(super) fn aggregate(&mut self, call: Call<'_>) -> Answer {
         let (name, ns) = (call.collection()?, call.ns()?);
         let mut size = None;

@@ -9,7 +9,7 @@ use super::index::{Index, is_true};
 use super::options::integer;
 use super::version::Version;
 
-/// The fields of a spec with the first version that knows them.
+/// The fields of a spec with the first version that supports them.
 const FIELDS: &[(&str, Version)] = &[
     ("v", Version::V4_2),
     ("key", Version::V4_2),
@@ -189,9 +189,9 @@ fn complete_plugin(spec: &mut Bson) {
     spec.insert("key", complete);
 }
 
-/// Returns true if an index equals the wanted spec.
+/// Returns true if an index has the definition of the wanted one.
 ///
-/// Fails with 85 or 86 if the index has the wanted name or key, but another definition.
+/// Fails with 85 or 86 if it has the name or the key of the wanted index, but another definition.
 pub(super) fn is_there(there: &Index, wanted: &Index, version: Version) -> Result<bool, Failure> {
     let (one, other) = (there.spec(), wanted.spec());
     let same_key = bytes_of(&there.key()) == bytes_of(&wanted.key())
@@ -219,7 +219,8 @@ pub(super) fn is_there(there: &Index, wanted: &Index, version: Version) -> Resul
     differs(85, "Index already exists with different options")
 }
 
-/// Returns the fields of a key in order, because their order counts.
+/// Returns the fields of a key with their values as text, in order, because their order counts. Equal
+/// numbers of different types have the same text.
 fn bytes_of(key: &Bson) -> Vec<(String, String)> {
     let fields = key.iter();
     let plain = |value: &Value, name: &str| {

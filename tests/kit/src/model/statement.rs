@@ -18,15 +18,17 @@ const MARGIN: usize = 16 << 10;
 enum Form {
     Modifiers,
     Replacement,
-    /// The pipeline `[{$replaceWith: {$literal: <document>}}]`, the only one that the model knows.
+    /// The pipeline `[{$replaceWith: {$literal: <document>}}]`, the only one that the model supports.
     Literal,
 }
 
-/// The time and the server version of a write.
+/// The circumstances of a write: options of its command, the time, and the server version.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances {
-    /// Keeps the zero timestamp, which would otherwise be replaced.
+    /// True if zero timestamps are kept instead of replaced with the time
+    /// (`bypassEmptyTsReplacement`).
     pub(super) keep_ts: bool,
+    /// The time, as the bytes of a timestamp.
     pub(super) now: [u8; 8],
     pub(super) version: Version,
 }
@@ -149,7 +151,8 @@ impl<'a> Update<'a> {
         stored(new, id, self.keeps_zeros(at), at.now)
     }
 
-    /// Returns true if zero timestamps are kept: only a replacement changes them to the time.
+    /// Returns true if zero timestamps are kept. Only a replacement by a document replaces them with the
+    /// time.
     fn keeps_zeros(&self, at: Circumstances) -> bool {
         at.keep_ts || self.form != Form::Replacement
     }
@@ -169,8 +172,8 @@ fn altered_id() -> Failure {
     Failure::new(66, message)
 }
 
-/// Checks the names of a replacement. No version accepts a name with a dollar at the first level of
-/// a replacement; those from 5.0 on accept it in a pipeline.
+/// Checks the names of a replacement. No version accepts a top-level name that begins with a dollar sign
+/// in a replacement; versions from 5.0 on accept it in a pipeline.
 fn check_replacement(document: Document<'_>) -> Result<(), Failure> {
     for element in document.elements() {
         let name = element?.name;

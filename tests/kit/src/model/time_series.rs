@@ -9,7 +9,7 @@ use super::namespace::{BUCKETS, VIEWS};
 use super::options::integer;
 use super::version::Version;
 
-/// Granularities with the longest time that a bucket spans, the finest first.
+/// Granularities, the finest first, with the maximum number of seconds that a bucket spans.
 const GRANULARITIES: [(&str, i32); 3] =
     [("seconds", 3600), ("minutes", 86_400), ("hours", 2_592_000)];
 
@@ -50,8 +50,8 @@ impl Model {
         is_series.then(|| on.to_owned())
     }
 
-    /// Runs `collMod` of a time series: the view receives another span, everything else concerns
-    /// the buckets.
+    /// Runs `collMod` of a time series. A change of the granularity also changes the view; everything else
+    /// concerns the buckets.
     pub(super) fn change_time_series(
         &mut self,
         call: Call<'_>,
@@ -96,7 +96,7 @@ impl Model {
 
     /// Runs `applyOps` that replaces the definition of one view.
     pub(super) fn apply_ops(&mut self, call: Call<'_>) -> Answer {
-        let only = || Failure::new(238, "the model replaces one view by applyOps");
+        let only = || Failure::new(238, "the model supports applyOps only to replace one view");
         let operation = call.subject.document()?.first()?.ok_or_else(only)?;
         let operation = operation.document()?;
         let field = |name: &str| operation.get(name)?.ok_or_else(only);
@@ -157,7 +157,7 @@ fn completed(options: &Bson) -> Result<Bson, Failure> {
     Ok(series)
 }
 
-/// Checks that a granularity changes only to the next coarser one.
+/// Checks that a granularity stays the same or becomes the next coarser one.
 fn check_transition(old: &Bson, granularity: &Value) -> Result<(), Failure> {
     let place = |name: Option<&str>| {
         GRANULARITIES

@@ -12,9 +12,9 @@ use super::fields::{Field, index, join, split};
 use super::path::Part;
 use super::version::Version;
 
-/// The largest number of nulls with which an array is filled.
+/// The maximum number of nulls that a `$set` beyond the end of an array may add.
 const MOST_PADDING: usize = 1_500_000;
-/// Operators of servers that the model does not support.
+/// Operators that servers support and the model does not.
 const OTHERS: [&str; 11] = [
     "$mul",
     "$min",
@@ -28,7 +28,7 @@ const OTHERS: [&str; 11] = [
     "$currentDate",
     "$setOnInsert",
 ];
-/// Names with a dollar that every version stores.
+/// Names with a dollar sign that every version stores.
 const REFERENCE: [&[u8]; 3] = [b"$ref", b"$id", b"$db"];
 
 /// The change at the end of a path.
@@ -39,7 +39,8 @@ enum Change<'a> {
     Increment(Element<'a>),
     /// Appends one value.
     Append(Element<'a>),
-    /// Appends several.
+    /// Appends several values, and then keeps `slice` elements: the first ones, or the last ones if it is
+    /// negative.
     Push {
         each: Document<'a>,
         slice: Option<i64>,
@@ -150,8 +151,8 @@ fn checked_path(path: &[u8]) -> Result<Vec<Part<'_>>, Failure> {
     Ok(parts)
 }
 
-/// Checks the names of a stored value: servers before 5.0 refuse names with a dollar at every
-/// level.
+/// Checks the names of a stored value. Servers before 5.0 refuse names that begin with a dollar sign at
+/// every level.
 pub(super) fn check_names(value: Element<'_>, version: Version) -> Result<(), Failure> {
     if version >= Version::V5_0 || ![kind::DOCUMENT, kind::ARRAY].contains(&value.kind) {
         return Ok(());
@@ -210,7 +211,7 @@ fn pushed(element: Element<'_>, version: Version) -> Result<Change<'_>, Failure>
     })
 }
 
-/// Compares paths. Since 5.0 numbers are in the order of their value.
+/// Compares paths. Since 5.0 parts that are numbers are ordered by value.
 fn compare_paths(one: &[Part<'_>], other: &[Part<'_>], version: Version) -> Ordering {
     let number = |part: Part<'_>| match std::str::from_utf8(part) {
         Ok(text) if version >= Version::V5_0 => text.parse::<u64>().ok(),
@@ -227,7 +228,8 @@ fn compare_paths(one: &[Part<'_>], other: &[Part<'_>], version: Version) -> Orde
     unequal.next().unwrap_or(one.len().cmp(&other.len()))
 }
 
-/// Checks that no path equals or contains another: after sorting those are neighbours.
+/// Checks that no path equals or contains another. The steps are sorted, so such paths are next to each
+/// other.
 fn check_conflicts(steps: &[Step<'_>]) -> Result<(), Failure> {
     for pair in steps.windows(2) {
         if let [one, other] = pair

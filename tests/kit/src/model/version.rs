@@ -1,6 +1,6 @@
 //! The server versions that the model can imitate.
 
-/// The version of a server; later versions know more and refuse less.
+/// The version of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names are the versions")]
 pub enum Version {

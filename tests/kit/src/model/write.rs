@@ -13,7 +13,7 @@ use super::record::{Collection, RecordId};
 use super::statement::{Circumstances, Update};
 use super::version::Version;
 
-/// The size limit of an inserted document.
+/// Maximum number of bytes of an inserted document.
 pub(super) const MOST_BYTES: usize = 16 << 20;
 
 /// The outcome of the writes of a command.
@@ -223,6 +223,7 @@ impl Model {
     }
 }
 
+/// Stands for the `_id` of a document that has none.
 pub(super) const NO_ID: Element<'static> = Element {
     name: b"_id",
     kind: kind::NULL,

@@ -1,4 +1,4 @@
-//! Commands that concern the collections of a cluster.
+//! Commands that shard, describe and change the collections of a cluster.
 
 use bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Document, Element};

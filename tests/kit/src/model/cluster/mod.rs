@@ -35,9 +35,9 @@ pub(super) struct Cluster {
     transactions: BTreeMap<Vec<u8>, Transaction>,
     /// True if a commit is acknowledged before all shards have committed it.
     commits_late: bool,
-    /// The cluster after a commit that one shard has yet to make.
+    /// The state of the cluster after a commit that is acknowledged and that some shards have yet to make.
     prepared: Option<Box<Model>>,
-    /// The number of transactions that were committed.
+    /// Number of transactions that were committed.
     committed: u64,
     /// False if transactions are refused.
     runs_transactions: bool,
@@ -71,8 +71,9 @@ impl Model {
         }
     }
 
-    /// Makes the cluster acknowledge a transaction when only the shards that it deletes from have committed
-    /// it, as servers before 6.1 may do. The others are done when a read or a write waits for them.
+    /// Makes the cluster acknowledge a transaction when only the shards from which it deletes have
+    /// committed it, as servers before 6.1 may do. The others commit it when a read or a write waits for
+    /// them.
     pub fn commit_late(&mut self) {
         if let Some(cluster) = &mut self.cluster {
             cluster.commits_late = true;
@@ -122,7 +123,7 @@ impl Model {
             return self.run_in_transaction(db, body).map(Some);
         }
         if body.get("txnNumber")?.is_some() {
-            // A retryable write, which the model does not recognize when it is repeated.
+            // This is a retryable write. The model does not recognize a repeated one.
             let command = without_session(body)?;
             return self.try_command(db, Document::new(&command)?).map(Some);
         }
@@ -178,7 +179,7 @@ impl Model {
         self.cluster.as_ref()?.keys.get(ns).cloned()
     }
 
-    /// Runs a command on one shard.
+    /// Runs a command on one shard; 0 is the primary shard.
     fn on_shard(&mut self, shard: usize, db: &str, body: Document<'_>) -> Answer {
         let others = self.cluster.as_mut().map(|cluster| &mut cluster.others);
         match others.and_then(|others| others.get_mut(shard.checked_sub(1)?)) {
@@ -230,7 +231,7 @@ fn without_session(body: Document<'_>) -> Result<Vec<u8>, Failure> {
     Ok(out)
 }
 
-/// Returns a command with one statement.
+/// Returns a command whose list of statements has only this one.
 fn with_statement(call: Call<'_>, list: &str, statement: Element<'_>) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     let mut command = DocumentBuilder::start(&mut out);

@@ -22,8 +22,8 @@ pub(super) struct ShardKey {
 pub(super) type KeyValues = Vec<(u8, Vec<u8>)>;
 
 impl ShardKey {
-    /// Returns the values of a document. A missing field counts as null since 4.4; servers before
-    /// refuse such a document.
+    /// Returns the values of a document. A missing field counts as null since 4.4; earlier servers refuse
+    /// such a document.
     pub(super) fn values_of(
         &self,
         document: Document<'_>,
@@ -69,7 +69,8 @@ impl ShardKey {
         Ok(Some(values))
     }
 
-    /// Returns true if an index may be unique: the shard key is its prefix.
+    /// Returns true if an index with this key may be unique: the shard key is its prefix, and is not
+    /// hashed.
     pub(super) fn is_prefix_of(&self, index: &Bson) -> bool {
         let mut fields = index.keys();
         self.pattern.keys().all(|path| fields.next() == Some(path))

@@ -1,5 +1,5 @@
-//! Transactions. Each command runs on a copy of the cluster; the commit runs all of them on the
-//! cluster itself, and fails if another client has changed a document meanwhile.
+//! Transactions. Each command runs on a copy of the cluster. The commit runs all of them on the cluster
+//! itself, and fails if a reply differs, because another client has changed a document meanwhile.
 
 use bson::doc;
 use oplog_relay_core::document::Document;

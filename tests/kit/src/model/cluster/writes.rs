@@ -99,7 +99,7 @@ fn with_index(error: Document<'_>, index: usize) -> Result<Vec<u8>, Failure> {
     Ok(out)
 }
 
-/// The statements of a command, of which each is sent to its shards.
+/// A function that sends one statement of a command to its shards, and adds their replies to the sum.
 type Send =
     fn(&mut Model, Call<'_>, &ShardKey, Document<'_>, &mut Sum, usize) -> Result<(), Failure>;
 
@@ -116,6 +116,7 @@ impl Model {
         self.each(call, key, "deletes", Model::delete_on_shards)
     }
 
+    /// Sends the statements of a command one by one, and stops at the first refusal if they are ordered.
     fn each(&mut self, call: Call<'_>, key: &ShardKey, list: &str, send: Send) -> Answer {
         let ordered = call.get("ordered")?.is_none() || call.flag("ordered")?;
         let mut sum = Sum::default();
@@ -238,7 +239,7 @@ impl Model {
         (0..self.count_of_shards()).collect()
     }
 
-    /// Returns the collection on one shard.
+    /// Returns a copy of the collection on one shard, to which a refused write is rolled back.
     fn copy_of(&mut self, shard: usize, call: Call<'_>) -> Result<Option<Collection>, Failure> {
         let name = call.collection()?;
         Ok(self.shard(shard).collection(call.db, name).cloned())

@@ -23,7 +23,7 @@ fn number(element: Element<'_>) -> Result<Option<Number>, Failure> {
     }))
 }
 
-/// Checks that the increment is a number, whatever the field is.
+/// Checks that the increment is a number.
 pub(super) fn check(by: Element<'_>) -> Result<(), Failure> {
     let numeric = number(by)?.is_some();
     let message = "Cannot increment with non-numeric argument";
@@ -32,8 +32,8 @@ pub(super) fn check(by: Element<'_>) -> Result<(), Failure> {
 
 /// Returns the type and the value of the sum. A missing field becomes the increment.
 ///
-/// Two 32-bit integers whose sum overflows result in a 64-bit integer; an overflow of 64 bits is
-/// refused; a sum with a double is a double.
+/// If the sum of two 32-bit integers overflows, it becomes a 64-bit integer. An overflow of 64 bits is
+/// refused. A sum with a double is a double.
 pub(super) fn sum(found: Option<Element<'_>>, by: Element<'_>) -> Result<(u8, Vec<u8>), Failure> {
     let Some(found) = found else {
         return Ok((by.kind, by.value.to_vec()));

@@ -18,7 +18,7 @@ fn updated(document: &str, update: &str, version: Version) -> Result<String, i32
 }
 
 #[test]
-fn paths_are_resolved_as_by_a_server() {
+fn paths_are_resolved_as_on_a_server() {
     let document = r#"{"_id":1,"a":[1,{"x":2}],"d":{"0":3}}"#;
     for (update, result) in [
         (r#"{"$set":{"a.1.x":9}}"#, r#""a":[1,{"x":9}],"d":{"0":3}"#),
@@ -79,7 +79,7 @@ fn paths_are_resolved_as_by_a_server() {
 }
 
 #[test]
-fn updates_are_refused_as_by_a_server() {
+fn updates_are_refused_as_on_a_server() {
     let document = r#"{"_id":1,"a":[1],"n":null,"d":{}}"#;
     for (update, code) in [
         (r#"{"$set":{"a.x":1}}"#, 28),
@@ -117,7 +117,7 @@ fn updates_are_refused_as_by_a_server() {
 }
 
 #[test]
-fn new_fields_come_in_the_order_of_their_names() {
+fn new_fields_are_added_in_the_order_of_their_names() {
     let update = r#"{"$set":{"10":0,"9":0,"b":0,"a":0}}"#;
     for (version, result) in [
         (Version::V4_4, r#"{"10":0,"9":0,"a":0,"b":0}"#),
