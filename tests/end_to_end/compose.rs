@@ -1,5 +1,5 @@
-//! The services of the compose file, with their own arguments and environment, on native servers.
-//! Only the host names and the HTTP port differ.
+//! The services of the compose file, run as processes of this machine, with the arguments and the
+//! environment of the file. Only the host names and the HTTP port differ.
 
 use std::path::Path;
 
@@ -14,10 +14,12 @@ use serde_json::Value;
 
 use crate::support::{Ended, LIMIT, source};
 
-/// A service of the compose file, run natively.
+/// A service of the compose file, run as a process of this machine.
 struct Service {
     program: Program,
+    /// The name of the program.
     name: String,
+    /// The arguments of its health check.
     health: Vec<String>,
 }
 

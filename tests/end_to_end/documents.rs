@@ -1,4 +1,5 @@
-//! The documents, checked against the programs: the help of each command, flags, links.
+//! The documentation, checked against the programs: the help of each command, metrics, exit codes,
+//! flags, links and paths.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +17,7 @@ use oplog_relay_kit::services::Program;
 use oplog_relay_runtime::exit::ExitCode;
 use prometheus::Registry;
 
-/// The environment variable that makes the test write the page instead of comparing it.
+/// The environment variable that makes the tests write the pages instead of comparing them.
 const REFRESH: &str = "OPLOG_RELAY_REFRESH_DOCUMENTS";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,8 +53,8 @@ const COMMANDS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Flags of Kafka's tools, of mongod and mongodump, of cargo and of the tests' own programs, and the flag that
-/// every program has.
+/// Flags of Kafka's tools, of mongod and mongodump, of cargo and of the tests' own programs, and
+/// the flag that every program has.
 const FOREIGN_FLAGS: [&str; 30] = [
     "--add",
     "--all-topics",
@@ -92,7 +93,7 @@ fn root() -> Result<PathBuf> {
     Ok(tests.parent().context("no parent")?.to_owned())
 }
 
-/// Returns the documents of the project, by their paths from its root.
+/// Returns the paths of the documents of the project, from its root.
 fn documents() -> Result<Vec<String>> {
     let mut found: Vec<String> = [
         "README.md",
@@ -306,7 +307,7 @@ fn anchor(heading: &str) -> String {
     kept.collect()
 }
 
-/// Returns the targets of the links `[…](target)` of a document, except web addresses.
+/// Returns the targets of the links `[…](target)` in a text, except web addresses.
 fn links(text: &str) -> Vec<&str> {
     let targets = text
         .split("](")

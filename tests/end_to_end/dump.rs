@@ -12,7 +12,6 @@ use oplog_relay_core::command::scope;
 use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
-
 use oplog_relay_kit::model::{Model, Scenario};
 use oplog_relay_kit::services::Kafka;
 use oplog_relay_kit::topic_reader::{Contents, read_topics};
@@ -35,7 +34,7 @@ fn written(folder: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns the first entries of a history, and the others, as dumps.
+/// Returns the first `first` entries of a history, and the others, as dumps.
 fn halves(history: &History, first: usize) -> (Vec<u8>, Vec<u8>) {
     let (one, other) = history.0.split_at(first);
     (one.concat(), other.concat())
@@ -160,7 +159,7 @@ fn an_invalid_log_level_is_reported() -> Result<()> {
     Ok(())
 }
 
-/// The formats with their flags.
+/// The formats, with the values of `--format` and `--json`.
 const FORMATS: [(Format, &str, &str); 4] = [
     (Format::Raw, "raw", "relaxed"),
     (Format::Bson, "bson", "relaxed"),
@@ -184,7 +183,7 @@ fn expect_schema(contents: &Contents, format: Format) -> Result<()> {
 }
 
 #[test]
-fn golden_oplogs_through_kafka_lead_to_the_servers_state_in_every_exact_format() -> Result<()> {
+fn recorded_oplogs_lead_to_the_servers_state_through_every_exact_format() -> Result<()> {
     let kafka = Kafka::shared()?;
     let folder = tempfile::tempdir()?;
     for name in ["crud-types", "updates"] {
@@ -335,7 +334,7 @@ fn inspect_prints_what_would_be_produced_without_kafka() -> Result<()> {
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?;
-        // Frames hold many entries each.
+        // A frame has many entries, so there are fewer lines.
         ensure!(
             lines.len() == 100 || format == Format::Raw,
             "{} lines",

@@ -28,8 +28,9 @@ const KILLED_BYTES: usize = 4_000;
 const COPIED_WITHIN: Duration = Duration::from_secs(400);
 const KILLS: u32 = 10;
 
-/// Inserts documents before the producer starts, into a database that is written to later. The
-/// collection has a unique index, and the database also has an empty collection.
+/// Inserts documents into a collection with a unique index, and creates an empty collection in the
+/// same database. The producer starts later, and the load writes to other collections of the
+/// database.
 async fn fill(source: &FerretDb, documents: i32, text: usize) -> Result<()> {
     let database = Client::with_uri_str(source.uri()).await?.database("shop");
     let large = database.collection::<Document>("archive");
@@ -57,7 +58,7 @@ async fn indexes_of(server: &FerretDb, collection: &str) -> Result<Vec<String>> 
     Ok(collection.list_index_names().await?)
 }
 
-/// Returns how often each document of a collection was read.
+/// Returns how often a full sync has sent each document of a collection, by key.
 fn reads_of(kafka: &Kafka, prefix: &str, ns: &str) -> Result<BTreeMap<Vec<u8>, u32>> {
     let contents = read_topics(&kafka.brokers(), prefix, Format::Bson)?;
     let mut reads = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The entries of a source's oplog, and the check that the topics contain them.
+//! The entries of an oplog, and the check that the topics contain them.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl History {
     }
 
     /// Checks that the topics hold each of these entries (except noops) once, unchanged, in its
-    /// partition and in order, and nothing else.
+    /// partition and in order, and nothing else. Returns the number of entries.
     pub(crate) fn expect_once_in(
         &self,
         contents: &Contents,
@@ -176,8 +176,8 @@ fn home(
     Ok((topic, partitions as u32))
 }
 
-/// Checks that a JSON event has the meaning of its entry. JSON does not contain every field, and
-/// relaxed JSON does not preserve the width of numbers.
+/// Checks that an entry that was decoded from JSON has the meaning of the original. JSON does not
+/// contain every field, and relaxed JSON does not preserve the types of numbers.
 fn expect_same_meaning(found: &[u8], wanted: &Entry<'_>, format: Format) -> Result<()> {
     let found = Entry::parse(Document::new(found)?)?;
     ensure!(found.operation == wanted.operation && found.ns == wanted.ns && found.ts == wanted.ts);

@@ -1,4 +1,5 @@
-//! Both programs end to end, on real Kafka and FerretDB.
+//! Both programs between real servers (Kafka and FerretDB), the documentation, and the servers
+//! themselves.
 #![allow(
     clippy::cast_possible_truncation,
     reason = "numbers are small in tests"

@@ -1,5 +1,4 @@
-//! The memory of a full sync with its default settings, regardless of the number and the size of
-//! the documents.
+//! The memory of a full sync with its default settings, with many documents and with large ones.
 
 use std::time::Duration;
 

@@ -74,7 +74,7 @@ async fn a_unique_index_from_before_the_start_keeps_its_collection_in_one_partit
         let seen = inspect.with("--order", order).produce_all()?;
         ensure!(inspected(&seen.stdout, "oplog.shop.unique")? == unique);
         ensure!(inspected(&seen.stdout, "oplog.shop.plain")? == plain);
-        // The value of `--order` is saved in the routing table.
+        // The value of `--order` is part of the saved state.
         let other = if order == "id" { "auto" } else { "id" };
         let given = format!("Give --order {order}");
         let parts = ["made with --order", "shop.", &given];

@@ -1,5 +1,5 @@
-//! The producer on live sources: killed, fenced, disconnected from its broker; and the starts that
-//! it refuses.
+//! The producer on live sources: killed, fenced and disconnected from its broker, and the starts
+//! that it refuses.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::support::{Ended, LIMIT, Line, Random, source, tool};
 const KILLS: u64 = 20;
 /// Number of oplog entries whose production the kills interrupt.
 const ENTRIES: u64 = 200_000;
-/// Number of writes that each kill on a live source interrupts.
+/// Number of writes to the source during each start and kill of the producer.
 const WRITES_PER_KILL: u64 = 600;
 
 /// Waits until the program has committed the given number of Kafka transactions.
@@ -47,7 +47,8 @@ fn wait_for_status(
     Ok(())
 }
 
-/// Kills at random moments: during the start, during the first transaction, or after a commit.
+/// Starts a producer and kills it at a random moment: during the start, during the first
+/// transaction, or after a commit.
 fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
     let port = Port::lease()?;
     let http = format!("127.0.0.1:{}", port.number());
@@ -80,8 +81,8 @@ fn kill_at_random(line: &Line, random: &mut Random) -> Result<()> {
 fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Result<()> {
     let kafka = Kafka::shared()?;
     let oplog = Oplog::generate(ENTRIES, Shape::Mixed);
-    // The source is slow enough to outlast the kills, and without pauses, so that a transaction is
-    // open all the time.
+    // The source is slow enough to outlast the kills, and its pauses are short, so that a
+    // transaction is open nearly all of the time.
     let pause = Duration::from_millis(2);
     let server = Server::start_slow(oplog, Pace { entries: 50, pause })?;
     let line = Line::run(&kafka, server.uri(), "killed-producer").with("--start", "oldest");
@@ -97,10 +98,10 @@ fn producer_killed_twenty_times_at_random_moments_sends_every_entry_once() -> Re
     let count = history.expect_once_in(&contents, "killed-producer", "rs0", Format::Bson)?;
     ensure!(count as u64 == ENTRIES, "{count} entries");
     let uncommitted = count_uncommitted(&kafka.brokers(), "killed-producer")?;
-    // The kills did hit open transactions; otherwise the test would prove nothing.
+    // Records of aborted transactions prove that kills hit open transactions.
     ensure!(
         uncommitted > count,
-        "only {uncommitted} records with those of aborted transactions"
+        "{uncommitted} records, of which none is in an aborted transaction"
     );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The parts that the end-to-end tests share: the broker, the programs, the reading of topics.
+//! The parts that the end-to-end tests share: the source, the command lines and outcomes of
+//! programs, and Kafka's tools.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ use oplog_relay_kit::services::{FerretDb, FerretDbOptions, Kafka, Program};
 /// A limit above the duration of every step, even on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(400);
 
+/// Starts a FerretDB that writes an oplog.
 pub(crate) fn source() -> Result<FerretDb> {
     FerretDb::start(&FerretDbOptions::source())
 }
@@ -61,7 +63,7 @@ impl Line {
         Ended::wait(self.start_producer()?)
     }
 
-    /// Runs the producer and checks that it completed its task.
+    /// Runs the producer to its end and checks that it ended with code 0.
     pub(crate) fn produce_all(&self) -> Result<Ended> {
         self.produce()?.with_code(0)
     }

@@ -1,4 +1,4 @@
-//! Topics in Avro, with their schemas in a real registry and in registries that fail.
+//! Topics in Avro, with their schemas in a real registry and in fake ones that fail.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -140,7 +140,7 @@ fn schemas_that_are_missing_or_incompatible_stop_the_producer_before_the_first_r
 
     let by_record = [&flags[..], &["--registry-subjects=record"]].concat();
     topics.produce(&oplog, &by_record)?;
-    // The schemas are there now, under the names of their records.
+    // The schemas are registered now, under the names of their records.
     let strict = [&by_record[..], &["--registry-auto-register=false"]].concat();
     topics.produce(&oplog, &strict)
 }

@@ -1,4 +1,4 @@
-//! A golden set on its way through Kafka.
+//! A recorded oplog that is sent to Kafka and replayed.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ const WITHHELD: [&str; 3] = ["expireAfterSeconds", "recordPreImages", "v"];
 /// The database in which a replay records the commands that ran.
 pub(crate) const CATALOG: &str = "oplog_relay";
 
-/// The format in which a set is sent: one of the formats that preserve every type.
+/// The format in which an oplog is sent: one of the formats that preserve every type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Raw,
@@ -33,29 +33,30 @@ impl Form {
     }
 }
 
-/// A set whose entries are in Kafka.
+/// A recorded oplog whose entries are in Kafka.
 pub(crate) struct Carried {
     scenario: Scenario,
     /// The content of the target before the replay.
     before: Model,
-    /// The collection with updates that are not idempotent.
+    /// The collection with updates that are not idempotent. It is not compared after a replay that
+    /// begins in the middle.
     unrepeatable: Option<&'static str>,
-    /// The flags of each replay.
+    /// More flags for each replay.
     flags: &'static [&'static str],
     pub(crate) topics: Topics,
 }
 
 impl Carried {
-    /// Sends a set of MongoDB 4.2 to Kafka, under its own prefix.
+    /// Sends an oplog of MongoDB 4.2 to Kafka, in BSON.
     pub(crate) fn new(name: &str, prefix: &str) -> Result<Carried> {
         Carried::recorded(Scenario::new(name), prefix, Form::Bson)
     }
 
-    /// Sends a set to Kafka, under its own prefix.
+    /// Sends an oplog to Kafka.
     pub(crate) fn recorded(scenario: Scenario, prefix: &str, form: Form) -> Result<Carried> {
         let topics = Topics::none(prefix)?;
         topics.produce(&scenario.oplog()?, form.flags())?;
-        // A later server shows other options of the time series.
+        // Servers of different versions list different options of time-series collections.
         let before = match scenario.version() {
             Version::V5_0 => Model::of(Version::V5_0),
             _ => Model::default(),
@@ -81,13 +82,13 @@ impl Carried {
         self
     }
 
-    /// Excludes a collection from the comparison when the set is replayed again from its middle.
+    /// Excludes a collection from the comparison after a replay from the middle.
     pub(crate) const fn unrepeatable(mut self, ns: &'static str) -> Carried {
         self.unrepeatable = Some(ns);
         self
     }
 
-    /// Replays the set into a new target.
+    /// Replays the oplog into a new target.
     pub(crate) fn first(&self, processes: usize) -> Result<Replayed<'_>> {
         let replayed = Replayed {
             carried: self,
@@ -121,7 +122,7 @@ fn expect(target: &ModelServer, scenario: &Scenario, agreement: Agreement) -> Re
     scenario.expect_as(&state, agreement)
 }
 
-/// A set that was replayed.
+/// An oplog that was replayed.
 pub(crate) struct Replayed<'c> {
     carried: &'c Carried,
     target: ModelServer,
@@ -129,14 +130,14 @@ pub(crate) struct Replayed<'c> {
 }
 
 impl Replayed<'_> {
-    /// Replays the set again from the start.
+    /// Replays the oplog again from the start.
     pub(crate) fn rewound(&self, processes: usize, agreement: Agreement) -> Result<()> {
         self.reset(&["--to-earliest"])?;
         let scenario = &self.carried.scenario;
         self.pass("from its beginning", processes, scenario, agreement)
     }
 
-    /// Replays the set again from the time of its middle entry.
+    /// Replays the oplog again from the time of its middle entry.
     pub(crate) fn rewound_to_middle(&self, processes: usize, agreement: Agreement) -> Result<()> {
         let middle = Timestamp::from_millisecond(self.carried.scenario.middle()?)?;
         let middle = middle.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string();

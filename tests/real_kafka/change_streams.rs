@@ -17,7 +17,7 @@ use oplog_relay_runtime::kafka::{KafkaOptions, Reader};
 use crate::carry::CATALOG;
 use crate::topics::{LIMIT, Topics};
 
-/// The time from which on the scenario was recorded.
+/// The time at which the recording of the scenario began.
 const START: &str = "--start=1795971686:2";
 const SOURCE: &str = "cluster";
 
@@ -43,8 +43,8 @@ fn finish(server: &EventServer, topics: &Topics, more: &[&str]) -> Result<String
     Ok(log)
 }
 
-/// Checks that the target has the cluster's documents. Change streams of MongoDB 5.0 do not show views
-/// and indexes.
+/// Checks that the target has the cluster's documents. Views and indexes are not compared, because
+/// change streams of MongoDB 5.0 do not show them.
 fn expect(target: &ModelServer, scenario: &Scenario) -> Result<()> {
     let mut state = target.model().state();
     state.retain(|ns, _| !ns.starts_with(CATALOG));
@@ -52,7 +52,7 @@ fn expect(target: &ModelServer, scenario: &Scenario) -> Result<()> {
     scenario.expect_as(&state, Agreement::Fields)
 }
 
-/// Returns the identities of all entries in the topics; each must be there once.
+/// Returns the ids of all entries in the topics. Fails if an entry is there twice.
 fn ids(topics: &Topics) -> Result<BTreeSet<(String, EntryId)>> {
     let contents = read_topics(&topics.brokers(), topics.prefix(), Format::Bson)?;
     let mut ids = BTreeSet::new();

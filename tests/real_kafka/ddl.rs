@@ -1,4 +1,4 @@
-//! Collections that are created and dropped on a live source, while both programs run.
+//! Collections that are created and dropped on a source while both programs run.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,12 +13,12 @@ use crate::topics::{LIMIT, Topics};
 
 /// A source, a producer, the members of a group and a target, started before the first entry.
 struct Pipeline {
-    source: Server,
+    _source: Server,
     target: ModelServer,
     producer: Program,
     members: Vec<Program>,
     port: Port,
-    /// The topics, which must exist as long as the programs run.
+    /// Keeps the broker running.
     _topics: Topics,
 }
 
@@ -47,7 +47,7 @@ impl Pipeline {
         ];
         Ok(Pipeline {
             producer: Program::producer(flags.iter().map(String::as_str))?,
-            source,
+            _source: source,
             target,
             members: members?,
             port,
@@ -87,7 +87,6 @@ impl Pipeline {
             program.terminate()?;
             program.wait(LIMIT)?;
         }
-        ensure!(!self.source.oplog().is_empty());
         Ok(())
     }
 }

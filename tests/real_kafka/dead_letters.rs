@@ -1,4 +1,4 @@
-//! Entries that cannot be applied: they stop the replay, or are kept in the dead-letter topic.
+//! Entries that cannot be applied: they stop the replay or become dead letters.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +22,8 @@ const DOCUMENTS: i32 = 40;
 const ALL: &str = "--dead-letter=undecodable,command,write";
 const GARBAGE: &[u8] = b"no document";
 
-/// Returns documents of which the target refuses one, an unknown command, an index that the target
-/// refuses, and updates of missing documents, one of which needs a rewrite.
+/// Returns a history with a document that [`target`] refuses, two updates of missing documents, one
+/// of which needs a rewrite, an unknown command, and an index that every target refuses.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -50,7 +50,8 @@ fn target() -> Result<ModelServer> {
     let uri = target.uri();
     tokio::runtime::Runtime::new()?.block_on(async {
         let database = mongodb::Client::with_uri_str(uri).await?.database("s");
-        // A target checks only documents that have keys in an index.
+        // An index cannot have keys of two arrays of a document. It is sparse, so documents without
+        // these fields are not in it.
         let index =
             doc! { "key": { "x": 1, "y": 1 }, "name": "x_1_y_1", "unique": true, "sparse": true };
         let command = doc! { "createIndexes": "a", "indexes": [index] };
@@ -177,7 +178,7 @@ fn an_entry_that_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Re
                 "{name}: {damaged:?}"
             );
         }
-        // Applied again: the catalog skips the commands, the rest is refused again.
+        // The entries are applied again. The catalog skips the commands; the rest is refused again.
         let all = [
             "--to-earliest",
             "--topic",
@@ -200,9 +201,9 @@ fn an_entry_that_cannot_be_applied_stops_with_6_or_becomes_a_dead_letter() -> Re
     Ok(())
 }
 
-/// No later entry could release the document, and committed offsets stay before it.
+/// No later entry can release the document, and the committed offset stays before it.
 #[test]
-fn a_document_that_waits_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
+fn a_held_document_at_the_end_stops_or_becomes_a_dead_letter() -> Result<()> {
     let (topics, target) = taken("waiting")?;
     let refusal = (6, "no more records follow");
     topics.refused(&target, "waiting", &[], refusal)?;
@@ -221,7 +222,8 @@ fn a_dead_letter_is_not_lost_by_a_kill() -> Result<()> {
     let flags = [ALL, "--unmatched=dead-letter"];
     for kill in 1..=3 {
         let mut member = topics.start(&target, "buried", &flags)?;
-        // Each run may have written all of them again without committing any.
+        // The next run writes those again whose offsets were not committed, but maybe none of them:
+        // this waits for a total that every run reaches.
         wait_until("a dead letter", LIMIT, || {
             let ended = !member.is_running().unwrap_or(false);
             let found = letters(&topics, "buried");
@@ -270,7 +272,7 @@ fn a_dead_letter_whose_value_does_not_fit_refers_to_the_record() -> Result<()> {
     made.create("s.a", 1)?;
     made.insert("s.a", 1, 0)?;
     let topics = Topics::carry("large", &made.oplog()?)?;
-    // The text does not compress, because the topic's limit applies to the compressed batch.
+    // These bytes do not compress: the limit of the topic applies to the compressed batch.
     let mut state = 1_u32;
     let large = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -317,7 +319,7 @@ fn emit_keeps_what_it_cannot_decode() -> Result<()> {
     };
     ensure!(emit("lines-1", &[])?.0 == 6);
     let (code, lines) = emit("lines-2", &["--dead-letter=undecodable"])?;
-    // The create, the documents, the refused one, two updates and two commands.
+    // The create, the documents, the refused document, two updates and two other commands.
     let expected = usize::try_from(2 * DOCUMENTS)? + 6;
     ensure!((code, lines) == (0, expected), "{code}, {lines} lines");
     ensure!(count(&letters(&topics, "lines-2")?.0) == counts(&[("undecodable", 1)]));
@@ -373,7 +375,7 @@ fn a_refused_create_becomes_a_dead_letter_and_a_refused_drop_stops() -> Result<(
 }
 
 #[test]
-fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result<()> {
+fn a_held_document_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result<()> {
     let unique =
         |name: &str| doc! { "key": { name: 1 }, "name": name, "unique": true, "sparse": true };
     let mut made = Made::default();
@@ -387,7 +389,7 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
     made.command("s.a", 1, index)?;
     made.insert_with("s.a", 1, doc! { "_id": 2, "x": 9 })?;
     let topics = Topics::none("waits")?;
-    // The command needs the order of all documents, so they are in one partition before it.
+    // In one partition, all documents before the command are read before it.
     topics.produce(&made.oplog()?, &["--order=collection"])?;
     let target = ModelServer::start(Model::default())?;
     let uri = target.uri();
@@ -409,7 +411,7 @@ fn a_document_that_waits_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result
     let (lines, records) = letters(&topics, "waits")?;
     ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}");
     ensure!(lines[0]["code"] == 11000, "{lines:?}");
-    // The document after all of its entries.
+    // The dead letter has the document as it is after all of its entries.
     let value = bson::Document::from_reader(records[0].value.as_slice())?;
     let whole = doc! { "_id": 0, "x": 7, "w": "later" };
     ensure!(value.get_document("o")? == &whole, "{value}");

@@ -13,8 +13,8 @@ use crate::topics::Topics;
 fn damage(directory: &Path) -> Result<bool> {
     let log = directory.join("00000000000000000000.log");
     let mut bytes = std::fs::read(&log)?;
-    // A batch begins with its offset (8 bytes) and its length (4 bytes). The first batch has the data;
-    // the second one is the transaction's end marker.
+    // A batch begins with its offset (8 bytes) and its length (4 bytes). The first batch has the
+    // data; the second one is the marker of the transaction.
     let Some(length) = bytes.get(8..12) else {
         return Ok(false);
     };
@@ -25,7 +25,7 @@ fn damage(directory: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// By itself the Kafka client would skip the damaged batch, or fetch it again indefinitely.
+/// Left to itself, the Kafka client would skip the damaged batch, or fetch it again indefinitely.
 #[test]
 fn a_damaged_batch_is_reported_and_nothing_after_it_is_applied() -> Result<()> {
     let mut made = Made::default();

@@ -1,4 +1,4 @@
-//! The programs and settings in `examples/`, used as a reader would use them.
+//! The programs and the settings in `examples/`, used as its README describes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,24 +28,26 @@ fn topics(prefix: &str) -> Result<Topics> {
     }
     let topics = Topics::none(prefix)?;
     topics.produce(&made.oplog()?, &["--format=json"])?;
-    // The readers end at what is readable at their start, and the markers may be written later.
+    // The readers stop at the last stable offsets at their start, which may still be before the
+    // records: a transaction is committed before all of its markers are written.
     let topic = format!("{}.s.a", topics.prefix());
     let partitions = (0..8).map(|partition| (topic.as_str(), partition));
     wait_until_settled(&topics.brokers(), partitions)?;
     Ok(topics)
 }
 
-/// Checks that a reader printed the same events as `emit`, each once.
+/// Checks that a reader printed no event twice, and every event of a document that `emit` writes.
 fn check_printed(topics: &Topics, group: &str, printed: &str) -> Result<()> {
     let emitted = topics.emit(group)?;
     let mut lines: BTreeSet<&str> = BTreeSet::new();
     for event in printed.lines() {
-        // Barriers are in every partition, as operations that change nothing; `emit` omits them.
+        // A barrier is in every partition, as an event that changes nothing. `emit` omits barriers.
         let is_barrier = event.contains("\"operationType\":\"noop\"");
         let is_new = is_barrier || lines.insert(event);
         ensure!(is_new, "printed twice: {event}");
     }
-    // The event of a command has its barrier in the topic, which `emit` also omits.
+    // In the topic, the event of a command names its barriers; `emit` omits them. So only events of
+    // documents are compared.
     let documents = emitted
         .lines()
         .filter(|line| line.contains("\"documentKey\""));
@@ -67,8 +69,8 @@ fn the_java_reader_prints_every_change_event_once() -> Result<()> {
     check_printed(&topics, "emit-beside-java", &printed)
 }
 
-/// Nothing is checked if this machine has no Python, or one that cannot install the client: Python
-/// is not a tool that this project requires.
+/// The test passes without a check if the machine has no Python that can install the client,
+/// because the project does not require Python.
 #[test]
 fn the_python_reader_prints_every_change_event_once() -> Result<()> {
     let Some(python) = python_with("confluent-kafka==2.16.1") else {

@@ -1,4 +1,4 @@
-//! Programs of others that read the topics: Kafka Connect with the official MongoDB sink connector,
+//! Other programs that read the topics: Kafka Connect with MongoDB's sink connector, which writes
 //! into FerretDB, and Debezium's transform of its envelope.
 
 use std::collections::BTreeSet;
@@ -19,16 +19,17 @@ const CHANGE_STREAM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.mongodb.ChangeStreamHandler";
 const DEBEZIUM_HANDLER: &str =
     "com.mongodb.kafka.connect.sink.cdc.debezium.mongodb.ChangeStreamHandler";
-/// Both handlers refuse an update whose document is null, even one of MongoDB or Debezium itself.
-/// The delete of the document follows, so the update can be skipped.
+/// The setting that makes a sink skip records that it refuses. Both handlers refuse an update whose
+/// document is null, even one of MongoDB or Debezium itself. The delete of the document follows, so
+/// the update can be skipped.
 const TOLERANCE: &str = "errors.tolerance";
 const KEY_HAS_ID: &str =
     "com.mongodb.kafka.connect.sink.processor.id.strategy.ProvidedInKeyStrategy";
 const UNWRAP: &str = "io.debezium.connector.mongodb.transforms.ExtractNewDocumentState";
 const JSON: &str = "org.apache.kafka.connect.json.JsonConverter";
 
-/// Returns inserts, replacements and deletes, and with `with_updates` also updates of single
-/// fields, which the sink's Debezium handler does not apply.
+/// Returns inserts, replacements and deletes, and if `with_updates` is set also updates of single
+/// fields, which the sink's handler of Debezium's envelope does not apply.
 fn made(with_updates: bool) -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -154,7 +155,8 @@ fn kafka_connect_replays_the_topics_and_debezium_unwraps_its_envelope() -> Resul
     .with_context(|| connect.log().unwrap_or_default())
 }
 
-/// Produces topics of each form from a source, with the documents of its updates looked up.
+/// Sends the entries of a source to topics of each form, with the documents of updates looked up.
+/// Returns the source, and the topics of change events.
 fn looked_up() -> Result<(Source, Topics)> {
     let mut source = Source::new()?;
     for id in 0..60 {

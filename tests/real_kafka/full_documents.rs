@@ -21,11 +21,11 @@ use crate::topics::{LIMIT, Topics};
 pub(crate) const SNAPSHOT: [&str; 2] = ["--format=json", "--topic-mode=snapshot"];
 const BEGIN: u32 = 1_700_000_000;
 
-/// A live source whose documents and entries are made by hand.
+/// A source whose documents and entries the test writes.
 pub(crate) struct Source {
     pub(crate) server: ModelServer,
     ui: Bson,
-    /// Second of the last entry.
+    /// The second of the last entry.
     second: u32,
 }
 
@@ -73,7 +73,7 @@ impl Source {
         logged.map_err(|failure| anyhow::anyhow!("{failure:?}"))
     }
 
-    /// Stores documents without entries, like documents that are older than the oplog.
+    /// Stores documents without entries, as if they were older than the oplog.
     fn store(&self, ids: impl Iterator<Item = i32>) -> Result<()> {
         let documents: Vec<Document> = ids.map(|id| doc! { "_id": id, "n": id }).collect();
         self.run("s", &doc! { "insert": "a", "documents": documents })?;
@@ -104,7 +104,7 @@ impl Source {
         self.log_change("d", doc! { "o": { "_id": id } })
     }
 
-    /// Keeps the document before the last change, as MongoDB 6.0 does.
+    /// Stores the document before the last change, as MongoDB 6.0 does.
     fn keep_before(&self, document: Document) -> Result<()> {
         let ts = bson::Timestamp {
             time: self.second,
@@ -152,7 +152,7 @@ impl Source {
         Program::producer(own.into_iter().chain(flags))
     }
 
-    /// Sends everything up to now to the topics, and checks exit code and log.
+    /// Sends everything up to now to the topics, and checks the exit code and a text of the log.
     pub(crate) fn carry(
         &self,
         topics: &Topics,
@@ -185,7 +185,7 @@ impl Source {
     }
 }
 
-/// Returns the last value of each key that does not end with a tombstone.
+/// Returns the last value of each key, except of keys whose last record is a tombstone.
 fn latest(records: &[TopicRecord]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut latest = BTreeMap::new();
     for record in records {
@@ -204,7 +204,8 @@ fn parse(record: &TopicRecord) -> Result<Value> {
     serde_json::from_slice(&record.value).with_context(|| text.into_owned())
 }
 
-/// Checks that each value is a document, and that no two records belong to the same entry.
+/// Checks that each value fits the schema of latest states, and that no two records belong to the
+/// same entry.
 fn check_identities(records: &[TopicRecord]) -> Result<()> {
     let schema = EventSchema::of_latest_states()?;
     let mut ids = BTreeSet::new();
@@ -337,7 +338,8 @@ fn a_drop_or_rename_is_reported_where_its_documents_stay() -> Result<()> {
     source.log(doc! { "op": "c", "ns": "s.$cmd", "ui": ui, "o": rename })?;
     let flags = [&SNAPSHOT[..], &["--start=oldest"]].concat();
     source.carry(&topics, &flags, (0, "full-sync --namespaces s.b"))?;
-    // The name is no longer that of the collection, so the document of the update is gone.
+    // The lookup of the update finds no collection of that name any more, so its record is a
+    // tombstone.
     ensure!(
         latest(&topics.records()?)?.is_empty(),
         "the topic still has the document"
@@ -355,7 +357,7 @@ fn a_drop_or_rename_is_reported_where_its_documents_stay() -> Result<()> {
     source.carry(&topics, &SNAPSHOT, (0, "the collection was dropped"))
 }
 
-/// The flags of a stream from the start whose updates are looked up.
+/// The flags of a producer that starts at the oldest entry and looks up the documents of updates.
 const LOOKUP: [&str; 4] = [
     "--format=json",
     "--json=canonical",
@@ -363,7 +365,7 @@ const LOOKUP: [&str; 4] = [
     "--start=oldest",
 ];
 
-/// Returns a source with ten updated documents, of which the last is gone.
+/// Returns a source with ten updated documents, of which the last one has been deleted.
 fn updated() -> Result<Source> {
     let mut source = Source::new()?;
     for id in 0..10 {

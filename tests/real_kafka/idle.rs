@@ -1,5 +1,5 @@
-//! Position and lag of a replay that applies nothing: a filter excludes every entry, a document
-//! waits, or the target does not answer.
+//! The position and the lag of a replay that applies nothing: a filter excludes every entry, a
+//! document is held, or the target does not answer.
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
@@ -24,8 +24,8 @@ fn history() -> Result<Made> {
     Ok(made)
 }
 
-/// Returns topics with a document that a unique index of the target refuses, and the target: there
-/// the value belongs to a document that no entry mentions.
+/// Returns topics with a document that a unique index of the target refuses, and the target. On the
+/// target, the value belongs to a document that no entry mentions.
 pub(crate) fn taken(prefix: &str) -> Result<(Topics, ModelServer)> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -68,8 +68,8 @@ pub(crate) fn start(
     Program::consumer(common.chain(flags.iter().copied()))
 }
 
-/// Replays until the group has nothing left to do. Returns the source time that it then shows, in
-/// its metric and in the partitions.
+/// Replays until the group has nothing left to do. Returns the source time that it then shows: in
+/// its metric, and as the latest `ts` of its partitions.
 fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option<String>)> {
     let target = ModelServer::start(Model::default())?;
     let port = Port::lease()?;
@@ -85,10 +85,10 @@ fn settled(topics: &Topics, prefix: &str, flags: &[&str]) -> Result<(f64, Option
             .iter()
             .filter_map(|partition| partition["ts"].as_str().map(str::to_owned))
             .collect();
-        // All of the topics' partitions are listed, and committed to their ends.
-        let whole = partitions.is_empty() == (prefix == "nothing");
+        // The producer of "nothing" wrote no records, so there are no partitions to read.
+        let is_assigned = partitions.is_empty() == (prefix == "nothing");
         let is_read = shown["positions"]["golden"].is_string();
-        whole && is_read && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
+        is_assigned && is_read && shown["lag_offsets"] == 0 && shown["lag_seconds"] == 0.0
     })?;
     ensure!(program.is_running()?, "{}", program.stderr_text()?);
     let position = metric(port.number(), "oplog_consumer_position_timestamp_seconds");
@@ -142,9 +142,9 @@ fn a_source_that_is_filtered_completely_moves_the_position_and_the_lag() -> Resu
     Ok(())
 }
 
-/// No entry releases the document; an operator removes the other one.
+/// No entry releases the document. An operator removes the other document that has its value.
 #[test]
-fn a_document_that_waits_is_written_when_its_value_is_free() -> Result<()> {
+fn a_held_document_is_written_when_its_value_is_free() -> Result<()> {
     let (topics, target) = taken("freed")?;
     let port = Port::lease()?;
     let program = start(&topics, "freed", &target, &port, &[])?;
@@ -204,7 +204,7 @@ fn entries_that_the_target_does_not_accept_count_as_lag() -> Result<()> {
         position.map(|at| at.to_string()) == Some(last.to_string()),
         "{position:?}"
     );
-    // The age counts from the source time of the last entry, which is years ago.
+    // This lag is the age of the last entry, which is years old.
     ensure!(age.is_some_and(|age| age > 1e6), "{age:?}");
     program.terminate()?;
     program.wait(LIMIT).map(drop)

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::topics::LIMIT;
 
-/// Entries a second of each source.
+/// The number of entries of each source in a second.
 const RATE: u64 = 300;
 
 /// Sources whose entries appear while the test runs, each with topics of its own.
@@ -115,7 +115,7 @@ struct Instance {
 }
 
 impl Instance {
-    /// Returns its role for each source; empty while it does not answer.
+    /// Returns its role for each source. There are none while the instance does not answer.
     fn roles(&self) -> BTreeMap<String, String> {
         let Some(shown) = status(self.port.number()) else {
             return BTreeMap::new();
@@ -245,7 +245,7 @@ fn four_sources_are_carried_once_while_three_instances_come_and_go() -> Result<(
             }
             1 => {
                 instance.program.signal("STOP")?;
-                // The instance that was suspended before wakes up as one that has lost its sources.
+                // The instance that was suspended earlier wakes up; it has lost its sources.
                 if let Some(mut woken) = suspended.replace(instance) {
                     woken.program.signal("CONT")?;
                     instances.push(woken);

@@ -30,8 +30,8 @@ fn abort_record(brokers: &str, topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns what the console consumer prints of a topic: this many records, or fewer if no more
-/// arrive for five seconds.
+/// Returns what the console consumer prints of the topic of `s.a`. It stops after `count` records,
+/// or when none has arrived for five seconds.
 fn print_records(topics: &Topics, isolation: &str, count: usize) -> Result<String> {
     let topic = format!("{}.s.a", topics.prefix());
     let (isolation, count) = (
@@ -97,7 +97,8 @@ fn the_lag_of_a_group_is_shown_and_reset_by_kafkas_own_tool() -> Result<()> {
         ensure!(state.get("s.a") == made.expected()?.state().get("s.a"));
         ensure!(lag(&topics, "lagging")? == 0);
         topics.reset("lagging", &["--all-topics", "--to-earliest"])?;
-        // At least the records of the entries; Kafka counts the markers of transactions as well.
+        // The lag also counts barriers and the markers of transactions, so it is at least the
+        // number of entries.
         let behind = lag(&topics, "lagging")?;
         ensure!(behind >= 47, "{behind} records behind");
     }

@@ -31,7 +31,7 @@ fn one_of_three_members_can_be_killed_repeatedly_while_commands_run() -> Result<
     let mut members = vec![start()?, start()?, start()?];
     for kill in 0..6 {
         let before = commands(&target);
-        // A worker waits at a barrier nearly all of the time.
+        // With so many commands, some worker waits at a barrier at nearly every moment.
         wait_until("commands", LIMIT, || commands(&target) >= before + 5)?;
         let mut member = members.remove(0);
         ensure!(member.is_running()?, "{kill}: {}", member.stderr_text()?);

@@ -1,4 +1,4 @@
-//! A generated history, with the collections' UUIDs.
+//! A handmade history, with the UUIDs of its collections.
 
 use anyhow::{Context, Result};
 use bson::spec::BinarySubtype;
@@ -9,7 +9,7 @@ use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_kit::model::Model;
 
-/// Source time of the first entry; every entry has its own second.
+/// The second of the first entry. Every entry has its own second.
 pub(crate) const BEGIN: u32 = 1_700_000_000;
 
 fn uuid(uuid: &CollectionUuid) -> Bson {
@@ -26,7 +26,7 @@ fn made_in(round: u32) -> CollectionUuid {
     CollectionUuid(bytes)
 }
 
-/// Entries one after the other.
+/// The entries of a history, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     entries: Vec<Document>,

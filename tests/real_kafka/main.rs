@@ -1,5 +1,5 @@
-//! Oplogs through real Kafka, eight partitions and one or several consumer processes, into a model
-//! target.
+//! Both programs with a real broker. Most sources are dumps, most topics have eight partitions, and
+//! most targets are fake mongods.
 
 mod absent_topics;
 mod avro;
@@ -14,11 +14,11 @@ mod foreign_input;
 mod foreign_readers;
 mod full_documents;
 mod idle;
+mod incarnations;
 mod instances;
 mod kafka_tools;
 mod kills;
 mod large_documents;
-mod lives;
 mod made;
 mod markers;
 mod memory;

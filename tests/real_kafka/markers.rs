@@ -9,15 +9,15 @@ use oplog_relay_kit::stub::{Oplog, Recipe, Server, Shape};
 
 use crate::topics::LIMIT;
 
-/// Transactions until the pause has settled, and those that are counted.
+/// Number of transactions until the pause has settled, and of those that are counted after it.
 const SETTLING: f64 = 100.0;
 const COUNTED: f64 = 300.0;
 /// The line that librdkafka logs for each `AddPartitionsToTxn` that it sends.
 const REQUEST: &str = "Registering partitions with transaction";
 
-/// A transaction sends two requests: for the partition of the records and for that of the position. If
-/// it begins before the markers of the last one are written, the coordinator refuses the first one,
-/// and librdkafka repeats it after 20 ms.
+/// A transaction sends two requests: for the partition of its records and for that of the position.
+/// If it begins before the markers of the previous transaction are written, the coordinator refuses
+/// the first request, and librdkafka repeats it after 20 ms.
 #[test]
 fn a_transaction_begins_when_the_markers_of_the_last_one_are_written() -> Result<()> {
     let kafka = Kafka::shared()?;

@@ -1,4 +1,5 @@
-//! Barriers and the byte budget: waiting partitions must not block the records that they wait for.
+//! Barriers and the byte budget: partitions at a barrier must not block the records that they wait
+//! for.
 
 mod compressible;
 mod stored;
@@ -17,8 +18,8 @@ const PARTITIONS: u32 = 8;
 const BEFORE: usize = 4_000;
 /// Number of documents after it, in all partitions.
 const AFTER: i32 = 8_000;
-/// Maximum number of groups that replay the history, until one of them has to make room at a
-/// barrier.
+/// Maximum number of groups that replay the history. The test ends with the first one that has to
+/// make room at a barrier.
 const GROUPS: u32 = 10;
 
 #[test]
@@ -61,7 +62,8 @@ struct Standstill {
 const SMALL: [&str; 2] = ["--queue-bytes=1MiB", "--log-level=debug"];
 
 impl Standstill {
-    /// Starts the member, and waits until it has paused all partitions.
+    /// Starts the member, stops the target from taking inserts into `s.a`, sends the entries that
+    /// `make` adds to the history, and waits until the member has paused all partitions.
     fn begin(name: &str, mut made: Made, make: impl Fn(&mut Made) -> Result<()>) -> Result<Self> {
         made.insert_with("s.other", 9, doc! { "_id": 0 })?;
         let topics = Topics::carry(name, &made.oplog()?)?;

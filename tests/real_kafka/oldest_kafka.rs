@@ -41,7 +41,7 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Checks a complete run: a producer that is restarted, then a replay, an emit and an audit.
+/// Runs a producer three times, then a replay, an emit and an audit, and checks the results.
 fn carries(topics: &Topics, prefix: &str) -> Result<()> {
     let mut made = history()?;
     topics.produce(&made.oplog()?, &[])?;
@@ -57,7 +57,7 @@ fn carries(topics: &Topics, prefix: &str) -> Result<()> {
         "{prefix}"
     );
     let lines = topics.emit(&format!("{prefix}-lines"))?;
-    // Every entry is emitted, and the producer's barriers are not.
+    // Emit writes every entry and no barrier.
     ensure!(lines.lines().count() == 426, "{}", lines.lines().count());
     let brokers = topics.brokers();
     ensure!(count_keys(&brokers, prefix)? > 0);

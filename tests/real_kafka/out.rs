@@ -1,5 +1,5 @@
-//! A `$out` that runs repeatedly: each round creates a collection with a temporary name and renames it
-//! over the collection of the previous round.
+//! A `$out` that runs repeatedly: each round creates a collection with a temporary name, and
+//! renames it over the collection of the previous round.
 
 use anyhow::{Context, Result, ensure};
 use bson::doc;
@@ -17,8 +17,8 @@ use crate::topics::{LIMIT, Topics};
 
 const ROUNDS: u32 = 120;
 const DOCUMENTS: i32 = 3;
-/// The maximum number of commands and names that a member may hold at the end of a topic. It is enough
-/// for a few rounds; the catalog has hundreds.
+/// The maximum number of commands and names that a member may hold in memory at the end of a topic.
+/// It is enough for a few rounds; the catalog has hundreds.
 const FEW: f64 = 40.0;
 
 fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
@@ -30,7 +30,8 @@ fn rounds(made: &mut Made, rounds: std::ops::Range<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the target has the two collections that exist at the end, and nothing else.
+/// Checks that the target has the documents of the two collections that exist at the end, and no
+/// others.
 fn expect(made: &Made, target: &ModelServer) -> Result<()> {
     let mut found = target.model().state();
     found.retain(|ns, _| !ns.starts_with(CATALOG));
@@ -45,7 +46,7 @@ fn expect(made: &Made, target: &ModelServer) -> Result<()> {
     Ok(())
 }
 
-/// Returns the routes that the source has saved, by namespace.
+/// Returns the namespaces of the routes that the source has saved.
 fn routes(topics: &Topics) -> Result<Vec<String>> {
     let options = KafkaOptions {
         brokers: topics.brokers(),
@@ -82,7 +83,8 @@ fn repeated_out_leaves_state_only_in_the_topics_and_the_catalog() -> Result<()> 
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "out", 1, &[])?;
     expect(&made, &target)?;
-    // The topics are replayed again, from the start and from the middle, into a target that is ahead.
+    // The topics are replayed again, from the start and from the middle, into the target, which is
+    // ahead.
     topics.reset("out", &["--all-topics", "--to-earliest"])?;
     topics.replay(&target, "out", 2, &[])?;
     expect(&made, &target)?;
@@ -93,8 +95,8 @@ fn repeated_out_leaves_state_only_in_the_topics_and_the_catalog() -> Result<()> 
     topics.replay(&target, "out", 2, &[])?;
     expect(&made, &target)?;
 
-    // The source resumes from its saved state, and a member that joins late holds only a few of the
-    // catalog's commands.
+    // The producer resumes from its saved state. A member that joins late holds only a few of the
+    // commands in the catalog.
     let port = Port::lease()?;
     let mut late = idle::start(&topics, "out", &target, &port, &[])?;
     rounds(&mut made, ROUNDS..ROUNDS + 3)?;

@@ -60,7 +60,7 @@ pub(crate) fn state(target: &ModelServer) -> State {
     state
 }
 
-/// Returns a prefix whose topic an operator has created with a small size limit.
+/// Returns topics of which an operator has created that of `s.a`, with a small size limit.
 fn small_topic(prefix: &str) -> Result<Topics> {
     let topics = Topics::none(prefix)?;
     let name = format!("{prefix}.s.a");
@@ -71,7 +71,8 @@ fn small_topic(prefix: &str) -> Result<Topics> {
     Ok(topics)
 }
 
-/// Checks that fragments fit, follow each other, and have the key and the time of their record.
+/// Checks that the fragments of a record fit into the limit, are consecutive, and have the same key
+/// and timestamp.
 fn check_fragments(contents: &Contents) -> Result<()> {
     let mut largest = 0;
     for records in contents.values() {
@@ -95,7 +96,10 @@ fn check_fragments(contents: &Contents) -> Result<()> {
         }
         ensure!(records.iter().all(|record| record.value.len() < MAX_BYTES));
     }
-    ensure!(largest > 70, "no document of five megabytes: {largest}");
+    ensure!(
+        largest > 70,
+        "the document of five megabytes has only fragments up to {largest}"
+    );
     Ok(())
 }
 
@@ -107,7 +111,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
         let prefix = format!("fragments-{format}");
         let topics = small_topic(&prefix)?;
         let format = format!("--format={format}");
-        // The error names the topic, the limit and the remedy, and is not retried indefinitely.
+        // The producer ends with an error that names the remedy, and does not retry indefinitely.
         let remedy = "--oversize split";
         topics.produce_to_code(&oplog, &[&format], (6, remedy))?;
         topics.produce(&oplog, &[&format, "--oversize=split"])?;
@@ -119,7 +123,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
             topics.replay(&target, &group, processes, &["--queue-bytes=1MiB"])?;
             ensure!(state(&target) == expected, "{group}");
         }
-        // Unsplit records result in the same lines as fragments.
+        // Fragments result in the same lines as records that were not split.
         let lines =
             |text: String| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
         let emitted = lines(topics.emit(&format!("{prefix}-lines"))?);
@@ -131,7 +135,7 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
     Ok(())
 }
 
-/// A frame holds as many entries as fit into its topic's limit, however small they are.
+/// A frame has no more entries than fit into the limit of its topic, however small they are.
 #[test]
 fn frames_of_small_entries_keep_to_the_limit_of_their_topic() -> Result<()> {
     let mut made = Made::default();

@@ -1,4 +1,5 @@
-//! The saved position of a producer: its loss is detected, and it is checked before it is used.
+//! The saved position of a producer and its topics: losses are detected, and a start that would
+//! repeat or omit entries is refused.
 
 use anyhow::{Context, Result, ensure};
 use oplog_relay_core::format::Format;
@@ -43,7 +44,7 @@ fn a_source_that_was_running_never_starts_over_by_itself() -> Result<()> {
     topics.produce_to_code(&made.oplog()?, &[], refusal)?;
     // The topic exists now, but is empty.
     topics.produce_to_code(&made.oplog()?, &[], refusal)?;
-    // Nor can another position take its place.
+    // `position set` and `position import` do not replace the lost position either.
     let folder = tempfile::tempdir()?;
     let dump = folder.path().join("oplog.bson");
     std::fs::write(&dump, made.oplog()?)?;
@@ -162,8 +163,8 @@ fn a_new_process_shows_the_lag_and_position_of_the_checkpoint_until_it_commits()
         &["--source", &uri, "--brokers", &brokers, "--http", &http],
     ]
     .concat();
-    // The second run saves the end offsets that the first one reached, so a third has no reason to
-    // commit.
+    // The second run saves the end offsets that the first one reached, so a third run has no reason
+    // to commit.
     for _ in 0..2 {
         let mut first = Program::producer(words.iter().chain(&["--until-caught-up"]))?;
         let code = first.wait(LIMIT)?;

@@ -8,7 +8,8 @@ use crate::made::Made;
 use crate::oversize::{noise, state};
 use crate::topics::Topics;
 
-/// The quota in bytes a second: less than two megabytes within the shortest transaction timeout.
+/// The quota in bytes a second. The entries have about twice as many bytes as it permits within the
+/// transaction timeout.
 const BYTES_A_SECOND: u32 = 300_000;
 
 #[test]

@@ -1,7 +1,8 @@
-//! Every recorded set through Kafka: to its end by one consumer and by three, again from the start,
-//! and again from its middle. Each time the result must be the server's state.
+//! Every recorded oplog through Kafka: to its end by one consumer and by three, again from its
+//! start, and again from its middle. Each time the target must end in the state of the recorded
+//! server.
 //!
-//! There is a test for each set, in one format. All formats with all numbers of consumers take
+//! There is a test for each oplog, in one format. All formats with all numbers of consumers take
 //! half an hour: `cargo test --workspace --test real_kafka -- --ignored combination`.
 
 use anyhow::Result;
@@ -13,12 +14,12 @@ use crate::carry::{Carried, Form};
 /// as `$inc`.
 const BY_A_USER: &str = "transactions_a.plain";
 
-/// Number of processes that replay a set at once: for the first time, again from its start, and again
-/// from its middle.
+/// The number of concurrent processes of each replay: the first one, the one from the start, and
+/// the one from the middle.
 const ALTERNATING: [usize; 3] = [1, 3, 1];
 const MOSTLY_THREE: [usize; 3] = [3, 1, 3];
 
-/// A recorded set.
+/// A recorded oplog.
 #[derive(Debug, Clone, Copy)]
 struct Set {
     version: Version,
@@ -36,17 +37,19 @@ impl Set {
         Set { version, name }
     }
 
-    /// Returns true if its updates are logged as `$set` and `$unset`. These do not record the
-    /// position of a field that is set again, so over a newer document its position may differ.
+    /// Returns true if its updates are logged as `$set` and `$unset`. These do not record where in
+    /// the document a field is, so applied to a newer document they may leave it in another place.
     fn has_modifiers(self) -> bool {
         self.version < Version::V5_0 || self.name == "fcv-switch"
     }
 
-    /// Returns true if it starts after the first inserts of its documents.
+    /// Returns true if the recording began when the collections already had documents.
     fn begins_with_documents(self) -> bool {
         self.name == "workload-b"
     }
 
+    /// Returns the required agreement of a replay into a target that is ahead. `begins_within` is
+    /// true if the replay begins after documents were inserted.
     fn again(self, begins_within: bool) -> Agreement {
         if self.has_modifiers() && begins_within {
             Agreement::Fields
@@ -87,7 +90,7 @@ impl Set {
     }
 }
 
-/// All recorded sets.
+/// All recorded oplogs.
 const SETS: [Set; 24] = [
     Set::of_4_2("big-documents"),
     Set::of_4_2("crud-types"),
@@ -236,7 +239,7 @@ fn workload_b_of_5_0() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes half an hour; the tests of the sets cover every format and number of consumers"]
+#[ignore = "takes half an hour; the other tests cover every format and number of consumers"]
 fn every_combination() -> Result<()> {
     let mut failures = Vec::new();
     for set in SETS {

@@ -11,7 +11,7 @@ use crate::topics::Topics;
 
 const PLACES: i32 = 40;
 
-/// Returns a history with documents that an index created later would have refused.
+/// Returns a history with documents that would be refused by an index that is created later.
 fn refused_later() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.u", 1)?;
@@ -74,9 +74,9 @@ fn indexes_that_refuse_earlier_documents_are_suspended_and_restored() -> Result<
     for processes in [1, 3, 1] {
         topics.replay(&target, group, processes, &[])?;
         let mut state = target.model().state();
-        let notes = state.get(&format!("{CATALOG}.suspended_indexes"));
+        let suspended = state.get(&format!("{CATALOG}.suspended_indexes"));
         ensure!(
-            notes.is_none_or(Vec::is_empty),
+            suspended.is_none_or(Vec::is_empty),
             "an index is still suspended"
         );
         for ns in ["s.u", "s.g"] {

@@ -13,8 +13,8 @@ use crate::made::{BEGIN, Made};
 use crate::oversize::state;
 use crate::topics::LIMIT;
 
-/// Lists user, operation, resource, pattern and name, for the prefix `cdc`, the source `rs0` and a
-/// group for each reader.
+/// The rights: each with user, operation, resource, pattern and name, for the prefix `cdc`, the
+/// source `rs0`, and groups with the names of their users.
 const RIGHTS: &[&str] = &[
     // `oplog-producer run`
     "producer Create Topic prefixed cdc.",
@@ -52,7 +52,7 @@ const RIGHTS: &[&str] = &[
     "verifier Describe Topic prefixed cdc.",
     "verifier Read Topic prefixed __cdc.",
     "verifier Describe Group literal replayer",
-    // Users without one of the rights.
+    // Users who lack one of the rights.
     "describer Describe Topic prefixed __few.",
     "writer Create Topic prefixed __few.",
     "writer Write Topic prefixed __few.",
@@ -228,7 +228,7 @@ fn the_documented_rights_are_enough_and_a_missing_one_is_named() -> Result<()> {
         &format!("--source={}", source.uri()),
         &to,
     ];
-    // The source is empty and the target has documents.
+    // The source is empty and the target has documents, so the comparison may report differences.
     let (code, said) = guarded.run("oplog-consumer", "verifier", &verify)?;
     ensure!(code != 1 && !said.contains("uthoriz"), "{code}: {said}");
 

@@ -1,4 +1,4 @@
-//! Changes of the routing while entries are in transit.
+//! Changes of the routing while consumers run.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use crate::topics::{LIMIT, Topics};
 
 const DOCUMENTS: i32 = 60;
 const KILLS: u64 = 10;
-/// Ids from here on belong to barriers and routing changes, not to entries.
+/// Ordinals from here on belong to barriers and changes of the routing, not to entries.
 const NO_ENTRY: u32 = 0xfffe_0000;
 
-/// Changes every document repeatedly, so that another order results in another state.
+/// Changes every document repeatedly, so that another order of the entries results in another
+/// state.
 fn change_all(made: &mut Made, ns: &str, times: i32) -> Result<()> {
     let begun = made.next_second()?;
     for time in 0..times {
@@ -46,7 +47,8 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// Replays everything with new groups of the given numbers of processes.
+/// Replays everything with a new group for each of these numbers of processes, and checks the
+/// results.
 fn expect_replay(topics: &Topics, made: &Made, group: &str, processes: &[usize]) -> Result<()> {
     let expected = state(&made.expected()?);
     for count in processes {
@@ -112,7 +114,7 @@ fn a_history_over_changes_of_order_and_format_leads_to_the_sources_state() -> Re
     })?;
     ensure!(member.is_running()?, "{}", member.stderr_text()?);
     expect_replay(&topics, &made, "switch", &[1, 2, 3])?;
-    // Once more onto the existing target.
+    // Everything is applied again to the existing target.
     topics.reset("follower", &["--all-topics", "--to-earliest"])?;
     topics.replay(&follower, "follower", 2, &[])?;
     ensure!(
@@ -144,8 +146,12 @@ fn a_collection_that_is_spread_loses_its_unique_indexes_on_the_target() -> Resul
     topics.produce(&made.oplog()?, &["--order=collection"])?;
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "spread", 2, &[])?;
-    ensure!(has_unique(&target, "s")?, "the index is unique at first");
-    // Values move from document to document: in different partitions any write may come first.
+    ensure!(
+        has_unique(&target, "s")?,
+        "the index is not unique at first"
+    );
+    // Values move from document to document. In different partitions, any of these writes may come
+    // first.
     for time in 0..20 {
         for id in 0..DOCUMENTS - 1 {
             let (from, to) = if time % 2 == 0 {

@@ -1,4 +1,4 @@
-//! Several sources of one process: their positions, metrics and failures are their own.
+//! Several sources of one process: each has its own position, metrics and failures.
 
 use anyhow::{Result, ensure};
 use oplog_relay_kit::http_status::{metrics, probe, status};
@@ -74,7 +74,7 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     let kafka = Kafka::shared()?;
     let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
     let port = Port::lease()?;
-    // The first source is to start before its oldest entry.
+    // This source is to start before its oldest entry.
     let lost = serde_json::json!({
         "name": "lost", "uri": server.uri(), "topic_prefix": "failing-lost", "start": "1000:1",
     });

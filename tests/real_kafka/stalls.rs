@@ -12,7 +12,7 @@ use crate::idle;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
-/// The shortest time that the programs accept.
+/// The value of [`FLAG`]: the shortest time that the programs accept.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 const FLAG: &str = "--stalled-after=5s";
 

@@ -1,4 +1,4 @@
-//! Groups without committed offsets: new ones, and ones whose offsets Kafka has removed.
+//! Groups without committed offsets: new ones, and those whose offsets Kafka has removed.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::made::{BEGIN, Made};
 use crate::topics::{LIMIT, Topics};
 
 const DOCUMENTS: i32 = 40;
-/// Number of documents in a collection that is rarely written to, and in one that is often written
+/// Number of documents in a collection that is seldom written to, and in one that is often written
 /// to.
 const QUIET: usize = 50;
 const BUSY: i32 = 400;
@@ -57,7 +57,8 @@ fn a_replay_whose_offsets_are_gone_is_not_mistaken_for_a_new_group() -> Result<(
         .map(drop)
 }
 
-/// Writes a position to a topic. The transaction stays open.
+/// Writes a position to the position topic. The transaction stays open until the caller commits it
+/// with the returned producer.
 fn write_position(topics: &Topics, seconds: u32) -> Result<BaseProducer> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", topics.brokers())
@@ -76,7 +77,7 @@ fn write_position(topics: &Topics, seconds: u32) -> Result<BaseProducer> {
     Ok(producer)
 }
 
-/// Kafka acknowledges a commit before its markers are written, so the last position may not be
+/// Kafka acknowledges a commit before the markers are written, so the last position may not be
 /// readable yet.
 #[test]
 fn a_start_now_waits_for_the_position_that_is_being_committed() -> Result<()> {
@@ -208,9 +209,9 @@ fn a_new_group_refuses_to_replay_when_old_records_of_one_topic_were_removed() ->
     ensure!(code == 0 && log.contains("topic cut.s.busy"), "{log}");
     ensure!(lines(&path)? == left, "{} of {left}", lines(&path)?);
 
-    // A replay would be incomplete, from the beginning and also from the time of the last 100
-    // documents of `s.busy`: some of their records were removed, too. One entry in nine inserts
-    // into `s.quiet`, and each entry has its own second.
+    // A replay would be incomplete, from the start and also from the time of the last 100 documents
+    // of `s.busy`, because some of their records were removed too. One entry in nine inserts into
+    // `s.quiet`, and each entry has its own second.
     let target = ModelServer::start(Model::default())?;
     let early = format!("--start={}:1", first - 100 * 9 / 8);
     for flags in [&[][..], &[early.as_str()]] {

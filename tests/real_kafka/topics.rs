@@ -1,4 +1,4 @@
-//! An oplog in Kafka, and the processes that replay it.
+//! The topics of one prefix, and the programs that write and read them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use oplog_relay_kit::model::ModelServer;
 use oplog_relay_kit::services::{Kafka, Program};
 use oplog_relay_kit::topic_reader::{TopicRecord, read_undecoded};
 
+/// A limit above the duration of every step, even on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// The topics of one prefix.
@@ -25,12 +26,12 @@ impl Topics {
         Ok(topics)
     }
 
-    /// Returns a prefix without topics.
+    /// Returns a prefix on the shared broker, without topics yet.
     pub(crate) fn none(prefix: &str) -> Result<Topics> {
         Ok(Topics::on(Kafka::shared()?, prefix))
     }
 
-    /// Returns a prefix without topics, on another broker.
+    /// Returns a prefix on another broker, without topics yet.
     pub(crate) fn on(kafka: Arc<Kafka>, prefix: &str) -> Topics {
         let prefix = prefix.to_owned();
         Topics { kafka, prefix }
@@ -76,7 +77,7 @@ impl Topics {
         Program::producer(common.iter().chain(more))
     }
 
-    /// Starts a producer of a dump, which it reads from a folder.
+    /// Starts a producer of a dump, which is written to this folder.
     pub(crate) fn start_producer(
         &self,
         folder: &Path,
@@ -148,12 +149,12 @@ impl Topics {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Returns the first part of the topics' names.
+    /// Returns the prefix.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Returns the records of the only collection, `s.a`, each partition in order.
+    /// Returns the records of the only collection, `s.a`: partition after partition, each in order.
     pub(crate) fn records(&self) -> Result<Vec<TopicRecord>> {
         let contents = read_undecoded(&self.brokers(), &self.prefix)?;
         let topic = format!("{}.s.a", self.prefix);
@@ -187,7 +188,7 @@ impl Topics {
         self.tool("kafka-topics", &arguments)
     }
 
-    /// Starts a process that replays.
+    /// Starts a replay.
     pub(crate) fn start(
         &self,
         target: &ModelServer,

@@ -49,8 +49,8 @@ fn write_table(table: &Table) -> String {
     text
 }
 
-/// Returns the pieces whose count exceeds the table by more than the tolerance, and those that are
-/// missing from it.
+/// Describes the pieces whose count exceeds that of the table by more than the tolerance, and those
+/// that only one of both has.
 fn regressions(table: &Table, counted: &Table) -> Vec<String> {
     let judge = |(name, count): (&String, &u64)| match table.get(name) {
         None => Some(format!("{name}: {count}, not in the table")),
@@ -127,8 +127,8 @@ fn no_piece_of_work_became_more_expensive() -> Result<()> {
     let regressions = regressions(&table, &counted);
     if !regressions.is_empty() {
         bail!(
-            "more than {TOLERANCE_PERCENT} % above the table, in instructions for an entry \
-             (`make instructions` writes the new counts):\n{}",
+            "the counts of instructions for an entry are more than {TOLERANCE_PERCENT} % above the \
+             table, or in only one of both (`make instructions` writes the new counts):\n{}",
             regressions.join("\n")
         );
     }

@@ -11,7 +11,7 @@
     clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "in a test harness a panic is the failure report, output its log, and numbers small"
+    reason = "a panic is the failure report, output is the log, and numbers are small"
 )]
 
 pub mod comparison;

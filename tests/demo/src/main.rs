@@ -17,9 +17,9 @@ use crate::tour::Demo;
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let mut demo = Demo::start()?;
-    let held = demo.run().await?;
+    let passed = demo.run().await?;
     demo.stop()?;
-    Ok(if held {
+    Ok(if passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

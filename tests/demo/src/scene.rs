@@ -1,4 +1,4 @@
-//! The demo's servers, and how its programs are called.
+//! The servers of the demo, and the command lines of its programs.
 
 use anyhow::Result;
 use bson::doc;
@@ -78,7 +78,8 @@ impl Scene {
         self.consume("emit", "demo-emit", &["--to=stdout".to_owned(), http])
     }
 
-    /// Compares both ends; differences are checked again until the replay has passed them.
+    /// Starts `oplog-consumer verify`. It checks differences again after the replay has passed
+    /// them.
     pub(crate) fn verify(&self) -> Result<Program> {
         let ends = [
             format!("--source={}", self.source.uri()),
@@ -87,7 +88,7 @@ impl Scene {
         self.consume("verify", GROUP, &ends)
     }
 
-    /// Returns true if Kafka's own tool shows both groups at the end of every partition.
+    /// Returns true if Kafka's own tool shows no lag of either group in any partition.
     pub(crate) fn lag_is_zero(&self) -> bool {
         [GROUP, "demo-emit"].iter().all(|group| {
             let described = self

@@ -31,19 +31,20 @@ struct Shown {
     emit: Progress,
 }
 
-/// The progress of a program, over all its processes.
+/// The progress of a program, summed over its processes.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Number of entries of processes that have ended, as last reported by them.
+    /// Number of entries of the processes that have ended, as they last reported it.
     earlier: u64,
     /// Number of entries of the process that runs.
     entries: u64,
-    /// Seconds behind the source; `None` while the program starts.
+    /// Seconds behind the source; `None` while the program does not report it.
     lag_seconds: Option<f64>,
 }
 
 impl Progress {
-    /// Updates the progress from `/status`; changes nothing while the program does not answer.
+    /// Updates the progress from `/status`. While the program does not answer, the number of
+    /// entries stays the same and the lag is unknown.
     fn take(&mut self, status: Option<&Value>) {
         let entries = status.and_then(|status| status["entries"].as_u64());
         self.entries = self.entries.max(entries.unwrap_or(0));
@@ -67,7 +68,7 @@ impl Progress {
     }
 }
 
-/// The servers and programs of the demo. Those that still run are stopped on drop.
+/// The servers and programs of the demo. Those that still run when it is dropped are killed.
 #[derive(Debug)]
 pub(crate) struct Demo {
     scene: Scene,
@@ -78,12 +79,12 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Starts servers and programs.
+    /// Starts the servers and the programs.
     ///
     /// # Errors
     /// A server or a program does not start.
     pub(crate) fn start() -> Result<Self> {
-        say("1. Real servers: Kafka, a source and a target (the first time they are installed)");
+        say("1. Real servers: Kafka, a source and a target (the first run installs them)");
         let scene = Scene::start()?;
         println!("   Kafka  {}", scene.kafka.brokers());
         println!("   source {}", scene.source.uri());
@@ -115,7 +116,7 @@ impl Demo {
         self.verdict().await
     }
 
-    /// Writes for some time; in the middle of it the producer is killed and started again.
+    /// Writes for some time. In the middle of it, the producer is killed and started again.
     async fn write_and_crash(&mut self) -> Result<()> {
         say("3. A writer changes four collections; midway the producer is killed with kill -9");
         let mut load = Load::connect(&self.scene.source.uri(), DATABASE, 7).await?;
@@ -173,8 +174,8 @@ impl Demo {
         );
     }
 
-    /// Stops the producer and runs it again until it has caught up, then waits until both groups have
-    /// no lag.
+    /// Stops the producer and runs it again until it has caught up, then waits until both groups
+    /// have no lag.
     fn catch_up(&mut self) -> Result<()> {
         say("4. The writer stops; everything catches up");
         self.producer.terminate()?;
@@ -237,7 +238,8 @@ impl Demo {
         Ok(())
     }
 
-    /// Compares both ends and looks for duplicates in the topics.
+    /// Compares source and target, and looks for missing and duplicate entries in the topics.
+    /// Returns true if there are none.
     async fn verdict(&self) -> Result<bool> {
         say("7. Check: oplog-consumer verify compares source and target document by document");
         let mut verify = self.scene.verify()?;
@@ -257,12 +259,12 @@ impl Demo {
             "   entries in the oplog {entries} | in the topics {distinct} | missing {missing} | \
              duplicates {duplicates}"
         );
-        let held = code == 0 && duplicates == 0 && missing == 0;
-        say(if held { "Passed." } else { "A check FAILED." });
-        Ok(held)
+        let passed = code == 0 && duplicates == 0 && missing == 0;
+        say(if passed { "Passed." } else { "A check FAILED." });
+        Ok(passed)
     }
 
-    /// Stops everything.
+    /// Stops the servers.
     ///
     /// # Errors
     /// A server does not stop.

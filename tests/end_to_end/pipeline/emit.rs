@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::pipeline::history::History;
 use crate::pipeline::scene::{LIMIT, Scene};
 
-/// Checks that the output has one line per entry, each a valid event, in order per document.
+/// Checks that the output has one line per entry, each with a valid event, and the lines of each
+/// document in order.
 fn check(text: &str, entries: usize) -> Result<()> {
     let schema = EventSchema::of_change_events()?;
     let mut last: HashMap<String, (u64, u64)> = HashMap::new();

@@ -28,8 +28,8 @@ impl History {
         }
     }
 
-    /// Returns inserts spread over many collections, with changes to a small collection between
-    /// them.
+    /// Returns inserts that are spread over `collections` collections, with changes to a small
+    /// collection between them.
     pub(crate) fn mixed(seed: u64, inserts: u32, collections: u32) -> Self {
         let mut history = Self::new(seed);
         for number in 0..inserts {

@@ -14,6 +14,7 @@ use crate::pipeline::scene::{LIMIT, Scene};
 
 const KILLS: u32 = 20;
 const KILLED_INSERTS: u32 = 40_000;
+/// The duration of the outage of a target.
 const TARGET_DOWN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +85,7 @@ async fn the_consumer_killed_twenty_times_leaves_the_target_equal() -> Result<()
     let scene = Scene::new("killed")?;
     scene.produce(&history, &["--format=raw", "--partitions=2"])?;
     for kill in 0..KILLS {
-        // The partitions of a killed member are reassigned when its session times out.
+        // The partitions of a killed member are assigned again when its session times out.
         let session = [
             "--kafka-option=session.timeout.ms=1500",
             "--kafka-option=heartbeat.interval.ms=300",

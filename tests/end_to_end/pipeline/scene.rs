@@ -1,4 +1,4 @@
-//! A dump on its way through Kafka into its own target.
+//! A dump that is sent to Kafka and replayed into a target of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Checks that the target holds exactly these documents.
+    /// Checks that each of these collections of the target has exactly these documents.
     pub(crate) async fn expect(&self, expected: &State) -> Result<()> {
         let client = Client::with_uri_str(self.target.uri()).await?;
         for (ns, documents) in expected {

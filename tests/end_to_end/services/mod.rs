@@ -273,7 +273,7 @@ fn the_compose_file_is_valid_and_complete() -> Result<()> {
 
 #[test]
 fn a_programs_end_and_output_are_seen() -> Result<()> {
-    // Any program in the folder of the tests would serve; this one is always built with them.
+    // Any program would do; this one is always built with the tests.
     let mut program = Program::start("services", ["sideways"], &[])?;
     assert_eq!(program.wait(LIMIT)?, 1);
     assert!(!program.is_running()?);

@@ -1,5 +1,5 @@
-//! The runtime of both programs against real servers. Only a real broker shows how transactions
-//! leave control records, abort and hang.
+//! The crate `runtime` with real servers. Only a real broker shows how transactions leave control
+//! records, abort and stay open.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use oplog_relay_runtime::kafka::{
 use oplog_relay_runtime::mongo;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-const SOME_SECONDS: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn options(kafka: &Kafka) -> Options {
     Options {
@@ -26,7 +26,7 @@ fn name(part: &str) -> String {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_nanos();
-    format!("core-live-{part}-{now}")
+    format!("runtime-{part}-{now}")
 }
 
 async fn topic(admin: &Admin, part: &str) -> String {
@@ -35,14 +35,14 @@ async fn topic(admin: &Admin, part: &str) -> String {
         admin.create_topic(&name, 1, -1, &[]).await.unwrap(),
         Creation::Created
     );
-    admin.wait_for_topic(&name, SOME_SECONDS).await.unwrap();
+    admin.wait_for_topic(&name, LIMIT).await.unwrap();
     name
 }
 
 fn producer(options: &Options, id: &str) -> BaseProducer {
     let mut config = client_config(options);
     let producer: BaseProducer = config.set("transactional.id", id).create().unwrap();
-    producer.init_transactions(SOME_SECONDS).unwrap();
+    producer.init_transactions(LIMIT).unwrap();
     producer
 }
 
@@ -54,7 +54,7 @@ fn write(producer: &BaseProducer, topic: &str, records: std::ops::Range<usize>) 
         let record = BaseRecord::to(topic).partition(0).key(&key).payload(&value);
         producer.send(record).unwrap();
     }
-    producer.flush(SOME_SECONDS).unwrap();
+    producer.flush(LIMIT).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,9 +88,9 @@ async fn topics_are_created_once_with_their_settings_and_not_by_a_query() {
         admin.create_topic(&name, 5, -1, &[]).await.unwrap(),
         Creation::Existed
     );
-    assert_eq!(admin.wait_for_topic(&name, SOME_SECONDS).await.unwrap(), 3);
+    assert_eq!(admin.wait_for_topic(&name, LIMIT).await.unwrap(), 3);
     let found = admin
-        .describe_topics(&[&name, "core-live-none"])
+        .describe_topics(&[&name, "runtime-none"])
         .await
         .unwrap();
     assert_eq!(found.len(), 1);
@@ -116,18 +116,18 @@ async fn the_last_committed_record_is_found_before_aborted_and_open_ones() {
     let options = options(&kafka);
     let admin = Admin::connect(&options).await.unwrap();
     let topic = topic(&admin, "tail").await;
-    let reader = Reader::new(&options).with_patience(SOME_SECONDS);
+    let reader = Reader::new(&options).with_patience(LIMIT);
     let writer = producer(&options, &topic);
 
     write(&writer, &topic, 0..100);
-    writer.abort_transaction(SOME_SECONDS).unwrap();
+    writer.abort_transaction(LIMIT).unwrap();
     assert_eq!(reader.read_last_committed(&topic).await.unwrap(), None);
     assert_eq!(reader.read_all(&topic).await.unwrap(), []);
 
     write(&writer, &topic, 100..103);
-    writer.commit_transaction(SOME_SECONDS).unwrap();
+    writer.commit_transaction(LIMIT).unwrap();
     wait_until_settled(&kafka.brokers(), [(topic.as_str(), 0)]).unwrap();
-    // The 101 offsets of the aborted transaction and its marker lie before it.
+    // The aborted transaction and its marker have the first 101 offsets.
     let third = reader.read_last_committed(&topic).await.unwrap().unwrap();
     assert_eq!(
         (third.offset, third.value.as_deref()),
@@ -136,7 +136,7 @@ async fn the_last_committed_record_is_found_before_aborted_and_open_ones() {
 
     for _ in 0..3 {
         write(&writer, &topic, 200..700);
-        writer.abort_transaction(SOME_SECONDS).unwrap();
+        writer.abort_transaction(LIMIT).unwrap();
     }
     assert_eq!(
         reader.read_last_committed(&topic).await.unwrap(),
@@ -153,7 +153,7 @@ async fn the_last_committed_record_is_found_before_aborted_and_open_ones() {
         all.iter().map(|record| record.offset).eq(101..104),
         "{all:?}"
     );
-    writer.commit_transaction(SOME_SECONDS).unwrap();
+    writer.commit_transaction(LIMIT).unwrap();
     wait_until_settled(&kafka.brokers(), [(topic.as_str(), 0)]).unwrap();
     let last = reader.read_last_committed(&topic).await.unwrap().unwrap();
     assert_eq!(last.value.as_deref(), Some(b"v1199".as_slice()));

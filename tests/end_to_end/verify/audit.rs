@@ -99,10 +99,9 @@ fn send_open(kafka: &Kafka, topic: &str, name: &str, value: &[u8]) -> Result<Bas
         .create()?;
     producer.init_transactions(LIMIT)?;
     producer.begin_transaction()?;
-    let (key, value_of_name) = ("oplog-id", Some(name.as_bytes()));
     let headers = OwnedHeaders::new().insert(Header {
-        key,
-        value: value_of_name,
+        key: "oplog-id",
+        value: Some(name.as_bytes()),
     });
     let record = BaseRecord::<[u8], [u8]>::to(topic)
         .partition(0)
@@ -148,10 +147,7 @@ fn every_format_is_read_back_and_counted_and_barriers_are_skipped() -> Result<()
         produce(&kafka, prefix, format)?;
         let (code, said) = audit(&kafka, prefix, &[])?;
         ensure!(code == 0, "{prefix}: {code}:\n{said}");
-        ensure!(
-            said.contains("c 1, i 2000") || said.contains("command 1, insert 2000"),
-            "{said}"
-        );
+        ensure!(said.contains("command 1, insert 2000"), "{said}");
     }
     let (code, said) = audit(&kafka, "auditraw", &["--topic=auditraw.app.nothing"])?;
     ensure!(
@@ -241,7 +237,7 @@ fn a_damaged_out_of_order_or_duplicate_record_is_named() -> Result<()> {
     // A later entry of a document is followed by an earlier one of the same document.
     send(0, &name(9000), &entry(9000, 5)?)?;
     send(0, &name(8000), &entry(8000, 5)?)?;
-    // An entry of another document, which is not a fault: only the order in the partition is wrong.
+    // An entry of another document is not a fault, although the order in the partition is wrong.
     send(0, &name(8500), &entry(8500, 6)?)?;
     let (code, said) = audit(&kafka, "auditfault", &[])?;
     ensure!(code == 7 && said.contains("faults: 1"), "{code}:\n{said}");
@@ -312,7 +308,7 @@ fn records_in_fragments_are_read_back_and_an_incomplete_one_is_named() -> Result
     let (code, said) = audit(&kafka, "auditsplit", &[])?;
     ensure!(code == 0, "{code}:\n{said}");
     ensure!(said.contains("insert 2020"), "{said}");
-    // A first fragment without the last one.
+    // The first of two fragments, without the second one.
     let headers = [
         ("oplog-id", name(9000).into_bytes()),
         (FRAGMENT_HEADER, b"0/2".to_vec()),

@@ -1,4 +1,4 @@
-//! Options, indexes and views on the model server.
+//! The comparison of options, indexes and views, between two fake mongods.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -6,7 +6,7 @@ use oplog_consumer::verify::Verdict;
 
 use crate::verify::scene::{Outcome, Scene};
 
-/// Returns the differences, as `ns: what`.
+/// Returns the differences of definitions, as `ns: what`.
 fn parts(outcome: &Outcome) -> Vec<String> {
     let lines = outcome.of("definition").into_iter();
     lines

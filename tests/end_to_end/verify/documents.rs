@@ -1,4 +1,4 @@
-//! Documents on the model server: ranges, types, samples, counts, repairs.
+//! The comparison of documents between two fake mongods: ranges, types, samples, counts, repairs.
 
 use std::time::Duration;
 
@@ -219,8 +219,8 @@ async fn namespaces_are_chosen_as_in_the_pipeline_and_internal_ones_are_left_out
             .await?;
     }
     let client = target.client();
-    let catalog = client.database("oplog_relay").collection("held");
-    catalog.insert_one(doc! { "_id": 1 }).await?;
+    let internal = client.database("oplog_relay").collection("held");
+    internal.insert_one(doc! { "_id": 1 }).await?;
     let names = |outcome: &crate::verify::scene::Outcome| -> Vec<String> {
         let lines = outcome.of("collection").into_iter();
         lines

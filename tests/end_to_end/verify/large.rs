@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const MILLION: i64 = 1_000_000;
-const MOST_MEMORY_KB: u64 = 256 << 10;
+const MOST_MEMORY_KIB: u64 = 256 << 10;
 
 fn start(servers: [&GeneratedServer; 2], report: &Path, more: &[&str]) -> Result<Program> {
     let [source, target] = servers.map(GeneratedServer::uri);
@@ -70,7 +70,7 @@ fn one_change_of_each_kind_among_a_million_documents_is_found_and_repaired() -> 
     );
     ensure!(of(&found, "different")[0]["paths"] == serde_json::json!(["text"]));
     ensure!(of(&found, "definition")[0]["what"] == "index n_1");
-    ensure!(most < MOST_MEMORY_KB, "{most} KiB");
+    ensure!(most < MOST_MEMORY_KIB, "{most} KiB");
 
     let (code, repaired, _) = finish(start(both, &report, &["--repair"])?, &report)?;
     ensure!(
@@ -94,7 +94,7 @@ fn five_million_documents_take_no_more_memory() -> Result<()> {
         code == 0 && of(&found, "collection")[0]["equal"] == 5 * MILLION,
         "{code}"
     );
-    ensure!(most > 0 && most < MOST_MEMORY_KB, "{most} KiB");
+    ensure!(most > 0 && most < MOST_MEMORY_KIB, "{most} KiB");
     Ok(())
 }
 
@@ -110,7 +110,7 @@ fn an_empty_target_takes_no_more_memory() -> Result<()> {
         code == 7 && of(&found, "missing").len() == usize::try_from(MANY)?,
         "{code}"
     );
-    ensure!(most < MOST_MEMORY_KB, "{most} KiB");
+    ensure!(most < MOST_MEMORY_KIB, "{most} KiB");
     Ok(())
 }
 

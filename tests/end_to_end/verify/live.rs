@@ -1,5 +1,5 @@
-//! Comparisons while a load is written through the whole pipeline: a real source, Kafka, both
-//! programs, and a target of each kind.
+//! Comparisons while a load passes through the whole pipeline: a FerretDB as the source, Kafka,
+//! both programs, and as the target a fake mongod or a FerretDB.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +61,7 @@ impl Live {
         })
     }
 
-    /// Waits until the replay has reached the source's present end.
+    /// Waits until source and target have the same numbers of documents.
     fn catch_up(&self) -> Result<()> {
         wait_until("the replay", LIMIT, || {
             let counted = self.verify(&["--mode=count"]);
@@ -69,7 +69,7 @@ impl Live {
         })
     }
 
-    /// Writes until `ended` is set.
+    /// Writes in the background until `ended` is set. The task returns the number of writes.
     async fn load(&self, seed: u64, ended: &Arc<AtomicBool>) -> Result<JoinSet<Result<u64>>> {
         let mut load = Load::connect(&self.source.uri(), "live", seed).await?;
         let ended = Arc::clone(ended);
@@ -131,8 +131,7 @@ async fn ten_comparisons_under_a_running_load_report_no_false_difference() -> Re
     let written = load.join_next().await.unwrap()??;
     ensure!(written > 100, "{written} writes");
 
-    // The replay is stopped, so the comparison cannot decide about entries that the replay has not
-    // passed.
+    // The replay is stopped, so the comparison cannot decide about entries that it has not passed.
     live.replay.terminate()?;
     live.replay.wait(LIMIT)?;
     let mut load = Load::connect(&live.source.uri(), "later", 7).await?;

@@ -1,4 +1,4 @@
-//! Two model servers, and a comparison of them in this process.
+//! Two fake mongods, and a comparison of them in this process.
 
 use anyhow::{Result, bail};
 use bson::{Document, doc};

@@ -8,7 +8,7 @@ use oplog_relay_kit::model::ModelServer;
 
 use super::{Foreign, Written, documents, frame, sorted, target};
 
-const CATALOG_NOTES: &str = "oplog_relay.catalog";
+const CATALOG_NAMESPACE: &str = "oplog_relay.catalog";
 
 /// Returns entries of MongoShake with commands, each with its own timestamp.
 fn commands() -> Result<Vec<Written>> {
@@ -168,7 +168,7 @@ fn commands_of_change_events_run_in_a_topic_of_one_partition() -> Result<()> {
 #[test]
 fn a_document_before_a_drop_does_not_come_back() -> Result<()> {
     // The connector copies a document, and the source drops the collection before the copy ends.
-    // The copied document has no time, so it counts as older than the drop when it is read again.
+    // A copied document has no time, so it counts as older than the drop when it is read again.
     let foreign = Foreign::new()?;
     let records = [copied(1), event("drop", 7, "")];
     foreign.write("copied", 1, &records)?;
@@ -182,7 +182,8 @@ fn a_document_before_a_drop_does_not_come_back() -> Result<()> {
     Ok(())
 }
 
-/// Returns the event of mongo-kafka with this operation, at this second.
+/// Returns an event as mongo-kafka writes it, of an operation on `s.a` at a second; `more` is the
+/// text of its other fields.
 fn event(operation: &str, second: u32, more: &str) -> Written {
     let time = format!(r#""clusterTime":{{"$timestamp":{{"t":{second},"i":1}}}}"#);
     let ns = r#""ns":{"db":"s","coll":"a"}"#;
@@ -199,8 +200,8 @@ fn copied(id: u32) -> Written {
     Written::new("1", text)
 }
 
-/// The connector was set up again after a drop and a rename, and copied the collection again. Copied
-/// documents have no time.
+/// The connector is set up again after a drop and after a rename, and copies the collection again.
+/// Copied documents have no time.
 #[test]
 fn documents_that_are_copied_again_belong_to_the_new_collection() -> Result<()> {
     let foreign = Foreign::new()?;
@@ -256,18 +257,18 @@ fn every_command_of_a_transaction_runs_once() -> Result<()> {
     let ended = foreign.replay(&target, "mongoshake-bson", "transaction", &[])?;
     ended.expect(0, &[])?;
     let model = target.model();
-    let notes = model.state().remove(CATALOG_NOTES).unwrap_or_default();
-    let notes = notes
+    let catalog = model.state().remove(CATALOG_NAMESPACE).unwrap_or_default();
+    let catalog = catalog
         .iter()
-        .map(|note| Document::from_reader(note.as_slice()));
-    let notes: Vec<Document> = notes.collect::<Result<_, _>>()?;
-    let mut made: Vec<(&str, &str)> = notes
+        .map(|bytes| Document::from_reader(bytes.as_slice()));
+    let catalog: Vec<Document> = catalog.collect::<Result<_, _>>()?;
+    let mut ran: Vec<(&str, &str)> = catalog
         .iter()
-        .filter_map(|note| Some((note.get_str("change").ok()?, note.get_str("ns").ok()?)))
+        .filter_map(|ran| Some((ran.get_str("change").ok()?, ran.get_str("ns").ok()?)))
         .collect();
-    made.sort_unstable();
+    ran.sort_unstable();
     let expected = [("created", "s.a"), ("created", "s.b"), ("other", "s.a")];
-    ensure!(made == expected, "{notes:?}");
+    ensure!(ran == expected, "{catalog:?}");
     let collections = format!("{:?}", model.collections());
     ensure!(
         collections.contains("unique") && collections.contains(r#"String("b")"#),
@@ -291,7 +292,7 @@ fn a_late_command_is_refused_even_after_a_restart() -> Result<()> {
     Ok(())
 }
 
-/// The pipeline of a connector may remove `clusterTime`. Two drops then look the same.
+/// The pipeline of a connector may remove `clusterTime`. Without it, two drops look the same.
 #[test]
 fn a_command_without_a_time_is_refused() -> Result<()> {
     let foreign = Foreign::new()?;

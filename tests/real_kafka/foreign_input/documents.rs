@@ -20,7 +20,7 @@ fn every_program_leads_to_the_same_documents() -> Result<()> {
             ended.expect(0, &["reading the topics of another program"])?;
             let found = sorted(documents(&target)?);
             ensure!(found == expected()?, "{input} {partitions}: {found:?}");
-            // The topic is replayed again from the beginning, into the target that is ahead of it.
+            // Another group replays the topic from its start into the target, which is ahead of it.
             let again = format!("again-{topic}");
             let flags = [
                 format!("--target={}", target.uri()),
@@ -147,7 +147,7 @@ fn a_record_of_another_kind_is_an_error_or_a_dead_letter() -> Result<()> {
     let target = target()?;
     let ended = foreign.replay(&target, "debezium", "mixed", &[])?;
     ended.expect(6, &["topic mixed, partition 0, offset 2", "not JSON"])?;
-    // With the other inputs, the error names the one that fits.
+    // The error names the input that fits.
     for other in ["mongo-kafka-json", "mongoshake-bson", "mongoshake-raw"] {
         let input = format!("--input={other}");
         let flags = [input.as_str(), "--topics=mixed"];

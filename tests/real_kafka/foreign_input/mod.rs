@@ -27,7 +27,7 @@ const ORDERS: &str = "shop.orders";
 /// The document that the histories of the fixtures change most.
 const ID: &str = "63318f67024749a30fc12af6";
 
-/// A record of another program.
+/// A record that another program writes.
 #[derive(Debug, Clone)]
 struct Written {
     key: Option<Vec<u8>>,
@@ -47,8 +47,8 @@ impl Written {
 }
 
 /// Returns the records of a fixture. Each line has a key, a tab and a value, which is empty for a
-/// tombstone. The records change three documents in turn; the seventh one belongs to the third
-/// document.
+/// tombstone. The first six records change three documents in turn; a seventh record is the
+/// tombstone of the third document.
 fn fixture(name: &str) -> Result<Vec<Written>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/foreign");
     let text = std::fs::read_to_string(folder.join(name))?;
@@ -132,7 +132,7 @@ fn histories() -> Result<Vec<(&'static str, Vec<Written>)>> {
     ])
 }
 
-/// A broker with topics of other programs.
+/// A broker with the topics of other programs.
 struct Foreign {
     kafka: Arc<Kafka>,
 }

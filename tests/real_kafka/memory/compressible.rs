@@ -1,4 +1,4 @@
-//! Records that compress by a factor of several thousand: a fetch returns far more than it
+//! Records that compress by a factor of several thousand: a fetch returns far more bytes than it
 //! requests.
 
 use std::io::Write as _;
@@ -31,8 +31,8 @@ struct Dump {
 }
 
 impl Dump {
-    /// Appends the insert of a document whose text has `noisy` random bytes, followed by `equal` equal
-    /// bytes.
+    /// Appends the insert of a document whose text has `noisy` random bytes and then `equal` equal
+    /// ones.
     fn insert(&mut self, noisy: usize, equal: usize) -> Result<()> {
         self.count += 1;
         let is_in_first_partition = |id: &i32| {
@@ -65,7 +65,7 @@ fn has_logged(member: &Program, part: &str) -> bool {
     member.stderr_text().is_ok_and(|log| log.contains(part))
 }
 
-/// The whole topic has fewer bytes on the broker than one fetch usually requests.
+/// On the broker, the whole topic has fewer bytes than one fetch usually requests.
 #[test]
 fn highly_compressed_records_do_not_fill_the_memory() -> Result<()> {
     let mut dump = Dump::default();

@@ -1,5 +1,5 @@
-//! Small entries for documents that are large on the target. The documents that are read from the
-//! target must not fill the memory.
+//! Small entries of documents that are large on the target. The documents that the replay reads
+//! from the target must not fill the memory.
 
 use anyhow::{Result, ensure};
 use bson::doc;
@@ -11,14 +11,14 @@ use crate::made::Made;
 use crate::oversize::state;
 use crate::topics::{LIMIT, Topics};
 
-/// Number of inserted documents. If all partitions looked up their documents at once, they would hold
+/// Number of inserted documents. If all partitions read their documents at once, these would need
 /// more than [`MOST`].
 const INSERTED: i32 = 500;
-/// Number of updated documents. The documents that each partition has to rewrite do not fit into one
-/// reply.
+/// Number of updated documents. The documents that each partition has to rewrite do not fit into
+/// one reply.
 const UPDATED: i32 = 200;
-/// The largest permitted memory, in MiB, of a consumer that rewrites large documents. Each document is
-/// in memory three times: as it was read, as it is written, and in the command.
+/// The largest permitted memory, in MiB, of a consumer that rewrites large documents. Each document
+/// is in memory three times: as it was read, as it is written, and in the command.
 const MOST_OF_REWRITES: u64 = 360;
 const LARGE: usize = 1_000_000;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Sends everything that the source has, and sets the position back. Returns the position.
+/// Sends everything that the source has, and sets the position back. Returns the new position.
 fn send_and_set_back(topics: &Topics, server: &Server) -> Result<String> {
     finish(topics, server, &[], (0, ""))?;
     let (uri, to) = (server.uri(), server.oplog().time(100).to_string());
@@ -55,7 +55,7 @@ fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> 
         "{log}"
     );
 
-    // What is sent later follows later entries, so the gap stays recorded.
+    // Entries of the gap that are sent now follow later entries, so the gap stays recorded.
     let back = ["--to", &from, "--term=1", "--fence"];
     let refused = (2, "before the end of a recorded gap");
     position(&topics, "golden", "set", &back, refused)?;
@@ -70,7 +70,7 @@ fn a_position_that_is_set_forward_leaves_a_gap_that_readers_see() -> Result<()> 
     );
     topics.replay(&target, "forward", 2, &[])?;
     let expected = state(&made.expected()?);
-    ensure!(state(&target.model()) == expected, "the gap is filled");
+    ensure!(state(&target.model()) == expected, "the gap is not filled");
     Ok(())
 }
 

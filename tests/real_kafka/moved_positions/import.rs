@@ -78,14 +78,14 @@ fn checkpoints_of_other_programs_are_looked_up_on_the_source() -> Result<()> {
         ensure!(counts.keys().next() == Some(&at(expected + 1)), "{program}");
         ensure!(counts.len() as u64 == 2_999 - expected, "{program}");
     }
-    // A name that may be mistyped.
+    // The source name may be mistyped.
     let topics = Topics::none("from-mistyped")?;
     let path = folder.path().join("mongoshake");
     let path = path.to_str().context("the path is not UTF-8")?;
     let import = ["--from=mongoshake", "--file", path, "--source", &uri];
     let warning = (0, "another name than its replica set");
     position(&topics, "rs", "import", &import, warning)?;
-    // A time that the oplog no longer reaches back to, and one that is too new.
+    // The oplog does not reach back to the first time, and has not reached the second one.
     let topics = Topics::none("from-elsewhere")?;
     for (ts, refusal) in [
         (Timestamp::new(5, 1), (3, "position lost")),
@@ -112,7 +112,7 @@ fn a_position_in_a_change_stream_is_a_mode_of_its_own() -> Result<()> {
         format!(r#"{{"sec":{},"ord":{}}}"#, at.seconds, at.increment),
     )?;
     let path = path.to_str().context("the path is not UTF-8")?;
-    // Without the source, the mode is that of the other program.
+    // Without the source, the mode is that in which the other program reads it.
     let import = ["--from=debezium", "--file", path];
     position(
         &topics,

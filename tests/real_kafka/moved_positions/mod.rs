@@ -21,8 +21,8 @@ use crate::carry::CATALOG;
 use crate::made::{BEGIN, Made};
 use crate::topics::{LIMIT, Topics};
 
-/// Runs `position <command>` for a source; checks the exit code and a text of the log, and returns what it
-/// printed.
+/// Runs `position <command>` for a source, checks the exit code and a text of the log, and returns
+/// the standard output.
 fn position(
     topics: &Topics,
     source: &str,
@@ -58,12 +58,13 @@ fn show(topics: &Topics, source: &str, more: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&shown)?)
 }
 
-/// Starts a producer of a live source, from its oldest entry.
+/// Starts a producer of a fake mongod, from its oldest entry.
 fn start(topics: &Topics, server: &Server, more: &[&str]) -> Result<Program> {
     topics.start_tail(&server.uri(), &[&["--start=oldest"], more].concat())
 }
 
-/// Runs a producer of a live source until it has caught up.
+/// Runs a producer of a fake mongod until it has caught up, and checks the exit code and a text of
+/// the log.
 fn finish(
     topics: &Topics,
     server: &Server,
@@ -199,7 +200,7 @@ fn a_position_that_will_soon_be_lost_causes_a_warning() -> Result<()> {
 fn a_position_that_is_set_fences_the_producer_and_sends_entries_again() -> Result<()> {
     let topics = Topics::none("set-back")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    // Entries appear for minutes, so the producer commits until it is fenced.
+    // Entries appear for ten minutes, so the producer keeps committing until it is fenced.
     let server = Server::start_live(Oplog::make(Recipe {
         first_second: u32::try_from(now.as_secs())? - 2,
         per_second: 50,
@@ -289,8 +290,8 @@ fn state(model: &Model) -> State {
     state
 }
 
-/// A history in which routes end: a collection with a unique index, all in one partition, is renamed and
-/// dropped, and another one gets its name.
+/// Returns a history in which routes end: a collection with a unique index, all in one partition,
+/// is renamed and dropped, and other collections get its names.
 fn history() -> Result<Made> {
     let mut made = Made::default();
     made.create("s.a", 1)?;
@@ -334,7 +335,8 @@ fn entries_of_collections_whose_routes_have_ended_are_sent_again_without_harm() 
         state(&early.model()) == expected,
         "before the position moves"
     );
-    // Before the first entry, amid the first collection, before its drop, and amid the second one.
+    // Before the first document, among the documents of the first collection, before its drop, and
+    // after it.
     for second in [BEGIN + 1, BEGIN + 15, BEGIN + 60, BEGIN + 110] {
         let to = format!("{second}:1");
         let set = ["--to", &to, "--term=1", "--fence"];
@@ -343,7 +345,7 @@ fn entries_of_collections_whose_routes_have_ended_are_sent_again_without_harm() 
         topics.replay(&early, "early", 2, &[])?;
         ensure!(state(&early.model()) == expected, "set to {to}");
     }
-    // A group that reads all of it, with several members.
+    // A new group with several members reads all of it.
     let late = ModelServer::start(Model::default())?;
     topics.replay(&late, "late", 3, &[])?;
     ensure!(state(&late.model()) == expected, "a new group");

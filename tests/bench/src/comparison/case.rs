@@ -52,15 +52,16 @@ pub(super) enum Group {
     Ferretdb,
 }
 
-/// The servers and the topics that a case reads and writes.
+/// The servers and the topics that a case reads and writes, and their content.
 #[derive(Debug)]
 pub(super) struct Place<'p> {
     /// The topic prefix. For a consumer, the prefix of the topics that it reads.
     pub(super) prefix: String,
     /// The consumer group.
     pub(super) group: String,
+    /// The address of the MongoDB server that is read.
     pub(super) source: &'p str,
-    /// The MongoDB server that is written to.
+    /// The address of the MongoDB server that is written to.
     pub(super) target: &'p str,
     pub(super) brokers: &'p str,
     pub(super) partitions: u32,
@@ -232,7 +233,8 @@ impl Case {
         }
     }
 
-    /// Returns the line that the program writes to standard error just before it requests entries.
+    /// Returns the text in the log of the program that marks the end of its start: from then on it
+    /// requests entries.
     pub(super) const fn mark(self) -> &'static str {
         if self.is_baseline() {
             baseline::MARK
@@ -306,7 +308,8 @@ impl Case {
     }
 }
 
-/// Returns the registry for all runs. A producer sends it two requests before its first record.
+/// Returns the fake schema registry for all runs. A producer sends it two requests before its first
+/// record.
 fn registry() -> Result<&'static FakeRegistry> {
     static REGISTRY: OnceLock<FakeRegistry> = OnceLock::new();
     if let Some(registry) = REGISTRY.get() {

@@ -19,7 +19,7 @@ use oplog_relay_kit::services::{Port, Program, wait_for, wait_until};
 use oplog_relay_kit::stub::{Oplog, Server};
 
 const PREFIX: &str = "ddl";
-/// Time until both programs have started.
+/// Time before the first round, in which both programs start.
 const AHEAD: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(300);
 const MOST_SECONDS: f64 = 5.0;

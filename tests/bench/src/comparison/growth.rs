@@ -25,7 +25,8 @@ use oplog_relay_kit::stub::{Flow, Recipe, Shape, StubProcess};
 
 /// Number of partitions at the common point.
 const PARTITIONS: u32 = 4;
-/// The limit below which memory counts as flat, relative to the memory at the common point.
+/// The largest ratio of the highest memory to that of the common point at which memory counts as
+/// flat.
 const FLAT: f64 = 1.25;
 
 /// The amount of work of one measurement.
@@ -97,8 +98,8 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<(String, Vec<C
         base,
         outcomes: Vec::new(),
     };
-    // A broker that has just started is slower by a third, and the first point is what all others
-    // are compared with. So the first point is run once without being counted.
+    // A broker that has just started is slower by a third, and all other points are compared with
+    // the first one. So that one is run once without being counted.
     run(scene, base, 0..=0)?;
     for point in std::iter::once(&base).chain(axes.iter().flat_map(|axis| &axis.points)) {
         if growth.at(point).is_none() {
@@ -242,8 +243,8 @@ impl Growth {
         Ok(text.trim_end().to_owned())
     }
 
-    /// Returns the share of the speed that remains at the end of an axis, for the program and for
-    /// the plain client.
+    /// Formats the share of the speed that remains at the end of an axis, for the program beside
+    /// its goal, and for the plain client.
     fn verdict(&self, program: &Program, axis: &Axis) -> Result<String> {
         let base = self.at(&self.base).context("the common point")?;
         let last = axis.points.last().context("no point")?;
@@ -260,6 +261,8 @@ impl Growth {
         ))
     }
 
+    /// Formats the highest peak memory of all points, and its ratio to that of the common point,
+    /// beside their goals.
     fn memory(&self, program: &Program) -> Result<String> {
         let base = self.at(&self.base).context("the common point")?;
         let Program { name, ours, .. } = program;

@@ -90,7 +90,7 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
         sources.is_some_and(are_caught_up)
     })?;
     let begin = cpu(producer.id())?;
-    // As above.
+    // Nothing is written during this time either.
     std::thread::sleep(options.idle);
     let used = cpu(producer.id())?.saturating_sub(begin).as_secs_f64();
     let percent = used / options.idle.as_secs_f64() * 100.0;

@@ -44,6 +44,7 @@ impl Measured {
         self.total.saturating_sub(self.steady)
     }
 
+    /// Returns the peak resident memory, in MiB.
     pub(super) fn peak_mib(&self) -> f64 {
         self.peak_kib as f64 / 1024.0
     }
@@ -68,7 +69,7 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
             "{} is still running after {LIMIT:?}",
             case.name()
         );
-        // The ended process remains visible until it is waited for, below.
+        // A process that has ended remains visible until it is waited for, below.
         let sampled = sample(id).context("the case is gone")?;
         if sampled.ended {
             break (now, sampled.cpu);
@@ -81,7 +82,7 @@ pub(super) fn measure(case: Case, place: &Place<'_>, server: u32) -> Result<Meas
     let code = program.wait(GONE_WITHIN)?;
     let log = program.stderr_text()?;
     ensure!(code == 0, "{} ended with {code}:\n{log}", case.name());
-    // A short process may end between two samples.
+    // A process may log the mark and end between two samples. Then all of its time counts.
     let is_connected = connected.is_some() || log.contains(case.mark());
     ensure!(is_connected, "{:?} was never logged", case.mark());
     Ok(Measured {

@@ -1,9 +1,9 @@
 //! The speed and the memory of both programs, as ratios within one run on one machine.
 //!
 //! Everything but the stub servers and the schema registry is real: a Kafka broker, FerretDB, the
-//! release binaries, the client libraries. Each case runs in its own process, so that processor time
-//! and memory are comparable. The bench counts the entries that arrived: in Kafka as a
-//! `read_committed` reader sees them, in the stub by the acknowledged statements, in FerretDB by the
+//! release binaries, the client libraries. Each case runs in its own process, so that processor
+//! time and memory are comparable. The bench counts the entries that arrived: in Kafka as a
+//! `read_committed` reader sees them, in the stub as acknowledged statements, and in FerretDB as
 //! documents. Missing entries are an error, not a result. Other tests check that each entry arrives
 //! exactly once.
 //!

@@ -16,8 +16,8 @@ usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--r
              [--latency-seconds N] [--steady-seconds N] [--idle-seconds N] [--ddl-rounds N]
              [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, steady,
-idle, large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the curves of
-growth.";
+idle, large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the
+curves of growth.";
 
 /// A measurement other than ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +65,11 @@ pub(super) struct Options {
     pub(super) latency_rates: &'static [u64],
     /// Time over which the worst second is determined.
     pub(super) steady: Duration,
+    /// Time over which the processor time of idle programs is measured.
     pub(super) idle: Duration,
     /// Number of collections that are created and dropped.
     pub(super) ddl_rounds: u32,
+    /// The file for the curves of growth.
     pub(super) svg: Option<PathBuf>,
     /// Permits a debug build, for work on the bench itself.
     pub(super) allow_debug: bool,

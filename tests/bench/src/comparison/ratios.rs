@@ -34,7 +34,7 @@ pub(super) struct Input {
 }
 
 impl Ratios<'_> {
-    /// Runs and compares the cases of a group.
+    /// Runs and compares the selected cases of a group; returns `None` if there are none.
     pub(super) fn table(&mut self, group: Group) -> Result<Option<Table>> {
         let cases = self.options.cases.iter().copied();
         let cases: Vec<Case> = cases.filter(|case| case.group() == group).collect();
@@ -130,8 +130,8 @@ impl Ratios<'_> {
         scene.run(case, &place, server)
     }
 
-    /// Returns the topic that a case reads; for a baseline that reads none, the topic of the cases
-    /// that it is compared with. The topic is created at the first request.
+    /// Returns the topic that a case reads, or for a baseline that reads none, the topic of the
+    /// cases that it is compared with. The topic is created when it is first needed.
     fn input(&mut self, case: Case, entries: u64) -> Result<Input> {
         let (format, shape) = (case.reads().unwrap_or(Case::Bson), case.shape());
         let is_it = |input: &&Input| {

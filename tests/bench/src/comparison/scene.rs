@@ -43,7 +43,7 @@ impl Scene {
         &self.target
     }
 
-    /// Returns a place with this target.
+    /// Returns a place with this source and the shared target.
     pub(super) fn place<'p>(
         &'p self,
         source: &'p StubProcess,
@@ -59,7 +59,7 @@ impl Scene {
         }
     }
 
-    /// Returns a place with this target and no source.
+    /// Returns a place with the shared target and no source.
     pub(super) fn place_of(&self, prefix: &str, partitions: u32) -> Place<'_> {
         Place {
             prefix: prefix.to_owned(),

@@ -1,4 +1,4 @@
-//! The result as text.
+//! The ratios as text.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ impl Table {
         }
     }
 
-    /// Returns the ratio of one case to another one.
+    /// Returns the ratio of the rates of two cases.
     fn ratio(&self, case: Case, other: Case) -> Option<f64> {
         let rate = |case| {
             let row = self.rows.iter().find(|(known, _)| *known == case);

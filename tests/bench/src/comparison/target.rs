@@ -28,7 +28,7 @@ pub(super) fn acknowledged(uri: &str) -> Result<u64> {
     })
 }
 
-/// Returns the inserts into a stub that measures their times.
+/// Returns the inserts into a stub that measures latencies.
 pub(super) fn timed_inserts(uri: &str) -> Result<Vec<TimedInsert>> {
     with_client(uri, async |client| {
         let status = doc! { "serverStatus": 1 };
@@ -39,7 +39,7 @@ pub(super) fn timed_inserts(uri: &str) -> Result<Vec<TimedInsert>> {
     })
 }
 
-/// Empties a FerretDB, so that every round inserts.
+/// Empties a FerretDB, so that every round inserts into an empty collection.
 pub(super) fn clear(uri: &str) -> Result<()> {
     with_client(uri, async |client| {
         Ok(client.database("bench").drop().await?)
@@ -50,7 +50,8 @@ pub(super) fn clear(uri: &str) -> Result<()> {
 pub(super) fn check(case: Case, place: &Place<'_>, before: u64) -> Result<()> {
     let (found, least) = match (case.group(), case.shape()) {
         (Group::Ferretdb, _) => (documents(place.target)?, place.entries),
-        // Two of ten entries are superfluous when they are in the same batch.
+        // Of ten entries, two are deletes of documents that two earlier ones insert. In the same
+        // batch these are folded, so that fewer statements are sent.
         (_, Shape::Mixed) => (acknowledged(place.target)? - before, place.entries * 8 / 10),
         _ => (acknowledged(place.target)? - before, place.entries),
     };

@@ -20,19 +20,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The name of the stub's replica set.
 const SOURCE: &str = "rs0";
 
-/// Returns the topic that a case writes to; the first one if there are several.
+/// Returns the topic that a case writes to, or the first one if there are several.
 pub(super) fn name(place: &Place<'_>) -> String {
     collection_topic(&place.prefix, "bench", "orders")
 }
 
-/// Returns the topics of that many collections of the stub; `topic` is the first one.
+/// Returns the topics of that many collections of the stub, of which `topic` is the first one.
 pub(super) fn all(topic: &str, collections: u64) -> Vec<String> {
     let others = (1..collections).map(|number| format!("{topic}{number}"));
     std::iter::once(topic.to_owned()).chain(others).collect()
 }
 
-/// Creates the topics as `oplog-producer` does, and waits until the broker has them: the topics of
-/// 200 collections keep it busy for a second.
+/// Creates the topics as `oplog-producer` does, and waits until the broker serves them: creating
+/// the topics of 200 collections takes it a second.
 pub(super) fn create(place: &Place<'_>) -> Result<()> {
     create_all(place, &all(&name(place), place.collections))?;
     let collections = usize::try_from(place.collections)?;
@@ -131,7 +131,7 @@ pub(super) fn reader(brokers: &str, topics: &[(String, i32)]) -> Result<BaseCons
     Ok(consumer)
 }
 
-/// Passes every record of these topics to `take`.
+/// Passes every committed record of these topics to `take`.
 pub(super) fn read_whole(
     brokers: &str,
     topics: &[(String, i32)],

@@ -51,7 +51,7 @@ pub(super) fn pieces() -> Vec<Piece> {
     ]
 }
 
-/// A record as it is stored in an arena.
+/// A record: the place of its value in an arena, and its header.
 type Record = (std::ops::Range<usize>, Option<Vec<u8>>);
 
 fn decode_all(

@@ -76,7 +76,7 @@ impl Piece {
         entries: Vec<Vec<u8>>,
         mut work: impl FnMut(&Entry<'_>) -> usize + 'static,
     ) -> Piece {
-        // Reading the header is a separate piece: here it is read once, before the first pass.
+        // Reading the header is a piece of its own, so here it is read once, before the first pass.
         let entries: &'static [Vec<u8>] = Vec::leak(entries);
         let read = |bytes: &'static Vec<u8>| Entry::parse(Document::new(bytes).unwrap()).unwrap();
         let entries: Vec<Entry<'static>> = entries.iter().map(read).collect();
@@ -84,14 +84,15 @@ impl Piece {
     }
 }
 
-/// Runs the given number of passes after a first one that grows the buffers and fills the caches.
+/// Runs the given number of passes, after a first one that grows the buffers. Callgrind writes its
+/// counts when this function returns.
 #[inline(never)]
 pub fn warmed_piece(piece: &mut Piece, passes: u64) {
     piece.pass();
     counted_passes(piece, passes);
 }
 
-/// Runs the passes. Callgrind counts this function and what it calls.
+/// Runs the passes. Callgrind counts the instructions of this function and of what it calls.
 #[inline(never)]
 fn counted_passes(piece: &mut Piece, passes: u64) {
     for _ in 0..passes {

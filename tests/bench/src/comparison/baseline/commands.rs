@@ -1,8 +1,9 @@
 //! The bulk commands of a replay, built from entries in memory and sent by the driver.
 //!
-//! A replay of the same entries sends the same commands. Each batch holds the entries of one
-//! partition and is planned, folded and written as in a replay. The batch size is that of a replay
-//! with as many partitions, and each partition has one batch in flight.
+//! A replay of the same entries sends the same commands, with the additional option
+//! `bypassDocumentValidation`. Each batch has the entries of one partition and is planned, folded
+//! and written as in a replay. The batch size is that of a replay with as many partitions, and each
+//! partition has one batch in flight.
 
 use anyhow::{Context, Result, ensure};
 use bson::{RawDocumentBuf, doc};
@@ -20,11 +21,13 @@ use super::MARK;
 use crate::comparison::case::{Case, Group};
 use oplog_relay_kit::stub::{Oplog, Shape};
 
-/// Number of entries that are sent repeatedly to a target that stores nothing.
+/// Maximum number of entries in memory. They are sent repeatedly to a target that stores nothing.
 const PREPARED: u64 = 100_000;
 /// The default number of lanes of `oplog-consumer replay`.
 const LANES: usize = 4;
+/// Maximum number of bytes of a batch.
 const MOST_BATCH_BYTES: usize = 2 << 20;
+/// Bytes that the batches of all partitions share: a quarter of the default of `--queue-bytes`.
 const SHARED_BATCH_BYTES: usize = 16 << 20;
 const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: false,

@@ -18,12 +18,13 @@ use super::case::{Case, Group};
 use super::topic;
 use produce::Sink;
 
-/// The line on standard error that reports that every connection is open.
+/// The line on standard error that marks the end of the start: the connections are open. The
+/// consumer prints it at its first record, because librdkafka does not report an earlier moment.
 pub(super) const MARK: &str = "connected";
 
-/// Runs a case. The arguments are its name, the server, the brokers, the topic, the number of its
-/// partitions, the number of collections and the number of entries. Each collection has its own
-/// topic.
+/// Runs a case. The arguments are its name, the MongoDB server, the brokers, the topic of the first
+/// collection, the number of its partitions, the number of collections and the number of entries.
+/// Each collection has its own topic.
 pub(super) fn run(args: &[String]) -> Result<()> {
     let [
         name,

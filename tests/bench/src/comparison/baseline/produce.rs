@@ -21,7 +21,8 @@ use oplog_relay_kit::stub::{NAMESPACE, Oplog, Shape};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Number of records between two polls of the delivery reports.
 const POLL_EVERY: u64 = 1024;
-/// Number of entries that the plain producer sends repeatedly: far more bytes than lz4's window.
+/// Number of entries that the plain producer sends repeatedly. They have far more bytes than the
+/// window of lz4, so the repetition does not improve the compression.
 const PREPARED: u64 = 20_000;
 
 /// Opens a tailable cursor on the whole oplog.

@@ -1,9 +1,9 @@
-//! The latency of an entry from its commit at the source until a `read_committed` reader has it, and
-//! until it is in the target.
+//! The latency of an entry from its commit at the source until a `read_committed` reader has it,
+//! and until it is in the target.
 //!
 //! The stub commits entries at an even rate, each with its commit time in `wall`, and the tail is
-//! always caught up. All processes have the same clock. The baseline is a producer that does nothing
-//! but put each reply of the source into one Kafka transaction.
+//! always caught up. All processes have the same clock. The baseline is a producer that only puts
+//! each reply of the source into a Kafka transaction.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -75,7 +75,7 @@ impl<'s> Pair<'s> {
         self.leases.each_ref().map(Port::number)
     }
 
-    /// Returns the producer's largest memory so far.
+    /// Returns the producer's peak memory so far.
     pub(super) fn producer_peak_mib(&self) -> Result<f64> {
         let peak = peak_kib(self.producer.id()).context("the producer is gone")?;
         Ok(peak as f64 / 1024.0)

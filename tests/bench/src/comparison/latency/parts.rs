@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use oplog_relay_kit::http_status::metrics;
 
-/// The histograms of both programs, by program and part.
+/// The names of the histograms of the producer and the consumer.
 const NAMES: [&str; 2] = [
     "oplog_producer_latency_seconds",
     "oplog_consumer_latency_seconds",
 ];
 
-/// One part.
+/// The observations of one part of the way of an entry.
 #[derive(Debug, Clone, Default)]
 struct Part {
     /// Number of observations up to each bound, in the order of the bounds.
@@ -26,7 +26,7 @@ struct Bucket {
     count: f64,
 }
 
-/// All parts in the order of an entry's way, which is the order of the names in the programs.
+/// All parts, by program and name.
 #[derive(Debug, Default)]
 pub(super) struct Parts(BTreeMap<String, Part>);
 
@@ -42,7 +42,7 @@ impl Parts {
         parts
     }
 
-    /// Takes one line of the exposition format, if it belongs to the histogram.
+    /// Adds one line of the exposition format, if it belongs to the histogram.
     fn take(&mut self, name: &str, line: &str) {
         let Some((labels, value)) = line
             .strip_prefix(name)
@@ -101,7 +101,7 @@ impl Parts {
 }
 
 impl Part {
-    /// Returns the bound of the bucket with this quantile.
+    /// Returns the upper bound, in seconds, of the bucket that contains this quantile.
     fn quantile(&self, quantile: f64) -> f64 {
         let reached = |bucket: &&Bucket| bucket.count >= self.count * quantile;
         self.buckets

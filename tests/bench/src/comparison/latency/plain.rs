@@ -1,5 +1,5 @@
-//! The baseline: a loop that puts each reply of the source into one Kafka transaction, with the place
-//! that it reaches as the last record.
+//! The baseline: a loop that puts each reply of the source into a Kafka transaction, and then one
+//! record into another topic, as a producer that saves its position does.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::comparison::baseline::produce::{on_one_thread, open_cursor};
 pub(in crate::comparison) const NAME: &str = "plain-transactions";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Returns the topic of the places.
+/// Returns the topic that stands for the position topic.
 pub(super) fn place_topic(topic: &str) -> String {
     format!("{topic}-place")
 }
 
-/// Runs until it is killed. The arguments are the source, the brokers, the topic and the number of its
-/// partitions.
+/// Runs until it is killed. The arguments are the source, the brokers, the topic and the number of
+/// its partitions.
 pub(in crate::comparison) fn run(arguments: &[String]) -> Result<()> {
     let [source, brokers, topic, partitions] = arguments else {
         bail!("four arguments expected");
@@ -66,7 +66,7 @@ fn carry(producer: &BaseProducer, topic: &str, partitions: u32, reply: &[u8]) ->
     let record = BaseRecord::<[u8], [u8]>::to(&place).key(b"place");
     let sent = producer.send(record.payload(b"place"));
     sent.map_err(|(error, _)| error)?;
-    // The commit itself would look only every 100 ms whether the records are delivered.
+    // The commit itself would check only every 100 ms whether the records are delivered.
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::ZERO);
         std::thread::sleep(Duration::from_micros(200));

@@ -1,6 +1,6 @@
-//! The worst seconds of a longer time at an even rate. At even intervals a collection is created,
-//! which gets a topic of its own, or a unique index, which needs a barrier; half an interval later a
-//! second consumer joins the group, or leaves it.
+//! The worst seconds of a longer time at an even rate. At even intervals, a collection is created,
+//! which gets a topic of its own, or a unique index, which needs a barrier. Half an interval later,
+//! a second consumer joins the group or leaves it.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -175,11 +175,12 @@ fn commands(recipe: &Recipe, span: &Span) -> Vec<Event> {
 /// A consumer that joins the group and leaves it, alternately.
 struct SecondConsumer<'p> {
     place: Place<'p>,
-    /// The time between two changes, and the time of the next one, in milliseconds (since 1970).
+    /// Milliseconds between two changes.
     interval: f64,
+    /// The time of the next change, in milliseconds since 1970.
     next: f64,
     running: Option<Program>,
-    /// Those that were told to leave.
+    /// The processes that were asked to leave.
     left: Vec<Program>,
     changes: Vec<Event>,
 }
@@ -239,8 +240,8 @@ struct Applied {
     old: Times,
     /// Those of the collections that were created during the measurement.
     new: Times,
-    /// Number of entries without a time: after a rebalance a replay may write them by another statement
-    /// than an insert.
+    /// Number of entries without a latency: after a rebalance, a replay may write an entry with
+    /// another statement than an insert.
     untimed: usize,
 }
 

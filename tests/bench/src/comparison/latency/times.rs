@@ -20,7 +20,7 @@ impl Span {
         }
     }
 
-    /// Returns its first millisecond since 1970.
+    /// Returns its begin, in milliseconds since 1970.
     pub(super) const fn begin(&self) -> f64 {
         self.begin
     }
@@ -39,6 +39,7 @@ impl Span {
 pub(super) struct Times(BTreeMap<i64, Vec<f64>>);
 
 impl Times {
+    /// Adds an entry with its commit time, in milliseconds since 1970, and its latency.
     pub(super) fn add(&mut self, wall: i64, millis: f64) {
         self.0.entry(wall / 1000).or_default().push(millis);
     }
@@ -47,25 +48,27 @@ impl Times {
         sorted(self.0.values().flatten().copied().collect())
     }
 
+    /// Returns the latency that this percentage of the entries does not exceed.
     pub(super) fn quantile(&self, percent: usize) -> f64 {
         quantile(&self.sorted(), percent)
     }
 
-    /// Returns the latencies of the seconds, as milliseconds since 1970, that `is_part` accepts.
+    /// Returns the latencies of the seconds that `is_part` accepts. It receives the begin of a
+    /// second, in milliseconds since 1970.
     pub(super) fn of(&self, is_part: impl Fn(i64) -> bool) -> Times {
         let seconds = self.0.iter();
         let part = seconds.filter(|(second, _)| is_part(**second * 1000));
         Times(part.map(|(second, all)| (*second, all.clone())).collect())
     }
 
-    /// Formats the worst second and the worst entry.
+    /// Formats the median of the worst second and the worst entry.
     pub(super) fn worst(&self) -> String {
         let all = self.0.values().flatten().copied();
         let entry = all.max_by(f64::total_cmp).unwrap_or(f64::NAN);
         format!("{:.1} / {entry:.1}", self.worst_second())
     }
 
-    /// Returns the median of the second in which it was highest.
+    /// Returns the highest of the medians of all seconds, in milliseconds.
     pub(super) fn worst_second(&self) -> f64 {
         let medians = self
             .0
@@ -92,7 +95,7 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values
 }
 
-/// Returns the smallest value that the given percentage of the sorted values does not exceed.
+/// Returns the smallest of the sorted values that at least this percentage of them does not exceed.
 fn quantile(sorted: &[f64], percent: usize) -> f64 {
     let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
     sorted.get(place).copied().unwrap_or(f64::NAN)

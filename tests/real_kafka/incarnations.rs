@@ -11,7 +11,8 @@ use crate::topics::Topics;
 
 const DOCUMENTS: i32 = 12;
 
-/// Returns the documents by namespace: the number of the collection that each was written to.
+/// Returns for each namespace, document by document, the number of the incarnation in which the
+/// document was inserted.
 fn found(target: &ModelServer) -> Result<BTreeMap<String, Vec<i32>>> {
     let state = target.model().state();
     let state = state.into_iter().filter(|(ns, _)| !ns.starts_with(CATALOG));
