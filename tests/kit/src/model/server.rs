@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
+use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 
 use super::Model;
 use super::failure::Failure;
@@ -218,7 +218,7 @@ impl Shared {
 
 impl Service for Shared {
     fn answer(&self, request: &Request<'_>, reply: Reply<'_>) -> io::Result<()> {
-        let command = whole(request)?;
+        let command = request.whole()?;
         let command = Document::new(&command).map_err(io::Error::other)?;
         let name = command.first().map_err(io::Error::other)?;
         let name = name.map_or(&b""[..], |name| name.name);
@@ -265,30 +265,6 @@ fn is_empty_batch(reply: &[u8]) -> bool {
         Some(open && batch.first().ok()?.is_none())
     };
     is_empty().unwrap_or_default()
-}
-
-/// Returns the command as one document: the document sequences become its arrays.
-fn whole(request: &Request<'_>) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut command = DocumentBuilder::start(&mut out);
-    for element in request.body.elements() {
-        command.element(element.map_err(io::Error::other)?);
-    }
-    for sequence in &request.sequences {
-        let mut list = Vec::new();
-        let mut array = DocumentBuilder::start(&mut list);
-        for (index, document) in sequence.documents()?.into_iter().enumerate() {
-            array.document(&index.to_string(), document);
-        }
-        array.finish();
-        command.element(Element {
-            name: sequence.name,
-            kind: kind::ARRAY,
-            value: &list,
-        });
-    }
-    command.finish();
-    Ok(out)
 }
 
 /// Returns the database. `OP_QUERY` requests name it elsewhere, but they are only handshakes.

@@ -47,6 +47,14 @@ impl Answer<'_> {
         })
     }
 
+    fn of_bytes(head: Vec<u8>) -> Answer<'static> {
+        Answer {
+            head,
+            elements: Cow::Borrowed(&[]),
+            tail: Vec::new(),
+        }
+    }
+
     /// Returns a cursor's reply: `{cursor: {<name>: [elements], id, ns}, ok: 1}`.
     pub(super) fn batch<'s>(
         name: &str,
@@ -90,6 +98,10 @@ pub(super) fn answer<'s>(shared: &'s Shared, request: &Request<'_>) -> io::Resul
     let body = request.body;
     let command = body.first().map_err(io::Error::other)?;
     let command = command.ok_or_else(|| io::Error::other("an empty command"))?;
+    let of_catalog = shared.timing.as_ref().and_then(|it| it.catalog(request));
+    if let Some(reply) = of_catalog {
+        return reply.map(Answer::of_bytes);
+    }
     match command.name {
         b"hello" | b"isMaster" | b"ismaster" => Answer::whole(&hello(shared)),
         b"ping" | b"killCursors" | b"endSessions" | b"create" | b"createIndexes"

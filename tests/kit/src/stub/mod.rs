@@ -28,6 +28,7 @@
 //! | `aggregate` | `$sample`: `_id`s spread over the collection |
 //! | `insert`, `update`, `delete` | `n` = the number of its statements; nothing is stored |
 //! | `create`, `createIndexes`, `dropDatabase` | `ok`; nothing changes |
+//! | all commands on the database `oplog_relay`, if times are measured | those of a `Model`, which stores the catalog |
 //! | `serverStatus` | `opcounters` of the statements, and the times of inserts if they are measured |
 //! | `ping`, `buildInfo`, `killCursors`, `endSessions` | `ok` |
 //! | other commands | error 59 |

@@ -1,11 +1,15 @@
 //! The time from the commit of an entry at the source until its document is inserted.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document as Bson, doc};
 use oplog_relay_core::document::Document;
+
+use crate::model::Model;
+use crate::wire::Request;
 
 /// A document that was inserted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +22,16 @@ pub struct TimedInsert {
     pub micros: u32,
 }
 
+/// The database of the catalog of a replay.
+const CATALOG: &str = "oplog_relay";
+
 /// The inserts so far.
 #[derive(Debug, Default)]
-pub(super) struct Timing(Mutex<Vec<TimedInsert>>);
+pub(super) struct Timing {
+    inserts: Mutex<Vec<TimedInsert>>,
+    /// The members of a group learn from the catalog that a command has run, so it is stored.
+    catalog: Mutex<Model>,
+}
 
 /// Bytes of an insert in a report.
 const BYTES: usize = 16;
@@ -63,19 +74,31 @@ impl TimedInsert {
 }
 
 impl Timing {
+    /// Answers a command on the catalog; `None` if it concerns another database.
+    pub(super) fn catalog(&self, request: &Request<'_>) -> Option<io::Result<Vec<u8>>> {
+        let db = request.body.get("$db").ok().flatten()?.str().ok()?;
+        let run = || {
+            let command = request.whole()?;
+            let command = Document::new(&command).map_err(io::Error::other)?;
+            let mut model = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+            model.command(db, command).map_err(io::Error::other)
+        };
+        (db == CATALOG).then(run)
+    }
+
     /// Notes documents that are inserted now. Those without the fields are ignored.
     pub(super) fn note<'d>(&self, documents: impl Iterator<Item = Document<'d>>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_micros());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let timed = documents.filter_map(|document| TimedInsert::of(document, now));
-        let mut inserts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inserts = self.inserts.lock().unwrap_or_else(PoisonError::into_inner);
         inserts.extend(timed);
     }
 
     /// Returns all inserts.
     pub(super) fn report(&self) -> Bson {
-        let inserts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let inserts = self.inserts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = Vec::with_capacity(inserts.len() * BYTES);
         for insert in inserts.iter() {
             insert.write(&mut bytes);

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use oplog_relay_core::document::Document;
+use oplog_relay_core::document::{Document, DocumentBuilder, Element, kind};
 
 const OP_REPLY: i32 = 1;
 const OP_QUERY: i32 = 2004;
@@ -21,6 +21,32 @@ pub(crate) struct Request<'b> {
     pub(crate) body: Document<'b>,
     /// The sections of kind 1.
     pub(crate) sequences: Vec<Sequence<'b>>,
+}
+
+impl Request<'_> {
+    /// Returns the command as one document: the document sequences become its arrays.
+    pub(crate) fn whole(&self) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut command = DocumentBuilder::start(&mut out);
+        for element in self.body.elements() {
+            command.element(element.map_err(io::Error::other)?);
+        }
+        for sequence in &self.sequences {
+            let mut list = Vec::new();
+            let mut array = DocumentBuilder::start(&mut list);
+            for (index, document) in sequence.documents()?.into_iter().enumerate() {
+                array.document(&index.to_string(), document);
+            }
+            array.finish();
+            command.element(Element {
+                name: sequence.name,
+                kind: kind::ARRAY,
+                value: &list,
+            });
+        }
+        command.finish();
+        Ok(out)
+    }
 }
 
 /// A document sequence: an argument of a command whose documents are beside the body.
