@@ -23,6 +23,7 @@ mod made;
 mod markers;
 mod memory;
 mod moved_positions;
+mod new_topics;
 mod oldest_kafka;
 mod out;
 mod oversize;

@@ -57,7 +57,8 @@ pub(super) struct GroupContext {
     paused: AtomicBool,
     /// True while the member leaves the group. Newly assigned partitions are not read then.
     leaving: AtomicBool,
-    /// True if a rebalance has ended since the poll loop last asked.
+    /// True if a rebalance has ended since the poll loop last asked, and at first, because the member
+    /// is about to join.
     rebalanced: AtomicBool,
 }
 
@@ -83,7 +84,7 @@ impl GroupContext {
             released: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            rebalanced: AtomicBool::new(false),
+            rebalanced: AtomicBool::new(true),
         }
     }
 

@@ -68,3 +68,18 @@ impl Default for Heartbeat {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_are_quick_for_some_seconds_after_a_rebalance() {
+        let mut heartbeat = Heartbeat::new();
+        assert_eq!(heartbeat.interval(), INTERVAL);
+        heartbeat.quicken();
+        assert_eq!(heartbeat.interval(), QUICK_INTERVAL);
+        heartbeat.quick_until = Instant::now();
+        assert_eq!(heartbeat.interval(), INTERVAL);
+    }
+}
