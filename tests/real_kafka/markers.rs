@@ -15,9 +15,11 @@ const COUNTED: f64 = 300.0;
 /// The line that librdkafka logs for each `AddPartitionsToTxn` that it sends.
 const REQUEST: &str = "Registering partitions with transaction";
 
-/// A transaction sends two requests: for the partition of its records and for that of the position.
-/// If it begins before the markers of the previous transaction are written, the coordinator refuses
-/// the first request, and librdkafka repeats it after 20 ms.
+/// A transaction sends two requests: for the partitions of its records, and for that of the position.
+/// Sometimes it sends a third one, for records that arrive after the first request. If a transaction
+/// begins before the markers of the previous one are written, the coordinator refuses the first request,
+/// and librdkafka repeats it after 20 ms: without the pause, three requests are the least. The markers of
+/// several partitions take longer than those of one.
 #[test]
 fn a_transaction_begins_when_the_markers_of_the_last_one_are_written() -> Result<()> {
     let kafka = Kafka::shared()?;
@@ -31,7 +33,7 @@ fn a_transaction_begins_when_the_markers_of_the_last_one_are_written() -> Result
     let mut producer = Program::producer([
         "run",
         "--topic-prefix=markers",
-        "--partitions=1",
+        "--partitions=8",
         "--start=oldest",
         "--kafka-option=debug=eos",
         "--log-level=info,librdkafka=debug",
@@ -51,7 +53,7 @@ fn a_transaction_begins_when_the_markers_of_the_last_one_are_written() -> Result
     })?;
     let per_commit = (requests(&producer)? - requests_before) / (commits() - commits_before);
     ensure!(
-        (1.5..2.5).contains(&per_commit),
+        (1.5..3.0).contains(&per_commit),
         "{per_commit} requests for each transaction"
     );
     producer.terminate()?;
