@@ -1,9 +1,7 @@
 //! Dumps as sources: formats, start positions, filters, and inspection without Kafka.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Timestamp, doc};
@@ -13,12 +11,12 @@ use oplog_relay_core::entry::Operation;
 use oplog_relay_core::format::Format;
 use oplog_relay_core::json::Mode;
 use oplog_relay_kit::model::{Model, Scenario};
-use oplog_relay_kit::services::Kafka;
+use oplog_relay_kit::services::{Kafka, Program, wait_until};
 use oplog_relay_kit::topic_reader::{Contents, read_topics};
 use oplog_relay_tests::schema::EventSchema;
 
 use crate::history::History;
-use crate::support::{Ended, Line, gzip};
+use crate::support::{Ended, LIMIT, Line, gzip};
 
 const NAME: &str = "dump";
 
@@ -85,17 +83,17 @@ fn dumps_of_every_shape_give_every_entry_once() -> Result<()> {
     Ok(())
 }
 
-/// Returns a producer whose source is its standard input.
-fn piped(kafka: &Kafka, prefix: &str) -> Result<Command> {
-    let test = std::env::current_exe()?;
-    let programs = test.ancestors().nth(2).context("no folder of programs")?;
-    let mut command = Command::new(programs.join("oplog-producer"));
-    command
-        .args(["run", "--source=-", "--start=oldest", "--http=off"])
-        .args(["--source-name", NAME, "--topic-prefix", prefix])
-        .args(["--brokers", &kafka.brokers()])
-        .stderr(Stdio::piped());
-    Ok(command)
+/// Returns the arguments of a producer whose source is its standard input.
+fn piped(kafka: &Kafka, prefix: &str) -> [String; 7] {
+    [
+        "run".to_owned(),
+        "--source=-".to_owned(),
+        "--start=oldest".to_owned(),
+        "--http=off".to_owned(),
+        format!("--source-name={NAME}"),
+        format!("--topic-prefix={prefix}"),
+        format!("--brokers={}", kafka.brokers()),
+    ]
 }
 
 #[test]
@@ -104,9 +102,11 @@ fn standard_input_is_a_dump() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let oplog = Scenario::new("crud-types").oplog()?;
     let path = written(folder.path(), "input", &gzip(&oplog)?)?;
-    let output = piped(&kafka, "piped")?.stdin(File::open(path)?).output()?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{log}");
+    let input = File::open(path)?;
+    let mut producer = Program::with_input("oplog-producer", piped(&kafka, "piped"), input)?;
+    let code = producer.wait(LIMIT)?;
+    let log = producer.stderr_text()?;
+    ensure!(code == 0, "{code}: {log}");
     // A new session cannot read the input again, so the first session must not fail.
     ensure!(!log.contains("the session failed"), "{log}");
     let contents = read_topics(&kafka.brokers(), "piped", Format::Bson)?;
@@ -118,31 +118,23 @@ fn standard_input_is_a_dump() -> Result<()> {
 #[test]
 fn idle_standard_input_does_not_delay_the_shutdown() -> Result<()> {
     let kafka = Kafka::shared()?;
-    let mut producer = piped(&kafka, "silent")?.stdin(Stdio::piped()).spawn()?;
     // The pipe stays open to the end, and nothing is written to it.
-    let input = producer.stdin.take();
-    let mut lines = BufReader::new(producer.stderr.take().context("standard error")?).lines();
-    let opened = lines.find(|line| {
-        line.as_ref()
-            .is_ok_and(|line| line.contains("session opened"))
-    });
-    opened.context("no session")??;
-    let kill = [
-        "-c",
-        "kill -s TERM \"$1\"",
-        "sh",
-        &producer.id().to_string(),
-    ];
-    ensure!(Command::new("sh").args(kill).status()?.success());
-    let ended = producer.wait()?;
-    let rest: Vec<String> = lines.collect::<Result<_, _>>()?;
-    let rest = rest.join("\n");
-    ensure!(ended.code() == Some(143), "{ended}: {rest}");
+    let (input, open) = std::io::pipe()?;
+    let mut producer = Program::with_input("oplog-producer", piped(&kafka, "silent"), input)?;
+    wait_until("a session", LIMIT, || {
+        producer
+            .stderr_text()
+            .is_ok_and(|log| log.contains("session opened"))
+    })?;
+    producer.terminate()?;
+    let code = producer.wait(LIMIT)?;
+    let log = producer.stderr_text()?;
+    ensure!(code == 143, "{code}: {log}");
     ensure!(
-        !rest.contains("stopped before the shutdown was complete"),
-        "{rest}"
+        !log.contains("stopped before the shutdown was complete"),
+        "{log}"
     );
-    drop(input);
+    drop(open);
     Ok(())
 }
 

@@ -172,6 +172,7 @@ fn a_member_killed_between_fragments_loses_nothing_and_a_start_between_them_is_r
         let life = Duration::from_millis(31 * kill);
         let begun = Instant::now();
         wait_until("the moment", LIMIT, || begun.elapsed() >= life)?;
+        ensure!(member.is_running()?, "{}", member.stderr_text()?);
         member.kill_9()?;
     }
     topics.replay(&target, "torn", 2, &[])?;

@@ -1,5 +1,7 @@
 //! A broker with a low byte quota.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use bson::doc;
 use oplog_relay_kit::model::{Model, ModelServer};
@@ -11,6 +13,7 @@ use crate::topics::Topics;
 /// The quota in bytes a second. The entries have about twice as many bytes as it permits within the
 /// transaction timeout.
 const BYTES_A_SECOND: u32 = 300_000;
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_quota_slows_a_producer_down_and_does_not_stop_it() -> Result<()> {
@@ -27,9 +30,17 @@ fn a_quota_slows_a_producer_down_and_does_not_stop_it() -> Result<()> {
     }
     let flags = [
         "--kafka-option=client.id=quota",
-        "--kafka-option=transaction.timeout.ms=5000",
+        &format!(
+            "--kafka-option=transaction.timeout.ms={}",
+            TRANSACTION_TIMEOUT.as_millis()
+        ),
     ];
+    let begun = Instant::now();
     topics.produce(&made.oplog()?, &flags)?;
+    ensure!(
+        begun.elapsed() > TRANSACTION_TIMEOUT,
+        "the quota had no effect"
+    );
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "quota", 1, &[])?;
     ensure!(state(&target) == made.expected()?.state());

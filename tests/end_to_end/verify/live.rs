@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use oplog_relay_kit::load::Load;
@@ -159,14 +159,17 @@ async fn a_real_target_is_compared_by_ranges_and_repaired() -> Result<()> {
         .await?;
     customers.insert_one(doc! { "_id": "nobody" }).await?;
     let orders = shop.collection::<Document>("orders");
-    let gone = orders.find_one(doc! {}).await?;
-    if let Some(gone) = &gone {
-        orders
-            .delete_one(doc! { "_id": gone["_id"].clone() })
-            .await?;
-    }
+    let gone = orders.find_one(doc! {}).await?.context("no order")?;
+    let id = doc! { "_id": gone["_id"].clone() };
+    orders.delete_one(id).await?;
     let (code, said) = live.verify(&["--range-documents=50"])?;
-    let named = said.contains("nobody") && said.contains("flipped");
+    let parts = [
+        "extra: shop.customers",
+        "nobody",
+        "flipped",
+        "missing: shop.orders",
+    ];
+    let named = parts.iter().all(|part| said.contains(part));
     ensure!(code == 7 && named, "{code}:\n{said}");
     let (code, said) = live.verify(&["--range-documents=50", "--repair"])?;
     ensure!(code == 0, "{code}:\n{said}");

@@ -37,6 +37,24 @@ impl Program {
         args: impl IntoIterator<Item: AsRef<OsStr>>,
         variables: &[(&str, &str)],
     ) -> Result<Program> {
+        Program::spawn(name, args, variables, Stdio::null())
+    }
+
+    /// Starts a program of this workspace that reads from `input`.
+    pub fn with_input(
+        name: &str,
+        args: impl IntoIterator<Item: AsRef<OsStr>>,
+        input: impl Into<Stdio>,
+    ) -> Result<Program> {
+        Program::spawn(name, args, &[], input.into())
+    }
+
+    fn spawn(
+        name: &str,
+        args: impl IntoIterator<Item: AsRef<OsStr>>,
+        variables: &[(&str, &str)],
+        input: Stdio,
+    ) -> Result<Program> {
         let workdir = Workdir::create(name)?;
         let mut command = process::tied(binary(name)?);
         for (variable, _) in std::env::vars_os() {
@@ -50,7 +68,7 @@ impl Program {
             .args(args)
             .envs(variables.iter().copied())
             .current_dir(workdir.path())
-            .stdin(Stdio::null());
+            .stdin(input);
         let process = Process::spawn(name, command, &workdir.path().join("logs"))?;
         Ok(Program { process, workdir })
     }
