@@ -141,13 +141,15 @@ fn idle_standard_input_does_not_delay_the_shutdown() -> Result<()> {
 #[test]
 fn an_invalid_log_level_is_reported() -> Result<()> {
     let kafka = Kafka::shared()?;
-    let output = piped(&kafka, "loud")?
-        .stdin(Stdio::null())
-        .arg("--log-level=info,oplog=loud")
-        .output()?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(2), "{}", output.status);
-    ensure!(log.contains("info,oplog=loud"), "{log}");
+    let level = "--log-level=info,oplog=loud".to_owned();
+    let args = piped(&kafka, "loud").into_iter().chain([level]);
+    let mut producer = Program::producer(args)?;
+    let code = producer.wait(LIMIT)?;
+    let log = producer.stderr_text()?;
+    ensure!(
+        code == 2 && log.contains("info,oplog=loud"),
+        "{code}: {log}"
+    );
     Ok(())
 }
 

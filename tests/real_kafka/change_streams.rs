@@ -167,7 +167,11 @@ fn a_lost_history_ends_the_producer_with_3_and_another_mode_with_2() -> Result<(
     server.release(server.events());
     server.truncate(500);
     for (flags, code, part) in [
-        (&["--until-caught-up"][..], 3, "the change stream cannot continue after"),
+        (
+            &["--until-caught-up"][..],
+            3,
+            "the change stream cannot continue after",
+        ),
         (&["--source-mode=oplog"], 2, "--source-mode change-stream"),
     ] {
         let mut producer = start(&server, &topics, flags)?;

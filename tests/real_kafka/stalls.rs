@@ -64,6 +64,29 @@ fn a_target_that_takes_no_writes_makes_the_replay_unready_until_it_answers() -> 
     wait_until_ready(&port, &program)
 }
 
+/// The end of each partition lies after the marker of its last transaction, which is not a record.
+#[test]
+fn a_member_without_new_records_stays_ready() -> Result<()> {
+    let mut made = Made::default();
+    made.insert("s.a", 1, 1)?;
+    let topics = Topics::carry("nothing-new", &made.oplog()?)?;
+    let target = ModelServer::start(Model::default())?;
+    let port = Port::lease()?;
+    let program = idle::start(&topics, "nothing-new", &target, &port, &[FLAG])?;
+    wait_until_ready(&port, &program)?;
+    wait_until("the document", LIMIT, || {
+        target.model().state().contains_key("s.a")
+    })?;
+    let (begun, mut last) = (Instant::now(), None);
+    wait_until("a longer time without records", LIMIT, || {
+        last = probe(port.number(), "/readyz");
+        let is_ready = last.as_ref().is_some_and(|ready| ready.passes);
+        !is_ready || begun.elapsed() >= STALLED_AFTER * 3 / 2
+    })?;
+    ensure!(last.as_ref().is_some_and(|ready| ready.passes), "{last:?}");
+    Ok(())
+}
+
 #[test]
 fn a_source_that_does_not_answer_makes_the_producer_unready_until_it_does() -> Result<()> {
     let topics = Topics::none("silent-source")?;

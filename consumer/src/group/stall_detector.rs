@@ -192,9 +192,13 @@ impl StallDetector {
 
 /// Returns true if a partition has work to do.
 fn is_behind(partition: &Partition) -> bool {
-    let handed = partition.tracker.handed();
-    let has_more = partition.end.is_some_and(|end| end > handed.get());
-    !partition.tracker.is_idle() || has_more
+    let tracker = &partition.tracker;
+    // The end offset lies after the marker of the last transaction. It is committed once everything
+    // before it is read and applied.
+    let handed = tracker.handed();
+    let reached = tracker.committed().map_or(handed, |it| it.max(handed));
+    let has_more = partition.end.is_some_and(|end| end > reached.get());
+    !tracker.is_idle() || has_more
 }
 
 #[cfg(test)]
@@ -248,7 +252,12 @@ mod tests {
         }
         let mut idle = partition(1);
         idle.end = Some(0);
-        assert_eq!(after(600, Connection::Joined, &[idle]), None);
+        let mut at_marker = partition(1);
+        at_marker.tracker.hand(4);
+        at_marker.tracker.acknowledge(NextOffset::after(4), None);
+        at_marker.end = Some(6);
+        at_marker.tracker.commit_confirmed(NextOffset::at(6));
+        assert_eq!(after(600, Connection::Joined, &[idle, at_marker]), None);
     }
 
     #[test]
