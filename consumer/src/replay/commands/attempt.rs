@@ -56,9 +56,10 @@ impl MongoSink {
                 // Without the options that were left out, nothing remains to be run.
                 return Ok(Applied::Done);
             };
-            match self.fallback_for(db, command, ran, &error).await? {
+            match self.fallback_for(db, command, ran, &error, token).await? {
                 Fallback::None => return Err(refused_by_target(ran, &error).into()),
                 Fallback::Done => return Ok(Applied::Done),
+                Fallback::Abandoned => return Ok(Applied::Abandoned),
                 Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
             }
         }

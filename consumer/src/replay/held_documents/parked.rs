@@ -57,9 +57,9 @@ impl MongoSink {
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
             return Ok(false);
         };
-        let Some(position) = held.position.filter(|_| held.parked_note.is_none()) else {
+        if held.parked_note.is_some() {
             return Ok(false);
-        };
+        }
         // The next owner of the partition would hold the parked form as well.
         if self.held_bytes() + blocking.len() > MAX_HELD_BYTES
             || blocking.len() + document_id.value.len() > MAX_COMPARED_BYTES
@@ -69,7 +69,7 @@ impl MongoSink {
         // The note is written before the removal, so that a crash in between does not lose the
         // document.
         let note = self
-            .note_parked(ns, held.since, &position, &blocking)
+            .note_parked(ns, held.since, &held.position, &blocking)
             .await?;
         // If the reply to a removal is lost, the repeated command finds nothing: the note is then
         // the only copy of the document.
@@ -292,7 +292,7 @@ fn read(note: &Document, of: &TopicPartition) -> Option<(String, HeldDocument)> 
         id: since,
         document: note.get_binary_generic("document").ok()?.as_slice().into(),
         since,
-        position: Some(position),
+        position,
         parked_note: Some(note.get_str("_id").ok()?.to_owned()),
         parked_bytes: 0,
         code: DUPLICATE_KEY,
