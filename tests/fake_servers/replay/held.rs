@@ -7,6 +7,7 @@ use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_kit::model::Model;
 use oplog_relay_kit::services::wait_until_async;
+use tokio::time::timeout;
 
 use super::{LIMIT, NOT_PRIMARY, Scene, entry};
 
@@ -128,9 +129,9 @@ async fn apply_both(
     let applying_second = async {
         let is_held = async || scene.server.held() > 0;
         wait_until_async("the update to be sent", LIMIT, is_held).await?;
-        let applied = scene.apply_entries_in(1, &second).await;
+        let applied = timeout(LIMIT, scene.apply_entries_in(1, &second)).await;
         scene.server.resume();
-        applied
+        applied?
     };
     let both = tokio::join!(scene.apply_entries_in(0, &first), applying_second);
     let ((applied_first, first), (applied_second, second)) = (both.0?, both.1?);
