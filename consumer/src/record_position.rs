@@ -13,6 +13,43 @@ pub struct RecordPosition {
     pub offset: i64,
 }
 
+impl RecordPosition {
+    /// Returns the position as the origin of a write.
+    pub(crate) const fn origin(&self) -> Origin<'_> {
+        Origin {
+            partition: &self.name,
+            offset: self.offset,
+        }
+    }
+}
+
+/// The position of the record from which a write was planned. An entry is identified by it, because
+/// the entries of other programs may have the same identity in several partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// The topic and partition.
+    pub partition: &'a TopicPartition,
+    /// The offset.
+    pub offset: i64,
+}
+
+impl Origin<'static> {
+    /// The origin of a write that belongs to no record.
+    pub const NONE: Self = Self {
+        partition: TopicPartition::NONE,
+        offset: -1,
+    };
+}
+
+impl Origin<'_> {
+    pub(crate) fn position(&self) -> RecordPosition {
+        RecordPosition {
+            name: self.partition.clone(),
+            offset: self.offset,
+        }
+    }
+}
+
 impl fmt::Display for RecordPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TopicPartition { topic, partition } = &self.name;

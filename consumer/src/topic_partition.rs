@@ -12,6 +12,12 @@ pub struct TopicPartition {
 }
 
 impl TopicPartition {
+    /// A placeholder for writes that are planned without a partition, such as those of a repair.
+    pub const NONE: &'static Self = &Self {
+        topic: String::new(),
+        partition: 0,
+    };
+
     /// Returns true if this is the given partition of the given topic.
     pub(crate) fn is(&self, topic: &str, partition: i32) -> bool {
         self.topic == topic && self.partition == partition

@@ -7,7 +7,6 @@ use std::sync::{MutexGuard, PoisonError};
 use oplog_relay_core::command::scope;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
@@ -16,7 +15,7 @@ use crate::replay::held_documents::held_document::{
     HeldDocument, IdentifiedDocument, KeyedDocument, read,
 };
 use crate::replay::held_documents::identity_of;
-use crate::replay::plan::{Action, Routing, Write};
+use crate::replay::plan::{Action, Write};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::failure::WriteFailure;
 use crate::replay::writes::find::{Fields, ReadLevel, Replies, find_command};
@@ -56,77 +55,68 @@ impl MongoSink {
         }
         let mut refused = self.refused();
         // One entry may consist of several writes, but becomes one dead letter.
-        if !refused.iter().any(|it| it.id == write.id && it.ns == ns) {
+        if !refused.iter().any(|it| it.is_of(ns, write)) {
             refused.push(Refusal {
                 id: write.id,
                 ns: ns.to_owned(),
                 reason,
                 code,
                 text: failure.to_string(),
-                position: None,
+                position: write.origin.position(),
                 whole: None,
             });
         }
         Ok(())
     }
 
-    /// Returns true if a write of this entry was refused in the batches under way.
-    pub(crate) fn is_refused(&self, ns: &str, id: EntryId) -> bool {
-        let refused = self.refused();
-        refused.iter().any(|it| it.id == id && it.ns == ns)
+    /// Returns true if a write of the same entry was refused in the batches under way.
+    pub(crate) fn is_refused(&self, ns: &str, write: &Write<'_>) -> bool {
+        self.refused().iter().any(|it| it.is_of(ns, write))
     }
 
-    /// Refuses an entry that was sent as a part of the write of another entry, which was refused.
-    pub(crate) fn refuse_with(&self, ns: &str, id: EntryId, other: EntryId) {
+    /// Refuses a write that was sent as a part of another write, which was refused.
+    pub(crate) fn refuse_with(&self, ns: &str, write: &Write<'_>, other: &Write<'_>) {
         let mut refused = self.refused();
-        let is_of = |id: EntryId| move |it: &&Refusal| it.id == id && it.ns == ns;
-        if refused.iter().any(|it| is_of(id)(&it)) {
+        if refused.iter().any(|it| it.is_of(ns, write)) {
             return;
         }
-        let Some(found) = refused.iter().find(is_of(other)) else {
+        let Some(found) = refused.iter().find(|it| it.is_of(ns, other)) else {
             return;
         };
         let refusal = Refusal {
-            id,
-            ns: ns.to_owned(),
-            reason: found.reason,
-            code: found.code,
-            text: found.text.clone(),
-            position: None,
+            id: write.id,
+            position: write.origin.position(),
             whole: None,
+            ..found.clone()
         };
         refused.push(refusal);
     }
 
-    /// Removes and returns the refusals of a batch, and those of held documents of its partition.
+    /// Removes and returns the refusals of a batch, and those of held documents of its partition. A
+    /// partition has one batch at a time.
     #[must_use]
     pub fn take_refused(&self, batch: &Batch<'_>) -> Vec<Refusal> {
         let mut refused = self.refused();
         if refused.is_empty() {
             return Vec::new();
         }
-        let is_of = |refusal: &Refusal| match &refusal.position {
-            Some(position) => position.name.is(batch.topic, batch.partition),
-            None => {
-                let mut entries = batch.entries.iter();
-                entries.any(|it| it.id == refusal.id && it.entry.ns == refusal.ns)
-            }
-        };
+        let is_of = |refusal: &Refusal| refusal.position.name.is(batch.topic, batch.partition);
         let (ours, others) = std::mem::take(&mut *refused).into_iter().partition(is_of);
         *refused = others;
         ours
     }
 
-    /// Adds the position and the state of a held document to its refusal, because the batch of its
-    /// entry may already be done. Returns true if the document was refused.
+    /// Adds the state of a held document, and the position of its first held entry, to the refusal of
+    /// its write, because the batch of its entry may already be done. Returns true if the write was
+    /// refused.
     pub(crate) fn complete_refusal(
         &self,
         ns: &str,
         held: &HeldDocument,
+        write: &Write<'_>,
     ) -> Result<bool, ConsumerError> {
         let mut refused = self.refused();
-        let mut all = refused.iter_mut();
-        let Some(refusal) = all.find(|it| it.id == held.id && it.ns == ns) else {
+        let Some(refusal) = refused.iter_mut().find(|it| it.is_of(ns, write)) else {
             return Ok(false);
         };
         refusal.position.clone_from(&held.position);
@@ -179,12 +169,7 @@ impl MongoSink {
                 document,
                 document_id,
             } = read(&key.ns, &held.document)?;
-            let write = Write {
-                id: held.id,
-                document_id,
-                action: Action::Replace(document),
-                routing: Routing::NONE,
-            };
+            let write = held.write(document_id, Action::Replace(document));
             let token = Token::default();
             let restored = Box::pin(self.restore_moving(&key.ns, &write, &token)).await?;
             if restored == Applied::Abandoned {

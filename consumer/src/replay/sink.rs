@@ -263,9 +263,7 @@ impl MongoSink {
     pub async fn apply(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let applied = self.apply_all(batch, token).await?;
         if applied == Applied::Abandoned {
-            // The next owner of the partition reads these entries again. The offsets of held documents
-            // are recorded, so that the documents are discarded together with the partition.
-            self.note_positions(batch);
+            // The next owner of the partition reads these entries again.
             drop(self.take_refused(batch));
         }
         Ok(applied)
@@ -273,9 +271,10 @@ impl MongoSink {
 
     async fn apply_all(&self, batch: &Batch<'_>, token: &Token) -> Result<Applied, SinkError> {
         let ordered = self.ordered_of(batch.entries).await?;
+        let partition = batch.partition();
         let plan: Plan<'_> = self
             .planner
-            .plan_ordered(batch.entries, &|ns| ordered.contains(ns))
+            .plan_ordered(batch.entries, &partition, &|ns| ordered.contains(ns))
             .map_err(SinkError::Entry)?;
         self.target.metrics.folded.inc_by(plan.folded);
         for step in &plan.steps {

@@ -6,7 +6,7 @@ use crate::dead_letter::Reason;
 use crate::emit::lines_file::LinesFile;
 use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
-use crate::replay::plan::PlanError;
+use crate::replay::plan::{PlanError, Write};
 
 /// The result of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +66,19 @@ pub struct Refusal {
     pub code: Option<i32>,
     /// The error text.
     pub text: String,
-    /// The position of the record with the first held entry, if the document was held.
-    pub position: Option<RecordPosition>,
+    /// The position of the entry's record, or of the record with the first held entry, if the document
+    /// was held.
+    pub position: RecordPosition,
     /// An insert of the document as several entries left it. The dead letter then has this insert
     /// instead of the refused entry.
     pub whole: Option<Vec<u8>>,
+}
+
+impl Refusal {
+    /// Returns true if this is the refusal of the write's entry.
+    pub(crate) fn is_of(&self, ns: &str, write: &Write<'_>) -> bool {
+        self.id == write.id && self.ns == ns && self.position.name == *write.origin.partition
+    }
 }
 
 impl From<ConsumerError> for SinkError {

@@ -3,6 +3,8 @@
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::EntryId;
 
+use crate::topic_partition::TopicPartition;
+
 /// An entry and its place in the source and in Kafka.
 #[derive(Debug, Clone, Copy)]
 pub struct Located<'a> {
@@ -25,4 +27,13 @@ pub struct Batch<'a> {
     pub source: &'a str,
     /// The entries, without the skipped ones.
     pub entries: &'a [Located<'a>],
+}
+
+impl Batch<'_> {
+    pub(crate) fn partition(&self) -> TopicPartition {
+        TopicPartition {
+            topic: self.topic.to_owned(),
+            partition: self.partition,
+        }
+    }
 }

@@ -152,7 +152,6 @@ impl WorkerContext {
 }
 
 fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> Letter {
-    let held = refusal.position.map(|position| position.offset);
     let entry = match located.filter(|_| refusal.whole.is_none()) {
         Some(located) => entry_of(located, topic),
         None => LetterEntry {
@@ -161,7 +160,7 @@ fn letter_of(refusal: Refusal, located: Option<&Located<'_>>, topic: &Topic) -> 
         },
     };
     Letter {
-        offset: held.or(located.map(|located| located.offset)).unwrap_or(-1),
+        offset: refusal.position.offset,
         reason: refusal.reason,
         code: refusal.code,
         text: refusal.text,

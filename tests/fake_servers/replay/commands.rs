@@ -15,7 +15,7 @@ use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_kit::model::{Model, Version};
 use oplog_relay_kit::services::wait_until_async;
 
-use super::{LIMIT, NS, Scene};
+use super::{LIMIT, NS, Scene, UNAUTHORIZED};
 
 const CREATE: (&str, i32, &str) = ("c", 0, r#"{"create":"c"}"#);
 const INDEX: (&str, i32, &str) = (
@@ -336,5 +336,27 @@ async fn a_refused_create_can_be_skipped_and_a_command_that_ends_a_collection_ca
     let later = Moment::Time(EntryId { ts, ord: 0 });
     let other = incarnations.resolve(NS, later, Some(CollectionUuid([8; 16])));
     ensure!(other == Resolved::Foreign, "{other:?}");
+    Ok(())
+}
+
+/// The target does not know the command, so all documents are deleted. A server reports a refused
+/// delete in a reply that is otherwise successful.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_whose_documents_cannot_be_deleted_is_not_emptied() -> Result<()> {
+    const NO_COMMAND: i32 = 59;
+    const WRITES_BLOCKED: i32 = 371;
+    let scene = Scene::new("count").await?;
+    scene.done(&[("i", 1, r#"{"_id":1}"#)]).await?;
+    let empty = [("c", 0, r#"{"emptycapped":"c"}"#)];
+    scene.server.fail_next("emptycapped", NO_COMMAND);
+    scene.server.refuse_next("delete", UNAUTHORIZED);
+    let reason = scene.refused(&empty).await?;
+    ensure!(reason.contains("was refused by the target"), "{reason}");
+    ensure!(scene.documents()? == [r#"{"_id":1}"#]);
+    scene.rewind(1);
+    scene.server.fail_next("emptycapped", NO_COMMAND);
+    scene.server.refuse_next("delete", WRITES_BLOCKED);
+    scene.done(&empty).await?;
+    ensure!(scene.documents()?.is_empty());
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! Documents that are held, because a unique index of the target refuses them.
 
 use anyhow::Result;
-use oplog_consumer::worker::applied::Applied;
+use oplog_consumer::worker::applied::{Applied, Refusal};
 use oplog_consumer::worker::assignment::Token;
 use oplog_relay_core::filter::CATALOG_DB;
+use oplog_relay_core::position::{EntryId, Timestamp};
+use oplog_relay_kit::model::Model;
 use oplog_relay_kit::services::wait_until_async;
+use tokio::time::timeout;
 
-use super::{LIMIT, NOT_PRIMARY, Scene};
+use super::{LIMIT, NOT_PRIMARY, Scene, entry};
 
 const UNIQUE: &str =
     r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#;
@@ -102,5 +105,96 @@ async fn a_parked_document_is_taken_over_by_the_next_owner() -> Result<()> {
     let state = scene.server.model().state();
     let notes = state.get(&format!("{CATALOG_DB}.held"));
     assert!(notes.is_none_or(Vec::is_empty), "a note remains");
+    Ok(())
+}
+
+/// Returns entries of another program: their identities are the same in every partition.
+fn entries_of(log: &[(&str, i32, &str)]) -> Result<Vec<(EntryId, Vec<u8>)>> {
+    let mut entries = Vec::new();
+    for (ord, (op, id, o)) in (0..).zip(log) {
+        let ts = Timestamp::default();
+        entries.push((EntryId { ts, ord }, entry(ts, op, *id, o)?));
+    }
+    Ok(entries)
+}
+
+/// Applies the batch of partition 1 while that of partition 0 waits for the reply to its update.
+async fn apply_both(
+    scene: &Scene,
+    first: &[(&str, i32, &str)],
+    second: &[(&str, i32, &str)],
+) -> Result<[Vec<Refusal>; 2]> {
+    scene.server.hold("update", "c");
+    let (first, second) = (entries_of(first)?, entries_of(second)?);
+    let applying_second = async {
+        let is_held = async || scene.server.held() > 0;
+        wait_until_async("the update to be sent", LIMIT, is_held).await?;
+        let applied = timeout(LIMIT, scene.apply_entries_in(1, &second)).await;
+        scene.server.resume();
+        applied?
+    };
+    let both = tokio::join!(scene.apply_entries_in(0, &first), applying_second);
+    let ((applied_first, first), (applied_second, second)) = (both.0?, both.1?);
+    assert_eq!(
+        (applied_first, applied_second),
+        (Applied::Done, Applied::Done)
+    );
+    Ok([first, second])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_document_belongs_to_the_partition_of_its_own_entry() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    scene.on_target(r#"{"insert":"c","documents":[{"_id":1,"k":1}]}"#)?;
+    let first = [
+        ("i", 2, r#"{"_id":2,"k":1}"#),
+        ("u", 1, r#"{"$v":1,"$set":{"x":1}}"#),
+    ];
+    apply_both(&scene, &first, &[("i", 3, r#"{"_id":3,"k":3}"#)]).await?;
+    assert_eq!(scene.sink.held_since("t", 0), Some(0));
+    assert_eq!(scene.sink.held_since("t", 1), None);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_entries_with_the_same_identity_become_a_dead_letter_each() -> Result<()> {
+    const INVALID: i32 = 121;
+    let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
+    scene.on_target(r#"{"insert":"c","documents":[{"_id":1}]}"#)?;
+    for _ in 0..2 {
+        scene.server.refuse_next("insert", INVALID);
+    }
+    let first = [
+        ("i", 2, r#"{"_id":2}"#),
+        ("u", 1, r#"{"$v":1,"$set":{"x":1}}"#),
+    ];
+    let refused = apply_both(&scene, &first, &[("i", 3, r#"{"_id":3}"#)]).await?;
+    for (refused, document) in refused.iter().zip(["_id 2", "_id 3"]) {
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert!(refused[0].text.contains(document), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_cannot_be_applied_to_a_held_document_is_a_dead_letter() -> Result<()> {
+    let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
+    scene.on_target(UNIQUE)?;
+    // The array would have more elements than a document can hold.
+    let inapplicable = r#"{"$v":1,"$set":{"r.9000000":1}}"#;
+    let (applied, refused) = scene
+        .apply_all(&[
+            ("i", 1, r#"{"_id":1,"k":1}"#),
+            ("i", 2, r#"{"_id":2,"k":1,"r":[]}"#),
+            ("u", 2, inapplicable),
+            ("u", 2, r#"{"$v":1,"$set":{"x":1}}"#),
+        ])
+        .await?;
+    assert_eq!(applied, Applied::Done);
+    let entries: Vec<_> = refused.iter().map(|it| it.id.ts.increment).collect();
+    assert_eq!(entries, [3], "{refused:?}");
+    scene.done(&[("d", 1, r#"{"_id":1}"#)]).await?;
+    assert_eq!(scene.documents()?, [r#"{"_id":2,"k":1,"r":[],"x":1}"#]);
     Ok(())
 }

@@ -50,3 +50,20 @@ async fn empty_timestamps_and_dollar_names_are_kept_however_the_document_arrives
     }
     Ok(())
 }
+
+/// The updates are rewrites, and their documents do not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_updates_create_keep_empty_timestamps_and_their_order() -> Result<()> {
+    let scene = Scene::new("upsert").await?;
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let update = |id: i32| format!(r#"{{"$v":2,"diff":{{"i":{{"k":{id},"t":{ZERO}}}}}}}"#);
+    let updates: Vec<String> = (1..=9).map(update).collect();
+    let log = (1..).zip(&updates).map(|(id, o)| ("u", id, o.as_str()));
+    scene.done(&log.collect::<Vec<_>>()).await?;
+    let expected = |id: i32| format!(r#"{{"_id":{id},"k":{id},"t":{ZERO}}}"#);
+    let expected: Vec<String> = (1..=9).map(expected).collect();
+    assert_eq!(scene.documents()?, expected);
+    Ok(())
+}

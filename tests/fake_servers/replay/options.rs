@@ -123,3 +123,27 @@ async fn a_clustered_collection_is_a_plain_one_on_an_older_target() -> Result<()
     );
     Ok(())
 }
+
+/// The replay stops after the index was dropped and before it is built.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversion_that_was_interrupted_does_not_lose_the_index() -> Result<()> {
+    const CANNOT_CREATE_INDEX: i32 = 67;
+    let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
+    let described = |scene: &Scene| format!("{:?}", scene.server.model().collections());
+    scene.on_target(
+        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+    )?;
+    let change = r#"{"collMod":"c","index":{"name":"k_1","forceNonUnique":true}}"#;
+    scene.server.fail_next("createIndexes", CANNOT_CREATE_INDEX);
+    let reason = scene.refused(&[("c", 0, change)]).await?;
+    ensure!(reason.contains("k_1"), "{reason}");
+    ensure!(!described(&scene).contains("k_1"));
+    scene.rewind(0);
+    scene.done(&[("c", 0, change)]).await?;
+    let text = described(&scene);
+    ensure!(text.contains("k_1") && !text.contains("unique"), "{text}");
+    let state = scene.server.model().state();
+    let notes = state.get("oplog_relay.suspended_indexes");
+    ensure!(notes.is_none_or(Vec::is_empty), "a note remains");
+    Ok(())
+}

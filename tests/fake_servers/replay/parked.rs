@@ -106,3 +106,16 @@ async fn a_document_whose_removal_has_no_reply_stays_parked() -> Result<()> {
     ensure!(notes.map_or(0, Vec::len) == 1, "the note is gone");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_the_target_refuses_for_a_moment_is_repeated() -> Result<()> {
+    const WRITES_BLOCKED: i32 = 371;
+    let scene = holding_two().await?;
+    scene.server.refuse_next("delete", WRITES_BLOCKED);
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    let left = [r#"{"_id":1,"k":2}"#, r#"{"_id":3,"k":3}"#];
+    ensure!(scene.documents()? == left, "{:?}", scene.documents()?);
+    Ok(())
+}

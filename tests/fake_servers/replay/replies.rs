@@ -7,7 +7,7 @@ use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::position::{EntryId, Timestamp};
 use oplog_relay_kit::model::{Model, Version};
 
-use super::{NS, Scene};
+use super::{NOT_PRIMARY, NS, Scene};
 
 const COLLATED: &str = r#"{"create":"c","collation":{"locale":"en","strength":2}}"#;
 const UNIQUE: &str =
@@ -135,5 +135,39 @@ async fn an_immutable_field_other_than_id_is_a_dead_letter() -> Result<()> {
         (Reason::Write, Some(IMMUTABLE))
     );
     assert_eq!(scene.documents()?, [r#"{"_id":1}"#]);
+    Ok(())
+}
+
+/// The removal fails for a moment, by an error of the command, by one of the write, and by a reply
+/// that is lost after the document was removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_of_an_equal_id_that_fails_for_a_moment_is_repeated() -> Result<()> {
+    const WRITES_BLOCKED: i32 = 371;
+    for failure in [
+        |scene: &Scene| scene.server.fail_next("delete", NOT_PRIMARY),
+        |scene: &Scene| scene.server.refuse_next("delete", WRITES_BLOCKED),
+        |scene: &Scene| scene.server.lose_reply_next("delete"),
+    ] {
+        let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
+        scene.on_target(COLLATED)?;
+        scene.on_target(r#"{"insert":"c","documents":[{"_id":"ABC","k":"new"}]}"#)?;
+        failure(&scene);
+        let log = [insert(1, b"abc", b"old")];
+        let (applied, refused) = scene.apply_entries(&log).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 0), "{refused:?}");
+        assert_eq!(scene.documents()?, [r#"{"_id":"abc","k":"old"}"#]);
+    }
+    Ok(())
+}
+
+/// Another client removes the document before it is read, so nothing is left to be removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_whose_equal_id_is_gone_is_sent_again() -> Result<()> {
+    const IMMUTABLE: i32 = 66;
+    let scene = Scene::with(Model::default(), &["--dead-letter=write"]).await?;
+    scene.server.refuse_next("update", IMMUTABLE);
+    let (applied, refused) = scene.apply_all(&[("u", 1, r#"{"_id":1,"a":1}"#)]).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 0), "{refused:?}");
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"a":1}"#]);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! A change of the routing that moves a collection from one partition to several.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Located;
@@ -31,10 +33,8 @@ fn indexes(scene: &Scene) -> Vec<(String, bool, bool)> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Result<()> {
-    let scene = Scene::new("count").await?;
-    scene.on_target(UNIQUE)?;
+/// Returns the entry with which the collection is spread over several partitions.
+fn spread_entry() -> (EntryId, Vec<u8>) {
     let at = Position {
         ts: Timestamp::new(9, 1),
         term: 1,
@@ -50,12 +50,21 @@ async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Re
     };
     let mut entry = Vec::new();
     change.write(at, &mut entry);
+    let id = EntryId {
+        ts: at.ts,
+        ..change.id(at.ts)
+    };
+    (id, entry)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    let (id, entry) = spread_entry();
     let located = Located {
         offset: 0,
-        id: EntryId {
-            ts: at.ts,
-            ..change.id(at.ts)
-        },
+        id,
         entry: Entry::parse(Document::new(&entry)?)?,
     };
     let none = NamespaceFilter::default();
@@ -75,5 +84,41 @@ async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Re
     scene.on_target(UNIQUE)?;
     assert_eq!(changed().await?, Applied::Done);
     assert_eq!(indexes(&scene), [("k_1".to_owned(), true, true), other]);
+    Ok(())
+}
+
+/// The replay stops after the index was dropped and before it is built.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_dropped_to_be_rebuilt_is_built_when_the_change_is_repeated() -> Result<()>
+{
+    const CANNOT_CREATE_INDEX: i32 = 67;
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    let (id, entry) = spread_entry();
+    let located = Located {
+        offset: 0,
+        id,
+        entry: Entry::parse(Document::new(&entry)?)?,
+    };
+    let none = NamespaceFilter::default();
+    scene.server.fail_next("createIndexes", CANNOT_CREATE_INDEX);
+    let stopped = scene
+        .sink
+        .change_routing("rs0", &located, &none, &scene.token)
+        .await;
+    let reason = stopped.expect_err("the build was refused").to_string();
+    assert!(
+        reason.contains("k_1") && reason.contains("suspended_indexes"),
+        "{reason}"
+    );
+    let other = ("m_1".to_owned(), false, false);
+    assert_eq!(indexes(&scene), std::slice::from_ref(&other));
+
+    let next = Scene::on(Arc::clone(&scene.server), &[]).await?;
+    let changed = next
+        .sink
+        .change_routing("rs0", &located, &none, &next.token);
+    assert_eq!(changed.await?, Applied::Done);
+    assert_eq!(indexes(&next), [("k_1".to_owned(), false, true), other]);
     Ok(())
 }

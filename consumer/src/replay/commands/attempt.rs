@@ -56,9 +56,10 @@ impl MongoSink {
                 // Without the options that were left out, nothing remains to be run.
                 return Ok(Applied::Done);
             };
-            match self.fallback_for(db, command, ran, &error).await? {
+            match self.fallback_for(db, command, ran, &error, token).await? {
                 Fallback::None => return Err(refused_by_target(ran, &error).into()),
                 Fallback::Done => return Ok(Applied::Done),
+                Fallback::Abandoned => return Ok(Applied::Abandoned),
                 Fallback::Without(option) => tries = without_option(&tries, &option, ran)?,
             }
         }
@@ -141,14 +142,15 @@ impl MongoSink {
                     let reply = undecoded_reply(&error).map(document::Document::new);
                     let reply = reply.map(|reply| reply.and_then(WriteReply::read));
                     return Ok(match reply {
-                        Some(Ok(reply)) => Ok(reply),
+                        Some(Ok(reply)) => without_errors(reply),
                         Some(Err(_)) | None => Err(error),
                     });
                 }
                 Ok(Ok(answer)) => {
                     let bytes = answer.to_vec().map_err(|error| unwritable(ran, &error))?;
                     let reply = document::Document::new(&bytes).and_then(WriteReply::read);
-                    return reply.map(Ok).map_err(|error| unwritable(ran, &error));
+                    let reply = reply.map_err(|error| unwritable(ran, &error))?;
+                    return Ok(without_errors(reply));
                 }
                 Err(_) => {
                     let reason = format!("the command of entry {} is still running", ran.id);
@@ -157,6 +159,15 @@ impl MongoSink {
                 }
             }
         }
+    }
+}
+
+/// Returns the first refused write as the error of its command: a server reports it in a reply that is
+/// otherwise successful.
+fn without_errors(reply: WriteReply) -> DriverResult<WriteReply> {
+    match reply.errors.first() {
+        Some(error) => Err(error.as_command_error()),
+        None => Ok(reply),
     }
 }
 

@@ -196,8 +196,8 @@ impl MongoSink {
             return Ok(Applied::Done);
         }
         let note = note_of(&command.located, named.clone(), &translated);
-        if requires_restored_indexes(waited, &note.ran.change)
-            && Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned
+        if Box::pin(self.restore_before(ns, waited, &note.ran.change, token)).await?
+            == Applied::Abandoned
         {
             return Ok(Applied::Abandoned);
         }
@@ -213,6 +213,23 @@ impl MongoSink {
             }
             error => SinkError::Fatal(error),
         })
+    }
+
+    /// Builds the indexes of a collection that must exist before a command runs.
+    async fn restore_before(
+        &self,
+        ns: &str,
+        waited: Option<bool>,
+        change: &Change,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        if requires_restored_indexes(waited, change) {
+            self.restore_of(ns, token).await
+        } else if *change == Change::Other {
+            self.finish_rebuilds_of(ns, token).await
+        } else {
+            Ok(Applied::Done)
+        }
     }
 
     /// Runs a translated command, and records it in the catalog.

@@ -8,12 +8,15 @@
 
 use mongodb::bson::{Bson, Document};
 use mongodb::error::ErrorKind;
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::error_code;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::Ran;
 use crate::replay::commands::{is_unique_across_shards, unwritable};
 use crate::replay::sink::MongoSink;
+use crate::worker::applied::Applied;
+use crate::worker::assignment::Token;
 
 /// Error codes with which servers refuse an option: `BadValue`, `FailedToParse`, `TypeMismatch`,
 /// `CannotCreateIndex`, `InvalidOptions`, `InvalidIndexSpecificationOption`, and 40415 for an
@@ -51,6 +54,8 @@ pub(crate) enum Fallback {
     None,
     /// The command has nothing left to do.
     Done,
+    /// The partition was revoked, or the program ends.
+    Abandoned,
     /// The command is sent again without this option.
     Without(String),
 }
@@ -67,6 +72,7 @@ impl MongoSink {
         command: &[u8],
         ran: &Ran,
         refused: &mongodb::error::Error,
+        token: &Token,
     ) -> Result<Fallback, ConsumerError> {
         let ErrorKind::Command(reply) = refused.kind.as_ref() else {
             return Ok(Fallback::None);
@@ -91,9 +97,13 @@ impl MongoSink {
             else {
                 return Ok(Fallback::None);
             };
-            self.convert_index(db, collection, change, option == "unique", ran)
-                .await?;
-            return Ok(Fallback::Done);
+            let namespace = Namespace { db, collection };
+            let unique = option == "unique";
+            let converting = Box::pin(self.convert_index(namespace, change, unique, ran, token));
+            return Ok(match converting.await? {
+                Applied::Done => Fallback::Done,
+                Applied::Abandoned => Fallback::Abandoned,
+            });
         }
         if !(self.policies.leaves_out_options || WITHOUT_EFFECT.contains(&option.as_str())) {
             return Ok(Fallback::None);
@@ -115,22 +125,23 @@ impl MongoSink {
     /// Rebuilds an index as unique or non-unique, for a target that cannot convert an index.
     async fn convert_index(
         &self,
-        db: &str,
-        collection: &str,
+        namespace: Namespace<'_>,
         change: &Document,
         unique: bool,
         ran: &Ran,
-    ) -> Result<(), ConsumerError> {
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let ns = namespace.to_string();
         let is_requested = |index: &&Document| match change.get("name") {
             Some(name) => index.get("name") == Some(name),
             None => index.get("key") == change.get("keyPattern"),
         };
-        let indexes = self.indexes_of(&format!("{db}.{collection}")).await?;
+        let indexes = self.indexes_of(&ns).await?;
         let Some(index) = indexes.iter().find(is_requested) else {
-            return Ok(());
+            return Ok(Applied::Done);
         };
         if index.get_bool("unique").unwrap_or(false) == unique {
-            return Ok(());
+            return Ok(Applied::Done);
         }
         tracing::warn!(
             ns = ran.ns,
@@ -146,7 +157,7 @@ impl MongoSink {
         if unique {
             definition.insert("unique", true);
         }
-        self.rebuild_index(db, collection, definition).await
+        self.rebuild_index(&ns, ran.id, definition, token).await
     }
 }
 

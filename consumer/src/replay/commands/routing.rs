@@ -2,9 +2,7 @@
 //! over all partitions from then on, its unique indexes become non-unique, because they depend on
 //! the order of the entries.
 
-use mongodb::bson::{Document, doc};
 use oplog_relay_core::filter::NamespaceFilter;
-use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::position::EntryId;
 use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
 use oplog_relay_runtime::mongo::is_set;
@@ -12,13 +10,11 @@ use oplog_relay_runtime::mongo::is_set;
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Moment, Note, Resolved};
 use crate::replay::commands::failure::CommandFailure;
-use crate::replay::plan::translation::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Located;
 
-const EXPIRES: &str = "expireAfterSeconds";
 /// Fields that are removed to make an index non-unique.
 const UNIQUE_FIELDS: [&str; 3] = ["unique", "prepareUnique", "ns"];
 
@@ -53,7 +49,9 @@ impl MongoSink {
                 if Box::pin(self.restore_of(ns, token)).await? == Applied::Abandoned {
                     return Ok(Applied::Abandoned);
                 }
-                self.make_non_unique(ns, id).await?;
+                if self.make_non_unique(ns, id, token).await? == Applied::Abandoned {
+                    return Ok(Applied::Abandoned);
+                }
             }
         }
         self.forget_order();
@@ -63,8 +61,12 @@ impl MongoSink {
     }
 
     /// Makes the unique indexes of a collection non-unique.
-    async fn make_non_unique(&self, ns: &str, id: EntryId) -> Result<(), ConsumerError> {
-        let Namespace { db, collection } = Namespace::split(ns);
+    async fn make_non_unique(
+        &self,
+        ns: &str,
+        id: EntryId,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         for index in self.indexes_of(ns).await? {
             let name = index.get_str("name").unwrap_or_default();
             if name == "_id_" || !is_set(&index, "unique") {
@@ -81,31 +83,11 @@ impl MongoSink {
             for field in UNIQUE_FIELDS {
                 rebuilt.remove(field);
             }
-            self.rebuild_index(db, collection, rebuilt).await?;
+            let rebuilding = Box::pin(self.rebuild_index(ns, id, rebuilt, token));
+            if rebuilding.await? == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
         }
-        Ok(())
-    }
-
-    /// Drops the index that has the name of the given definition, and builds it by the definition.
-    /// A crash between the two leaves the collection without the index.
-    pub(crate) async fn rebuild_index(
-        &self,
-        db: &str,
-        collection: &str,
-        mut index: Document,
-    ) -> Result<(), ConsumerError> {
-        if index
-            .get_i32(EXPIRES)
-            .is_ok_and(|seconds| seconds == POSTPONED_EXPIRY)
-        {
-            // Many servers accept this value only in `collMod`.
-            index.remove(EXPIRES);
-        }
-        let name = index.get_str("name").unwrap_or_default();
-        let drop = doc! { "dropIndexes": collection, "index": name };
-        let doing = "rebuilding an index";
-        self.run_on_indexes(doing, db, &drop).await?;
-        let create = doc! { "createIndexes": collection, "indexes": [index] };
-        self.run_on_indexes(doing, db, &create).await.map(|_| ())
+        Ok(Applied::Done)
     }
 }

@@ -119,8 +119,8 @@ pub enum HeldError {
     },
     /// The target refuses to build a suspended index again.
     #[error(
-        "the index {definition} of {ns} was dropped while entries were applied again (entry {entry}), \
-         and the target refuses to build it again: {reason}. The target has documents that the source \
+        "the index {definition} of {ns} was dropped for entry {entry} and has to be built again, but \
+         the target refuses to build it: {reason}. The target has documents that the source \
          does not have: run verify, correct them and restart. To continue without the index, delete the \
          document with _id {note:?} from {CATALOG_DB}.{collection}"
     )]
@@ -129,7 +129,7 @@ pub enum HeldError {
         definition: Document,
         /// Namespace of its collection.
         ns: String,
-        /// The entry for whose document the index was suspended.
+        /// The entry for whose document the index was suspended, or whose command rebuilds it.
         entry: EntryId,
         /// The target's error.
         reason: String,

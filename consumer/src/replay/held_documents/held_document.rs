@@ -12,6 +12,7 @@ use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::IndexRefusal;
 use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
+use crate::replay::plan::{Action, Routing, Write};
 
 /// Maximum number of bytes of all held documents.
 pub(crate) const MAX_HELD_BYTES: usize = 64 << 20;
@@ -25,8 +26,8 @@ pub(crate) struct HeldDocument {
     pub(crate) document: Arc<[u8]>,
     /// The first entry that was held.
     pub(crate) since: EntryId,
-    /// The position of the record with that entry; `None` until the batch of the entry is done.
-    pub(crate) position: Option<RecordPosition>,
+    /// The position of the record with that entry.
+    pub(crate) position: RecordPosition,
     /// The `_id` of the note with the stored form, if it was parked. The next owner of the partition
     /// then holds that form.
     pub(crate) parked_note: Option<String>,
@@ -86,11 +87,24 @@ impl HeldDocument {
         }
     }
 
-    /// Returns true if the document is held for this partition. It is not, until the batch of its
-    /// first held entry is done.
+    /// Returns true if the document is held for this partition.
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
-        let position = self.position.as_ref();
-        position.is_some_and(|position| position.name.is(topic, partition))
+        self.position.name.is(topic, partition)
+    }
+
+    /// Returns a write of the document with its `_id`, as a write of its last entry.
+    pub(crate) const fn write<'d>(
+        &'d self,
+        document_id: Element<'d>,
+        action: Action<'d>,
+    ) -> Write<'d> {
+        Write {
+            id: self.id,
+            origin: self.position.origin(),
+            document_id,
+            action,
+            routing: Routing::NONE,
+        }
     }
 
     /// Returns an entry that inserts the document in its current state.

@@ -36,7 +36,6 @@ use oplog_relay_core::position::EntryId;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
-use crate::record_position::RecordPosition;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::held_documents::error::{HeldError, IndexRefusal};
@@ -44,12 +43,11 @@ use crate::replay::held_documents::held_document::{
     DocumentKey, HeldDocument, IdentifiedDocument, KeyedDocument, MAX_HELD_BYTES, read,
 };
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
-use crate::replay::plan::{Action, BulkKind, Routing, Write, loses_zeros, rewritten};
+use crate::replay::plan::{Action, BulkKind, Write, restoring_zeros, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::reply::WriteError;
 use crate::replay::writes::rewrite::inapplicable;
-use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 use crate::worker::batch::Batch;
@@ -89,14 +87,10 @@ impl MongoSink {
     #[must_use]
     pub fn first_held(&self, topic: &str, partition: i32) -> Option<FirstHeld> {
         let held = self.held();
-        let ours = held.values().filter_map(|held| {
-            let position = held.position.as_ref()?;
-            let is_ours = position.name.is(topic, partition);
-            is_ours.then_some((position.offset, held))
-        });
-        let (offset, held) = ours.min_by_key(|(offset, _)| *offset)?;
+        let ours = held.values().filter(|held| held.is_of(topic, partition));
+        let held = ours.min_by_key(|held| held.position.offset)?;
         Some(FirstHeld {
-            offset,
+            offset: held.position.offset,
             refusal: held.refusal(),
         })
     }
@@ -145,7 +139,10 @@ impl MongoSink {
                         Ok(())
                     };
                 };
-                applied(ns, &stored, write)?
+                match self.applied_or_refused(ns, &stored, write)? {
+                    Some(document) => document,
+                    None => return Ok(()),
+                }
             }
         };
         let key = key(ns, write.document_id)?;
@@ -162,7 +159,8 @@ impl MongoSink {
             self.target.metrics.held_documents.inc();
         }
         let since = before.map_or(write.id, |before| before.since);
-        let position = before.and_then(|before| before.position.clone());
+        let position =
+            before.map_or_else(|| write.origin.position(), |before| before.position.clone());
         let parked_note = before.and_then(|before| before.parked_note.clone());
         let parked_bytes = before.map_or(0, |before| before.parked_bytes);
         held.insert(
@@ -276,11 +274,32 @@ impl MongoSink {
                 | Action::Diff(_)
                 | Action::AsIs { .. }
                 | Action::Zeros(_) => {
-                    self.put(&key, write.id, &applied(ns, &held.document, write)?);
+                    if let Some(document) = self.applied_or_refused(ns, &held.document, write)? {
+                        self.put(&key, write.id, &document);
+                    }
                 }
             }
         }
         Ok(others)
+    }
+
+    /// Returns a document after an update has been applied to it; `None` if the update cannot be
+    /// applied and becomes a dead letter.
+    fn applied_or_refused(
+        &self,
+        ns: &str,
+        stored: &[u8],
+        write: &Write<'_>,
+    ) -> Result<Option<Vec<u8>>, ConsumerError> {
+        let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
+        match rewritten(stored, [write]) {
+            Ok(document) => Ok(Some(document)),
+            Err(error) => {
+                let failure = inapplicable(ns, error);
+                self.refuse(ns, write, Reason::Write, None, failure)?;
+                Ok(None)
+            }
+        }
     }
 
     fn put(&self, key: &DocumentKey, id: EntryId, document: &[u8]) {
@@ -303,7 +322,6 @@ impl MongoSink {
         making_way: MakingWay,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        self.note_positions(batch);
         loop {
             let waiting = self.held_of(batch.topic, batch.partition);
             let mut progress = false;
@@ -363,12 +381,7 @@ impl MongoSink {
             document,
             document_id,
         } = read(ns, &held.document)?;
-        let write = Write {
-            id: held.id,
-            document_id,
-            action: Action::Replace(document),
-            routing: Routing::NONE,
-        };
+        let write = held.write(document_id, Action::Replace(document));
         let one = std::slice::from_ref(&write);
         loop {
             if let Ok(reply) = self.run(ns, BulkKind::Update, one).await? {
@@ -386,47 +399,28 @@ impl MongoSink {
             if sent == Applied::Abandoned {
                 return Ok(Tried::Abandoned);
             }
-            if self.complete_refusal(ns, held)? {
+            if self.complete_refusal(ns, held, &write)? {
                 return Ok(Tried::DeadLettered);
             }
         }
-        self.restore_zeros(ns, document, write, token).await
+        self.restore_zeros(ns, write, token).await
     }
 
     /// Restores the zero timestamps of a held document that `write` has stored.
     pub(crate) async fn restore_zeros(
         &self,
         ns: &str,
-        document: Document<'_>,
         write: Write<'_>,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        if !loses_zeros(document).map_err(|error| damaged(ns, &error))? {
+        let restoring = restoring_zeros(write.action).map_err(|error| damaged(ns, &error))?;
+        let Some(action) = restoring else {
             return Ok(Tried::Released);
-        }
-        let zeros = [Write {
-            action: Action::Zeros(document),
-            ..write
-        }];
+        };
+        let zeros = [Write { action, ..write }];
         match Box::pin(self.send(ns, BulkKind::Update, &zeros, token)).await? {
             Applied::Done => Ok(Tried::Released),
             Applied::Abandoned => Ok(Tried::Abandoned),
-        }
-    }
-
-    /// Records the positions of the documents that a batch has added to the held ones.
-    pub(crate) fn note_positions(&self, batch: &Batch<'_>) {
-        let mut held = self.held();
-        for held in held.values_mut().filter(|held| held.position.is_none()) {
-            let since = held.since;
-            let found = batch.entries.iter().find(|located| located.id == since);
-            held.position = found.map(|located| RecordPosition {
-                name: TopicPartition {
-                    topic: batch.topic.to_owned(),
-                    partition: batch.partition,
-                },
-                offset: located.offset,
-            });
         }
     }
 }
@@ -449,10 +443,4 @@ pub(crate) fn identity_of(ns: &str, document_id: Element<'_>) -> Result<Vec<u8>,
     let mut identity = Vec::new();
     write_id_identity(document_id, &mut identity).map_err(|error| damaged(ns, &error))?;
     Ok(identity)
-}
-
-/// Returns a document after an update has been applied to it.
-fn applied(ns: &str, stored: &[u8], write: &Write<'_>) -> Result<Vec<u8>, ConsumerError> {
-    let stored = Document::new(stored).map_err(|error| damaged(ns, &error))?;
-    Ok(rewritten(stored, [write]).map_err(|error| inapplicable(ns, error))?)
 }

@@ -18,7 +18,7 @@ use crate::error::ConsumerError;
 use crate::record_position::RecordPosition;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
-use crate::replay::directive::DUPLICATE_KEY;
+use crate::replay::directive::{DUPLICATE_KEY, Directive, rule_for};
 use crate::replay::held_documents::error::{HeldError, IndexRefusal};
 use crate::replay::held_documents::held_document::{
     HeldDocument, IdentifiedDocument, MAX_HELD_BYTES, read as read_document,
@@ -57,9 +57,9 @@ impl MongoSink {
         let Some(held) = held.filter(|held| held.is_of(batch.topic, batch.partition)) else {
             return Ok(false);
         };
-        let Some(position) = held.position.filter(|_| held.parked_note.is_none()) else {
+        if held.parked_note.is_some() {
             return Ok(false);
-        };
+        }
         // The next owner of the partition would hold the parked form as well.
         if self.held_bytes() + blocking.len() > MAX_HELD_BYTES
             || blocking.len() + document_id.value.len() > MAX_COMPARED_BYTES
@@ -69,7 +69,7 @@ impl MongoSink {
         // The note is written before the removal, so that a crash in between does not lose the
         // document.
         let note = self
-            .note_parked(ns, held.since, &position, &blocking)
+            .note_parked(ns, held.since, &held.position, &blocking)
             .await?;
         // If the reply to a removal is lost, the repeated command finds nothing: the note is then
         // the only copy of the document.
@@ -122,23 +122,26 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         let failed = |error: Malformed| damaged(ns, &error);
         let command = removal(collection, stored, document_id).map_err(failed)?;
-        let reply = self
-            .persist("parking a document", || async {
-                let command = RawDocumentBuf::from_bytes(command.clone())?;
-                self.target
-                    .client
-                    .database(db)
-                    .run_raw_command(command)
-                    .await
-            })
-            .await?;
-        let unreadable = |error: &dyn std::fmt::Display| HeldError::ReplyMalformed {
+        let unreadable = |error: Malformed| HeldError::ReplyMalformed {
             ns: ns.to_owned(),
             reason: error.to_string(),
         };
-        let reply = reply.to_vec().map_err(|error| unreadable(&error))?;
-        let reply = document::Document::new(&reply).and_then(WriteReply::read);
-        let reply = reply.map_err(|error| unreadable(&error))?;
+        let reply = self
+            .persist("parking a document", || async {
+                let command = RawDocumentBuf::from_bytes(command.clone())?;
+                let database = self.target.client.database(db);
+                let reply = database.run_raw_command(command).await?.to_vec()?;
+                let reply = document::Document::new(&reply).and_then(WriteReply::read);
+                // A target that refuses the delete temporarily is asked again.
+                match reply.as_ref().map(|reply| reply.errors.first()) {
+                    Ok(Some(error)) if rule_for(error.code).directive == Directive::Retry => {
+                        Err(error.as_command_error())
+                    }
+                    _ => Ok(reply),
+                }
+            })
+            .await?;
+        let reply = reply.map_err(unreadable)?;
         match reply.errors.first() {
             Some(error) => Err(HeldError::Parking {
                 ns: ns.to_owned(),
@@ -289,7 +292,7 @@ fn read(note: &Document, of: &TopicPartition) -> Option<(String, HeldDocument)> 
         id: since,
         document: note.get_binary_generic("document").ok()?.as_slice().into(),
         since,
-        position: Some(position),
+        position,
         parked_note: Some(note.get_str("_id").ok()?.to_owned()),
         parked_bytes: 0,
         code: DUPLICATE_KEY,

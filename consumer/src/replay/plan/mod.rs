@@ -66,11 +66,14 @@ use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::position::EntryId;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
+use crate::record_position::Origin;
+use crate::topic_partition::TopicPartition;
 use crate::worker::batch::Located;
 
 pub use fault::{PlanError, PlanFault, UnknownOrder};
 pub use rewrite::{RewriteError, loses_zeros, rewritten, zero_timestamps};
 use rewrite::{ZeroTimestamps, zero_timestamps_of};
+pub(crate) use rewrite::{is_zero, restoring_zeros};
 pub use statement::{CommandOptions, statement_bytes, write_command};
 
 /// Number of entries that justify another lane. Fewer entries are faster in one command.
@@ -140,6 +143,8 @@ pub struct Bulk<'a> {
 pub struct Write<'a> {
     /// The entry of the write.
     pub id: EntryId,
+    /// The record of the entry.
+    pub origin: Origin<'a>,
     /// The document's `_id`, as the entry has it. The stored one may have another numeric type.
     pub document_id: Element<'a>,
     /// The change of the document.
@@ -264,10 +269,10 @@ impl Planner {
     /// # Errors
     /// Returns the errors of [`Planner::plan_ordered`].
     pub fn plan<'a>(&self, entries: &[Located<'a>]) -> Result<Plan<'a>, PlanError> {
-        self.plan_ordered(entries, &|_| false)
+        self.plan_ordered(entries, TopicPartition::NONE, &|_| false)
     }
 
-    /// Plans a batch. If `is_ordered` returns true for a collection, all of its entries are kept,
+    /// Plans a batch of a partition. If `is_ordered` returns true for a collection, all of its entries are kept,
     /// in order, in one lane.
     ///
     /// # Errors
@@ -276,10 +281,11 @@ impl Planner {
     pub fn plan_ordered<'a>(
         &self,
         entries: &[Located<'a>],
+        partition: &'a TopicPartition,
         is_ordered: &dyn Fn(&str) -> bool,
     ) -> Result<Plan<'a>, PlanError> {
         let mut plan = Plan::default();
-        let mut segment = Segment::default();
+        let mut segment = Segment::of(partition);
         for (index, located) in entries.iter().enumerate() {
             let fault = |fault| PlanError {
                 index,
@@ -288,7 +294,7 @@ impl Planner {
                 fault,
             };
             if is_command(&located.entry) {
-                self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                self.finish(segment.take(), is_ordered, &mut plan);
                 let located = *located;
                 plan.steps.push(Step::Command(Command { located, index }));
             } else if let Some(mut action) = self.action_of(located).map_err(fault)? {
@@ -300,11 +306,11 @@ impl Planner {
                 }
                 let is_own_step = matches!(action, Action::AsIs { .. });
                 if is_own_step {
-                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                    self.finish(segment.take(), is_ordered, &mut plan);
                 }
                 segment.push(located, action).map_err(fault)?;
                 if is_own_step {
-                    self.finish(std::mem::take(&mut segment), is_ordered, &mut plan);
+                    self.finish(segment.take(), is_ordered, &mut plan);
                 }
                 if zeros == ZeroTimestamps::Settable
                     && let Action::Insert(document) | Action::Replace(document) = action
@@ -382,8 +388,8 @@ struct PlannedWrite<'a> {
 }
 
 /// The writes of one step.
-#[derive(Default)]
 struct Segment<'a> {
+    partition: &'a TopicPartition,
     writes: Vec<PlannedWrite<'a>>,
     /// The canonical `_id`s of the documents, one after the other.
     identities: Vec<u8>,
@@ -410,6 +416,19 @@ enum Fate {
 }
 
 impl<'a> Segment<'a> {
+    const fn of(partition: &'a TopicPartition) -> Self {
+        Self {
+            partition,
+            writes: Vec::new(),
+            identities: Vec::new(),
+        }
+    }
+
+    /// Returns the segment, and leaves an empty one in its place.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::of(self.partition))
+    }
+
     fn push(&mut self, located: &Located<'a>, action: Action<'a>) -> Result<(), PlanFault> {
         let document_id = located.entry.document_id()?;
         let start = self.identities.len();
@@ -418,6 +437,10 @@ impl<'a> Segment<'a> {
             ns: located.entry.ns,
             write: Write {
                 id: located.id,
+                origin: Origin {
+                    partition: self.partition,
+                    offset: located.offset,
+                },
                 document_id,
                 action,
                 routing: Routing::NONE,

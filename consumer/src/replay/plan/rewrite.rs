@@ -134,7 +134,30 @@ pub fn loses_zeros(document: Document<'_>) -> Result<bool, Malformed> {
     Ok(!zero_timestamps(document)?.is_empty() && !needs_literal(document)?)
 }
 
-fn is_zero(field: Element<'_>) -> bool {
+/// Returns the action that restores the zero timestamps of a document after this action has stored it;
+/// `None` if the action keeps them.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub(crate) fn restoring_zeros(action: Action<'_>) -> Result<Option<Action<'_>>, Malformed> {
+    let (document, is_insert) = match action {
+        Action::Insert(document) => (document, true),
+        Action::Replace(document) | Action::Rewritten(document) => (document, false),
+        _ => return Ok(None),
+    };
+    if zero_timestamps_of(document)? == ZeroTimestamps::Absent {
+        return Ok(None);
+    }
+    if !needs_literal(document)? {
+        return Ok(Some(Action::Zeros(document)));
+    }
+    // A replacement is sent as a literal, which keeps them. An insert has no such form, so the
+    // document is replaced afterwards.
+    Ok(is_insert.then_some(Action::Rewritten(document)))
+}
+
+/// Returns true if a server replaces the value of this top-level field with its own time.
+pub(crate) fn is_zero(field: Element<'_>) -> bool {
     field.kind == kind::TIMESTAMP && field.value == [0; 8] && field.name != b"_id"
 }
 

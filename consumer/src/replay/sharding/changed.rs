@@ -3,14 +3,13 @@
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_core::position::EntryId;
 use rustc_hash::FxHashMap;
 
 use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::{identity_of, key as held_key};
-use crate::replay::plan::{Action, BulkKind, Write, loses_zeros};
+use crate::replay::plan::{Action, BulkKind, Write, restoring_zeros};
 use crate::replay::sharding::move_commands::Move;
 use crate::replay::sharding::routed::{Sending, place_at};
 use crate::replay::sharding::run::{Base, Change, Place, Places, Values};
@@ -25,11 +24,10 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// A document in its new form.
 struct Changed<'a> {
-    /// The last entry that changes the document.
-    id: EntryId,
-    /// The earlier ones, which are part of the same write.
-    earlier: Vec<EntryId>,
-    document_id: Element<'a>,
+    /// The last write that changes the document.
+    last: Write<'a>,
+    /// The earlier ones, which are sent with it.
+    earlier: Vec<Write<'a>>,
     identity: Vec<u8>,
     /// The values with which it is stored.
     stored: Vec<Values>,
@@ -147,13 +145,17 @@ impl MongoSink {
         let Some((last, earlier)) = writes.split_last() else {
             return Ok(None);
         };
-        let values = key
-            .values_of(Document::new(&document).map_err(failed)?)
-            .map_err(failed)?;
+        let whole = Document::new(&document).map_err(failed)?;
+        if key.has_zero_timestamp(whole).map_err(failed)? {
+            for write in &writes {
+                self.refuse_zero_key(ns, write)?;
+            }
+            return Ok(None);
+        }
+        let values = key.values_of(whole).map_err(failed)?;
         Ok(Some(Changed {
-            id: last.id,
-            earlier: earlier.iter().map(|write| write.id).collect(),
-            document_id: last.document_id,
+            last: **last,
+            earlier: earlier.iter().map(|write| **write).collect(),
             identity: change.identity.clone(),
             stored: change.stored.clone(),
             before: stored.map(<[u8]>::to_vec),
@@ -199,12 +201,12 @@ impl MongoSink {
         places: &mut Places,
     ) -> Result<(), ConsumerError> {
         let identity = &changed.identity;
-        let key = held_key(ns, changed.document_id)?;
+        let key = held_key(ns, changed.last.document_id)?;
         if self.held().contains_key(&key) {
             expect_held(places, identity);
-        } else if self.is_refused(ns, changed.id) {
+        } else if self.is_refused(ns, &changed.last) {
             for earlier in &changed.earlier {
-                self.refuse_with(ns, *earlier, changed.id);
+                self.refuse_with(ns, earlier, &changed.last);
             }
             restore_place(places, identity, &changed.stored);
         } else {
@@ -230,25 +232,24 @@ impl MongoSink {
             }
             let routing = key.routing(&changed.values).map_err(failed)?;
             let write = |action| Write {
-                id: changed.id,
-                document_id: changed.document_id,
                 action,
                 routing,
+                ..changed.last
             };
-            match changed.stored.as_slice() {
-                [] => updates.push(write(Action::Replace(document))),
-                [only] if **only == *changed.values => {
-                    updates.push(write(Action::Rewritten(document)));
-                }
-                stored => moves.push(Move {
-                    write: write(Action::Insert(document)),
-                    stored,
+            let action = match changed.stored.as_slice() {
+                [] => Action::Replace(document),
+                [only] if **only == *changed.values => Action::Rewritten(document),
+                _ => Action::Insert(document),
+            };
+            match action {
+                Action::Insert(_) => moves.push(Move {
+                    write: write(action),
+                    stored: &changed.stored,
                     before: changed.before.as_deref(),
                 }),
+                _ => updates.push(write(action)),
             }
-            if loses_zeros(document).map_err(failed)? {
-                zeros.push(write(Action::Zeros(document)));
-            }
+            zeros.extend(restoring_zeros(action).map_err(failed)?.map(write));
         }
         self.target
             .metrics
@@ -263,6 +264,8 @@ impl MongoSink {
         if !matches!(sent, Sent::Done) {
             return Ok(sent);
         }
+        // A document whose move was refused is stored as it was.
+        zeros.retain(|write| !self.is_refused(ns, write));
         self.send_in_parts(ns, kind, &zeros, token).await
     }
 

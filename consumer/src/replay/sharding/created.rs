@@ -92,9 +92,10 @@ impl MongoSink {
             "collation": { "locale": "simple" },
         };
         for command in [enable, shard] {
+            let is_optional = command.contains_key("enableSharding");
             match admin.run_command(command).await {
                 Ok(_) => {}
-                Err(error) if error_code(&error) == Some(NO_COMMAND) => {}
+                Err(error) if is_optional && error_code(&error) == Some(NO_COMMAND) => {}
                 Err(error) if is_permanent(&error) => return Ok(Some(error)),
                 Err(error) => return Err(error),
             }

@@ -43,9 +43,32 @@ struct Placing<'p> {
 }
 
 impl MongoSink {
+    /// Tries to write a held document until there is an outcome. Before the replay stops, a stored form
+    /// that was deleted to be moved is restored.
+    pub(crate) async fn try_held_sharded(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let error = match self.settle_held(ns, held, token).await {
+            Ok(tried) => return Ok(tried),
+            Err(error) => error,
+        };
+        let IdentifiedDocument {
+            document,
+            document_id,
+        } = read(ns, &held.document)?;
+        let write = held.write(document_id, Action::Insert(document));
+        // A document that is held is not restored.
+        self.held().remove(&key(ns, document_id)?);
+        let writes = std::slice::from_ref(&write);
+        Err(Box::pin(self.restore_before_stop(ns, writes, error, token)).await)
+    }
+
     /// Tries to write a held document, either in place of its stored form or by moving it, until there
     /// is an outcome.
-    pub(crate) async fn try_held_sharded(
+    async fn settle_held(
         &self,
         ns: &str,
         held: &HeldDocument,
@@ -66,6 +89,9 @@ impl MongoSink {
             let (values, routing);
             let sending;
             match &key {
+                Some(key) if key.has_zero_timestamp(document).map_err(failed)? => {
+                    return self.refuse_held_zero_key(ns, held, token).await;
+                }
                 Some(key) => {
                     values = key.values_of(document).map_err(failed)?;
                     routing = key.routing(&values).map_err(failed)?;
@@ -80,10 +106,8 @@ impl MongoSink {
                 None => (routing, sending) = (Routing::NONE, None),
             }
             let write = Write {
-                id: held.id,
-                document_id,
-                action: Action::Insert(document),
                 routing,
+                ..held.write(document_id, Action::Insert(document))
             };
             let placing = Placing {
                 held,
@@ -100,6 +124,27 @@ impl MongoSink {
             }
             self.forget_shard_key(ns);
         }
+    }
+
+    /// Refuses a held document that has the zero timestamp in a field of the shard key.
+    async fn refuse_held_zero_key(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        token: &Token,
+    ) -> Result<Tried, ConsumerError> {
+        let IdentifiedDocument {
+            document,
+            document_id,
+        } = read(ns, &held.document)?;
+        let write = held.write(document_id, Action::Insert(document));
+        self.refuse_zero_key(ns, &write)?;
+        let placing = Placing {
+            held,
+            document,
+            write,
+        };
+        self.give_up(ns, placing, token).await
     }
 
     /// Waits before another attempt, which is necessary if there is no outcome. A document that the
@@ -136,7 +181,7 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
         let Placing { held, write, .. } = placing;
-        self.complete_refusal(ns, held)?;
+        self.complete_refusal(ns, held, &write)?;
         let held_key = key(ns, write.document_id)?;
         // A document that is held is not restored.
         self.held().remove(&held_key);
@@ -216,10 +261,7 @@ impl MongoSink {
             {
                 Transaction::Committed => {
                     self.target.metrics.moved_documents.inc();
-                    Attempt::Done(
-                        self.restore_zeros(ns, placing.document, placing.write, token)
-                            .await?,
-                    )
+                    Attempt::Done(self.restore_zeros(ns, placing.write, token).await?)
                 }
                 Transaction::Refused(error) => {
                     self.after_refused_held(ns, placing, error, token).await?
@@ -272,9 +314,7 @@ impl MongoSink {
         token: &Token,
     ) -> Result<Attempt, ConsumerError> {
         let Placing {
-            held,
-            document,
-            write,
+            document, write, ..
         } = placing;
         let replace = [Write {
             action: Action::Replace(document),
@@ -289,10 +329,8 @@ impl MongoSink {
                     return Ok(Attempt::Done(Tried::Refused(error)));
                 }
                 None if reply.concern.is_none() => {
-                    return Ok(Attempt::Done(
-                        self.restore_zeros(ns, placing.document, placing.write, token)
-                            .await?,
-                    ));
+                    let [write] = replace;
+                    return Ok(Attempt::Done(self.restore_zeros(ns, write, token).await?));
                 }
                 Some(_) | None => {}
             }
@@ -305,7 +343,7 @@ impl MongoSink {
             Sent::Misrouted(misrouted) => return Ok(Attempt::Misrouted(misrouted.error)),
             Sent::Done => {}
         }
-        if self.is_refused(ns, held.id) {
+        if self.is_refused(ns, &write) {
             return Ok(Attempt::Done(self.give_up(ns, placing, token).await?));
         }
         Ok(Attempt::Again)

@@ -364,7 +364,7 @@ impl MongoSink {
             let is_held = self
                 .held()
                 .contains_key(&held_key(ns, one.write.document_id)?);
-            if self.is_refused(ns, one.write.id) {
+            if self.is_refused(ns, &one.write) {
                 let restored = self.restore_moving(ns, &one.write, token);
                 if Box::pin(restored).await? == Applied::Abandoned {
                     return Ok(Sent::Abandoned);

@@ -27,7 +27,7 @@ use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
 use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::note::write_note;
-use crate::replay::plan::{Action, BulkKind, Routing, Write};
+use crate::replay::plan::{Action, BulkKind, Routing, Write, restoring_zeros};
 use crate::replay::sharding::run::{Place, Places};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::bulk::Sent;
@@ -184,6 +184,71 @@ impl MongoSink {
         Ok(Applied::Done)
     }
 
+    /// Restores the documents of these writes that are being moved, before the replay stops because of
+    /// this error: they must not be missing while it is stopped. The note of a document that cannot be
+    /// restored stays. Returns the error.
+    pub(crate) async fn restore_before_stop(
+        &self,
+        ns: &str,
+        writes: &[Write<'_>],
+        error: ConsumerError,
+        token: &Token,
+    ) -> ConsumerError {
+        if matches!(error, ConsumerError::Interrupted(_)) {
+            return error;
+        }
+        if let Err(other) = self.restore_all_moving(ns, writes, token).await {
+            tracing::warn!(
+                ns,
+                error = %other,
+                "documents that were being moved cannot be restored before the replay stops; their \
+                 content is kept in oplog_relay.moving until their entries are applied again"
+            );
+        }
+        error
+    }
+
+    async fn restore_all_moving(
+        &self,
+        ns: &str,
+        writes: &[Write<'_>],
+        token: &Token,
+    ) -> Result<(), ConsumerError> {
+        let sharding = self.target.sharding.as_ref();
+        if !sharding.is_some_and(super::known::Sharding::may_have_moving) {
+            return Ok(());
+        }
+        let mut by_note = FxHashMap::default();
+        for write in writes {
+            let identity = identity_of(ns, write.document_id)?;
+            by_note.insert(self.note_id(ns, &identity), write);
+        }
+        for found in self.notes_among(by_note.keys()).await? {
+            if let Some(write) = by_note.get(&read(&found)?.id)
+                && self.restore_moving(ns, write, token).await? == Applied::Abandoned
+            {
+                // The next owner of the partition restores the documents.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the notes with these `_id`s.
+    async fn notes_among(
+        &self,
+        wanted: impl Iterator<Item = &String>,
+    ) -> Result<Vec<Document>, ConsumerError> {
+        let wanted: Vec<&String> = wanted.collect();
+        let filter = doc! { "_id": { "$in": wanted } };
+        let notes = self.moving();
+        self.persist("reading documents that move to another shard", || async {
+            let found = notes.find(filter.clone()).await?;
+            found.try_collect::<Vec<Document>>().await
+        })
+        .await
+    }
+
     /// Inserts the kept content of a document. Returns `Done` even if the target refuses it.
     async fn insert_kept(
         &self,
@@ -208,12 +273,21 @@ impl MongoSink {
             routing,
             ..*write
         }];
-        Ok(
-            match Box::pin(self.send_routed(ns, BulkKind::Insert, &insert, token)).await? {
-                Sent::Abandoned => Applied::Abandoned,
-                Sent::Done | Sent::Misrouted(_) => Applied::Done,
-            },
-        )
+        let sent = Box::pin(self.send_routed(ns, BulkKind::Insert, &insert, token)).await?;
+        let [insert] = insert;
+        let restoring = restoring_zeros(insert.action).map_err(failed)?;
+        let sent = match (sent, restoring) {
+            // The insert may have been refused.
+            (Sent::Done, Some(action)) if self.stored(ns, write).await?.is_some() => {
+                let zeros = [Write { action, ..insert }];
+                Box::pin(self.send_routed(ns, BulkKind::Update, &zeros, token)).await?
+            }
+            (sent, _) => sent,
+        };
+        Ok(match sent {
+            Sent::Abandoned => Applied::Abandoned,
+            Sent::Done | Sent::Misrouted(_) => Applied::Done,
+        })
     }
 
     /// Deletes the notes of documents that are stored again after their writes, and inserts the kept
@@ -239,7 +313,7 @@ impl MongoSink {
             let is_refused = writes
                 .iter()
                 .filter(is_same)
-                .any(|write| self.is_refused(ns, write.id));
+                .any(|write| self.is_refused(ns, write));
             if is_deleted || !is_refused {
                 ended.push(note);
             } else if self.restore_moving(ns, write, token).await? == Applied::Abandoned {
@@ -281,15 +355,7 @@ impl MongoSink {
         for identity in first.keys() {
             by_note.insert(self.note_id(ns, identity), identity.clone());
         }
-        let wanted: Vec<&String> = by_note.keys().collect();
-        let filter = doc! { "_id": { "$in": wanted } };
-        let notes = self.moving();
-        let found = self
-            .persist("reading documents that move to another shard", || async {
-                let found = notes.find(filter.clone()).await?;
-                found.try_collect::<Vec<Document>>().await
-            })
-            .await?;
+        let found = self.notes_among(by_note.keys()).await?;
         let mut recalled = Vec::new();
         for found in found {
             let Note {

@@ -85,10 +85,14 @@ impl MongoSink {
             if self.holds(ns) {
                 writes = self.without_held(ns, &writes).await?;
             }
-            let misrouted = match Box::pin(self.try_chunk(ns, kind, &writes, token)).await? {
-                Sent::Done => return Ok(Applied::Done),
-                Sent::Abandoned => return Ok(Applied::Abandoned),
-                Sent::Misrouted(misrouted) => misrouted,
+            let misrouted = match Box::pin(self.try_chunk(ns, kind, &writes, token)).await {
+                Ok(Sent::Done) => return Ok(Applied::Done),
+                Ok(Sent::Abandoned) => return Ok(Applied::Abandoned),
+                Ok(Sent::Misrouted(misrouted)) => misrouted,
+                Err(error) => {
+                    let restoring = self.restore_before_stop(ns, &writes, error, token);
+                    return Err(Box::pin(restoring).await);
+                }
             };
             tracing::debug!(
                 ns,
@@ -269,12 +273,25 @@ impl MongoSink {
             };
             self.refuse(ns, write, Reason::Write, None, failure)?;
         }
+        for write in &run.zero_keys {
+            self.refuse_zero_key(ns, write)?;
+        }
         if run.changes.is_empty() {
             return Ok(Sent::Done);
         }
         let once = run.unrepeatable();
         let sent = Box::pin(self.send_changes(sending, run.changes, places)).await?;
         Ok(sent.after(&once))
+    }
+
+    /// Refuses a write that gives a field of the shard key the zero timestamp.
+    pub(crate) fn refuse_zero_key(&self, ns: &str, write: &Write<'_>) -> Result<(), ConsumerError> {
+        let failure = WriteFailure::ZeroShardKey {
+            entry: write.id,
+            ns: ns.to_owned(),
+            document_id: document_id(write),
+        };
+        self.refuse(ns, write, Reason::Write, None, failure)
     }
 
     /// Turns inserts of documents that exist into replacements, and omits those that would change

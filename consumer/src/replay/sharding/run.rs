@@ -91,6 +91,8 @@ pub(crate) struct Run<'w, 'a> {
     pub(crate) unmatched: Vec<&'w Write<'a>>,
     /// Updates whose document is stored several times.
     pub(crate) ambiguous: Vec<&'w Write<'a>>,
+    /// Whole documents with the zero timestamp in a field of the shard key.
+    pub(crate) zero_keys: Vec<&'w Write<'a>>,
 }
 
 impl<'w, 'a> Run<'w, 'a> {
@@ -157,6 +159,10 @@ impl<'w, 'a> Run<'w, 'a> {
         places: &mut Places,
         rules: Rules<'_>,
     ) -> Result<(), Malformed> {
+        if rules.key.has_zero_timestamp(document)? {
+            self.zero_keys.push(write);
+            return Ok(());
+        }
         let values: Values = rules.key.values_of(document)?.into();
         let stored = stored_values(places.get(identity).cloned());
         match stored.as_slice() {
@@ -186,6 +192,12 @@ impl<'w, 'a> Run<'w, 'a> {
         places: &mut Places,
         rules: Rules<'_>,
     ) -> Result<(), Malformed> {
+        // The whole document that these zero timestamps belong to is refused.
+        if let Action::Zeros(document) = write.action
+            && rules.key.has_zero_timestamp(document)?
+        {
+            return Ok(());
+        }
         match places.get(identity).cloned() {
             Some(Place::At(values)) => {
                 if rules.rewrites || rules.key.may_change(&write.action)? {

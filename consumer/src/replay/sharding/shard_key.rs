@@ -3,7 +3,7 @@
 use mongodb::bson::Document as Bson;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
-use crate::replay::plan::{Action, Routing};
+use crate::replay::plan::{Action, Routing, is_zero};
 
 /// The shard key of a collection that is sharded by more than `_id`, or that has a collation of its own.
 /// With a collation, a filter of `_id` alone would be compared by it and could not select a shard.
@@ -59,6 +59,21 @@ impl ShardKey {
             values: Document::new(values)?,
             has_collation: self.has_collation,
         })
+    }
+
+    /// Returns true if a field of the shard key has the zero timestamp in this document, which a server
+    /// replaces with its own time when it stores the document. It replaces only top-level fields.
+    pub(crate) fn has_zero_timestamp(&self, document: Document<'_>) -> Result<bool, Malformed> {
+        if !document.may_have(kind::TIMESTAMP) {
+            return Ok(false);
+        }
+        for field in document.elements() {
+            let field = field?;
+            if is_zero(field) && self.paths.iter().any(|path| path.as_bytes() == field.name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns true if an update may change the shard key of its document.

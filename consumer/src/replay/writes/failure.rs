@@ -173,6 +173,21 @@ pub enum WriteFailure {
         /// Their `_id` as JSON, possibly truncated.
         document_id: String,
     },
+    /// A document has the zero timestamp in a field of the shard key.
+    #[error(
+        "entry {entry} gives the document of {ns} with _id {document_id} the timestamp zero in a field \
+         of the shard key of the target. A server stores its own time instead when it inserts the \
+         document, so the document cannot be stored as it is on the source: shard the collection of the \
+         target by other fields"
+    )]
+    ZeroShardKey {
+        /// The entry.
+        entry: EntryId,
+        /// Namespace of the document.
+        ns: String,
+        /// Its `_id` as JSON, possibly truncated.
+        document_id: String,
+    },
     /// An update does not fit the stored document.
     #[error(
         "in {ns}: entry {entry} cannot be applied to the stored document: {source}. The entry or the \

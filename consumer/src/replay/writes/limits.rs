@@ -121,6 +121,7 @@ mod tests {
                 ts: Timestamp::new(1, 1),
                 ord: 0,
             },
+            origin: crate::record_position::Origin::NONE,
             document_id: Element {
                 name: b"_id",
                 kind: kind::NULL,

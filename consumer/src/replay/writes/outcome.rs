@@ -103,10 +103,8 @@ impl MongoSink {
                 self.hold(ns, write, error).await?;
                 Next::GoBesideHeld(after())
             }
-            (Directive::Refuse, _)
-                if error.code == IMMUTABLE_FIELD && self.remove_equal_id(ns, write).await? =>
-            {
-                Next::Go(rest())
+            (Directive::Refuse, _) if error.code == IMMUTABLE_FIELD => {
+                self.after_immutable_field(ns, &rest(), error).await?
             }
             (Directive::Replace | Directive::Hold | Directive::Rewrite | Directive::Refuse, _) => {
                 self.refuse_write(ns, write, error)?;

@@ -4,6 +4,8 @@
 //! Servers up to 5.0 quote the key as the index stores it, and an index with a collation stores
 //! sort keys.
 
+use mongodb::bson::{deserialize_from_document, doc};
+use mongodb::error::{CommandError, ErrorKind};
 use oplog_relay_core::document::{Document, Element, Malformed, kind};
 
 /// The reply to a write command.
@@ -86,6 +88,16 @@ impl WriteError {
             code,
             text,
             ..Self::default()
+        }
+    }
+
+    /// Returns the refusal as the error of a command, for commands of which every refused write counts
+    /// as a failure.
+    pub(crate) fn as_command_error(&self) -> mongodb::error::Error {
+        let error = doc! { "code": self.code, "codeName": "", "errmsg": &self.text };
+        match deserialize_from_document::<CommandError>(error) {
+            Ok(error) => ErrorKind::Command(error).into(),
+            Err(error) => error.into(),
         }
     }
 

@@ -82,3 +82,18 @@ async fn a_unique_index_without_the_shard_key_is_refused_or_made_non_unique() ->
     );
     Ok(())
 }
+
+/// Only `enableSharding` is not necessary.
+#[tokio::test]
+async fn a_target_without_the_command_that_shards_a_collection_is_refused() -> Result<()> {
+    const NO_COMMAND: i32 = 59;
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
+    scene.server.fail_next("shardCollection", NO_COMMAND);
+    let reason = scene.refused(&[CREATE]).await?;
+    assert!(reason.contains("cannot be sharded"), "{reason}");
+    scene.server.fail_next("enableSharding", NO_COMMAND);
+    scene.rewind(0);
+    scene.done(&[CREATE]).await?;
+    assert!(key_of(&scene).is_some());
+    Ok(())
+}

@@ -6,6 +6,7 @@ mod facts;
 mod held;
 mod random;
 mod refused;
+mod zeros;
 
 use anyhow::Result;
 use oplog_consumer::worker::applied::Applied;

@@ -118,3 +118,51 @@ async fn an_acknowledged_operator_is_not_applied_again_when_another_write_is_mis
     );
     Ok(())
 }
+
+/// Without `--dead-letter` the replay stops. The document must not be missing meanwhile.
+#[tokio::test]
+async fn a_move_that_stops_the_replay_leaves_the_document_as_it_was() -> Result<()> {
+    let before = r#"{"_id":1,"k":1,"x":1}"#;
+    for transactions in [true, false] {
+        let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+        if !transactions {
+            scene.server.model().refuse_transactions();
+        }
+        scene.done(&[("i", 1, before)]).await?;
+        scene.server.refuse_next("insert", INVALID);
+        let update = [("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)];
+        let reason = scene.refused(&update).await?;
+        assert!(reason.contains("code 121"), "{reason}");
+        assert_eq!(scene.documents()?, [before], "{transactions}");
+        assert!(notes(&scene).is_empty(), "{transactions}");
+        // The operator has removed the cause, and the next process applies the entry again.
+        let next = another(&scene).await?;
+        next.rewind(1);
+        next.done(&update).await?;
+        assert_eq!(next.documents()?, [r#"{"_id":1,"k":2,"x":1}"#]);
+    }
+    Ok(())
+}
+
+/// The document is held, without its stored form, until the other one is deleted.
+#[tokio::test]
+async fn a_held_document_that_stops_the_replay_is_stored_as_it_was() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+    scene.server.model().refuse_transactions();
+    scene.on_target(UNIQUE)?;
+    let before = r#"{"_id":2,"k":2,"u":"a"}"#;
+    scene
+        .done(&[("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#), ("i", 2, before)])
+        .await?;
+    scene
+        .done(&[("u", 2, r#"{"$v":1,"$set":{"k":1}}"#)])
+        .await?;
+    assert_eq!(scene.documents()?, [r#"{"_id":1,"k":1,"u":"a"}"#]);
+    for _ in 0..2 {
+        scene.server.refuse_next("update", INVALID);
+    }
+    let reason = scene.refused(&[("d", 1, r#"{"_id":1}"#)]).await?;
+    assert!(reason.contains("code 121"), "{reason}");
+    assert_eq!(scene.documents()?, [before]);
+    Ok(())
+}

@@ -15,6 +15,8 @@
 //!   apply;
 //! - before a replay with `--until-caught-up` ends.
 //!
+//! An index that the target cannot convert is dropped and built again in the same way (`rebuild`).
+//!
 //! If a build fails during the stretch, it is retried later, because other partitions may still be
 //! applying the stretch. Before a command, and at the end of the replay, a failed build stops the
 //! replay.
@@ -24,9 +26,11 @@
 //!  partition, ts: "<seconds>:<increment>", ord}
 //! ```
 //!
-//! `ts` and `ord` identify the entry that the index refused.
+//! `ts` and `ord` identify the entry that the index refused, or the command that rebuilds the index. The
+//! note of such a command has no partition.
 
 pub(crate) mod note;
+mod rebuild;
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +42,7 @@ use oplog_relay_core::document;
 use oplog_relay_core::filter::CATALOG_DB;
 use oplog_relay_core::index::may_refuse;
 use oplog_relay_core::namespace::Namespace;
+use oplog_relay_core::position::EntryId;
 
 use crate::error::ConsumerError;
 use crate::replay::catalog::{Change, Ran, collection};
@@ -50,7 +55,6 @@ use crate::replay::note::write_note;
 use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::reply::WriteError;
-use crate::topic_partition::TopicPartition;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
 
@@ -90,10 +94,6 @@ impl MongoSink {
         error: &WriteError,
         making_way: MakingWay,
     ) -> Result<bool, ConsumerError> {
-        let Some(position) = &held.position else {
-            return Ok(false);
-        };
-        let TopicPartition { topic, partition } = &position.name;
         let mut is_any_suspended = false;
         for definition in self.indexes_of(ns).await? {
             let name = definition.get_str("name").unwrap_or_default();
@@ -110,15 +110,8 @@ impl MongoSink {
                 continue;
             }
             let index = SuspendedIndex {
-                note: format!("{}/{ns}/{name}", self.catalog.group()),
-                ns: ns.to_owned(),
-                topic: topic.clone(),
-                partition: *partition,
-                entry: held.id,
-                since: now(),
-                failures: 0,
-                next: Instant::now(),
-                definition,
+                owner: Some(held.position.name.clone()),
+                ..self.index_to_drop(ns, held.id, definition)
             };
             self.suspend(index).await?;
             is_any_suspended = true;
@@ -126,7 +119,22 @@ impl MongoSink {
         Ok(is_any_suspended)
     }
 
-    /// Records an index and drops it.
+    /// Returns the note of an index that is about to be dropped and will be built by this definition.
+    fn index_to_drop(&self, ns: &str, entry: EntryId, definition: Document) -> SuspendedIndex {
+        let name = definition.get_str("name").unwrap_or_default();
+        SuspendedIndex {
+            note: format!("{}/{ns}/{name}", self.catalog.group()),
+            ns: ns.to_owned(),
+            owner: None,
+            entry,
+            since: now(),
+            failures: 0,
+            next: Instant::now(),
+            definition,
+        }
+    }
+
+    /// Suspends an index of a partition.
     async fn suspend(&self, index: SuspendedIndex) -> Result<(), ConsumerError> {
         tracing::warn!(
             ns = index.ns,
@@ -136,6 +144,15 @@ impl MongoSink {
              that is being applied again. Its definition is recorded in {CATALOG_DB}.{COLLECTION}; \
              the index is built again when the stretch has been applied"
         );
+        self.record_and_drop(&index).await?;
+        let mut suspended = self.suspended();
+        suspended.retain(|other| other.note != index.note);
+        suspended.push(index);
+        Ok(())
+    }
+
+    /// Records an index and drops it.
+    async fn record_and_drop(&self, index: &SuspendedIndex) -> Result<(), ConsumerError> {
         let notes = self.suspended_notes();
         // The note is written before the index is dropped, so that a member that finds it after a crash
         // builds the index again.
@@ -149,9 +166,6 @@ impl MongoSink {
         self.run_on_indexes("dropping an index", db, &drop).await?;
         // Without the unique index, the order across documents may no longer matter.
         self.forget_order();
-        let mut suspended = self.suspended();
-        suspended.retain(|other| other.note != index.note);
-        suspended.push(index);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use mongodb::bson::{Binary, Document, doc};
 use oplog_relay_core::position::EntryId;
 
 use crate::replay::held_documents::error::HeldError;
+use crate::topic_partition::TopicPartition;
 
 /// The collection of the notes, in the catalog's database.
 pub(super) const COLLECTION: &str = "suspended_indexes";
@@ -19,9 +20,10 @@ pub(crate) struct SuspendedIndex {
     /// Namespace of its collection.
     pub(crate) ns: String,
     pub(crate) definition: Document,
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    /// The entry whose document the index refused.
+    /// The partition whose worker builds the index again. A command that rebuilds an index builds it
+    /// itself, or when it is run again.
+    pub(crate) owner: Option<TopicPartition>,
+    /// The entry whose document the index refused, or the entry of the command.
     pub(crate) entry: EntryId,
     /// Time of the suspension, of its takeover by this member, or of the last failed build, in
     /// seconds since the Unix epoch. Entries that are newer cannot have been applied before it.
@@ -34,7 +36,8 @@ pub(crate) struct SuspendedIndex {
 
 impl SuspendedIndex {
     pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
-        self.partition == partition && self.topic == topic
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|owner| owner.is(topic, partition))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -53,21 +56,31 @@ impl SuspendedIndex {
             subtype: BinarySubtype::Generic,
             bytes: self.definition.to_vec()?,
         };
-        Ok(doc! {
+        let mut note = doc! {
             "_id": &self.note, "group": group, "ns": &self.ns, "name": self.name(), "index": bytes,
-            "topic": &self.topic, "partition": self.partition, "ts": self.entry.ts.to_string(),
-            "ord": i64::from(self.entry.ord),
-        })
+            "ts": self.entry.ts.to_string(), "ord": i64::from(self.entry.ord),
+        };
+        if let Some(TopicPartition { topic, partition }) = &self.owner {
+            note.extend(doc! { "topic": topic, "partition": partition });
+        }
+        Ok(note)
     }
 
     pub(crate) fn read(note: &Document) -> Option<Self> {
         let definition = note.get_binary_generic("index").ok()?;
+        let owner = if note.contains_key("topic") {
+            Some(TopicPartition {
+                topic: note.get_str("topic").ok()?.to_owned(),
+                partition: note.get_i32("partition").ok()?,
+            })
+        } else {
+            None
+        };
         Some(Self {
             note: note.get_str("_id").ok()?.to_owned(),
             ns: note.get_str("ns").ok()?.to_owned(),
             definition: Document::from_reader(definition.as_slice()).ok()?,
-            topic: note.get_str("topic").ok()?.to_owned(),
-            partition: note.get_i32("partition").ok()?,
+            owner,
             entry: EntryId {
                 ts: note.get_str("ts").ok()?.parse().ok()?,
                 ord: u32::try_from(note.get_i64("ord").ok()?).ok()?,
@@ -122,8 +135,10 @@ mod tests {
                 "v": 2, "key": { "k.x": 1 }, "name": "k_1", "unique": true,
                 "partialFilterExpression": { "k.x": { "$gt": 1 } },
             },
-            topic: "p.s.a".to_owned(),
-            partition: 3,
+            owner: Some(TopicPartition {
+                topic: "p.s.a".to_owned(),
+                partition: 3,
+            }),
             entry: EntryId {
                 ts: Timestamp::new(7, 2),
                 ord: 1,
@@ -135,8 +150,17 @@ mod tests {
         let note = index.document("g").unwrap();
         let read = SuspendedIndex::read(&note).unwrap();
         assert_eq!(read.definition, index.definition);
-        assert_eq!((read.ns, read.topic), (index.ns, index.topic));
-        assert_eq!((read.partition, read.entry), (3, index.entry));
+        assert_eq!(
+            (read.ns, read.owner),
+            (index.ns.clone(), index.owner.clone())
+        );
+        assert_eq!(read.entry, index.entry);
+        let of_command = SuspendedIndex {
+            owner: None,
+            ..index
+        };
+        let note = of_command.document("g").unwrap();
+        assert_eq!(SuspendedIndex::read(&note).unwrap().owner, None);
         assert!(SuspendedIndex::read(&doc! { "_id": "g" }).is_none());
     }
 }

@@ -559,7 +559,9 @@ fn an_ordered_collection_keeps_every_write_in_its_place() {
         .map(|(id, change)| entry("db.c", *id, *change))
         .collect();
     let entries = located(&entries);
-    let plan = Planner::new(8).plan_ordered(&entries, &|_| true).unwrap();
+    let plan = Planner::new(8)
+        .plan_ordered(&entries, TopicPartition::NONE, &|_| true)
+        .unwrap();
     let [Step::Write(lanes)] = &plan.steps[..] else {
         panic!()
     };

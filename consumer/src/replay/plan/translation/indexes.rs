@@ -182,7 +182,10 @@ pub(crate) fn index_change(
                 index: name.clone(),
                 seconds: seconds(field),
             }),
-            b"unique" | b"prepareUnique" if !ordered => translated.made_non_unique = true,
+            // The index is not unique on the target, so a change that makes it non-unique is left out.
+            b"unique" | b"prepareUnique" if !ordered => {
+                translated.made_non_unique |= is_truthy(field);
+            }
             b"name" | b"keyPattern" => {
                 kept.element(field);
             }

@@ -215,6 +215,24 @@ fn a_unique_index_of_a_spread_collection_is_made_non_unique() {
 }
 
 #[test]
+fn a_change_that_does_not_make_an_index_unique_is_not_reported_as_left_out() {
+    let spread = Circumstances {
+        ordered: false,
+        ..AT
+    };
+    for (field, value, expected) in [
+        ("unique", true, true),
+        ("prepareUnique", true, true),
+        ("unique", false, false),
+        ("prepareUnique", false, false),
+    ] {
+        let change = doc! { "collMod": "c", "index": { "name": "x_1", field: value } };
+        let found = translated(command(change), spread).unwrap();
+        assert_eq!(found.made_non_unique, expected, "{field}: {value}");
+    }
+}
+
+#[test]
 fn drop_target_of_a_rename_is_a_flag_or_a_uuid() {
     let uuid = Bson::Binary(bson::Binary {
         subtype: bson::spec::BinarySubtype::Uuid,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::record_position::Origin;
 use crate::replay::plan::Routing;
 use mongodb::bson::{Document as Bson, doc};
 use oplog_relay_core::document::{Element, kind};
@@ -12,6 +13,7 @@ fn write(increment: u32, action: Action<'_>) -> Write<'_> {
             ts: Timestamp::new(1, increment),
             ord: 0,
         },
+        origin: Origin::NONE,
         document_id: Element {
             name: b"_id",
             kind: kind::INT32,

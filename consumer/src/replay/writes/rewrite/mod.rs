@@ -10,7 +10,6 @@ use mongodb::bson::RawDocumentBuf;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed};
 use oplog_relay_core::key::write_id_identity;
 use oplog_relay_core::namespace::Namespace;
-use oplog_relay_core::position::EntryId;
 use oplog_relay_runtime::mongo::{
     REPLY_LIMIT, error_code, error_text, in_time, is_cursor_gone, is_transient,
 };
@@ -23,7 +22,7 @@ use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::directive::{Directive, rule_for};
 use crate::replay::plan::{
-    Action, Bulk, BulkKind, RewriteError, Routing, Write, loses_zeros, rewritten,
+    Action, Bulk, BulkKind, RewriteError, Routing, Write, restoring_zeros, rewritten,
 };
 use crate::replay::sink::MongoSink;
 use crate::replay::target::{FIRST_PAUSE, LONGEST_PAUSE};
@@ -45,12 +44,9 @@ type Pending<'w, 'a> = FxHashMap<Vec<u8>, Vec<&'w Write<'a>>>;
 
 /// The result of rewriting a document.
 struct Outcome<'a> {
-    /// The last entry that changes the document.
-    id: EntryId,
-    document_id: Element<'a>,
+    /// The last write that changes the document.
+    last: Write<'a>,
     document: Vec<u8>,
-    /// True if a `$set` of zero timestamps must follow the replacement.
-    has_zeros: bool,
 }
 
 /// The reason why documents were not rewritten.
@@ -213,17 +209,15 @@ impl MongoSink {
         let mut writes = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
             let write = |action| Write {
-                id: outcome.id,
-                document_id: outcome.document_id,
                 action,
                 routing: Routing::NONE,
+                ..outcome.last
             };
             let failed = |error: Malformed| damaged(ns, &error);
             let document = Document::new(&outcome.document).map_err(failed)?;
-            writes.push(write(Action::Rewritten(document)));
-            if outcome.has_zeros {
-                writes.push(write(Action::Zeros(document)));
-            }
+            let action = Action::Rewritten(document);
+            writes.push(write(action));
+            writes.extend(restoring_zeros(action).map_err(failed)?.map(write));
         }
         let count = u64::try_from(outcomes.len()).expect("a count has at most 64 bits");
         self.target.metrics.rewritten_documents.inc_by(count);
@@ -254,19 +248,42 @@ impl MongoSink {
             }
             return Ok(Applied::Done);
         }
-        let mut made = Vec::new();
-        for writes in pending.values() {
-            if let Some(first) = writes.first() {
-                made.push((**first, from_updates(ns, first.document_id, writes)?));
+        self.create_missing(ns, pending, token).await
+    }
+
+    /// Creates documents that have only the fields that their updates set. They are sent in the order of
+    /// their entries, because the collection may keep its order.
+    async fn create_missing(
+        &self,
+        ns: &str,
+        pending: &Pending<'_, '_>,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
+        let failed = |error: Malformed| damaged(ns, &error);
+        let refuse =
+            |write: &Write<'_>, failure| self.refuse(ns, write, Reason::Write, None, failure);
+        let mut created = Vec::new();
+        for updates in pending.values() {
+            let mut updates = updates.clone();
+            let Some(first) = updates.first().copied() else {
+                continue;
+            };
+            let document = from_updates(ns, first.document_id, &mut updates, &refuse)?;
+            if let Some(last) = updates.last() {
+                created.push(Outcome {
+                    last: **last,
+                    document,
+                });
             }
         }
+        created.sort_by_key(|outcome| outcome.last.id);
         let mut writes = Vec::new();
-        for (write, document) in &made {
-            let document = Document::new(document).map_err(|error| damaged(ns, &error))?;
-            writes.push(Write {
-                action: Action::Replace(document),
-                ..*write
-            });
+        for Outcome { last, document } in &created {
+            let document = Document::new(document).map_err(failed)?;
+            let action = Action::Replace(document);
+            writes.push(Write { action, ..*last });
+            let restoring = restoring_zeros(action).map_err(failed)?;
+            writes.extend(restoring.map(|action| Write { action, ..*last }));
         }
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };
@@ -317,14 +334,9 @@ fn outcome<'a>(
     if document == stored.as_bytes() {
         return Ok(None);
     }
-    let has_zeros = Document::new(&document)
-        .and_then(loses_zeros)
-        .map_err(failed)?;
     Ok(Some(Outcome {
-        id: last.id,
-        document_id: last.document_id,
+        last: **last,
         document,
-        has_zeros,
     }))
 }
 
@@ -350,18 +362,20 @@ pub(crate) fn with_updates(
     }
 }
 
-/// Creates a document that has only the fields that its updates set.
+/// Returns a document that has only the fields that its updates set. Those that cannot be applied are
+/// passed to `refuse` and removed.
 fn from_updates(
     ns: &str,
     document_id: Element<'_>,
-    writes: &[&Write<'_>],
+    writes: &mut Vec<&Write<'_>>,
+    refuse: &dyn Fn(&Write<'_>, WriteFailure) -> Result<(), ConsumerError>,
 ) -> Result<Vec<u8>, ConsumerError> {
     let mut bytes = Vec::new();
     let mut builder = DocumentBuilder::start(&mut bytes);
     builder.element(document_id);
     builder.finish();
     let empty = Document::new(&bytes).map_err(|error| damaged(ns, &error))?;
-    Ok(rewritten(empty, writes.iter().copied()).map_err(|error| inapplicable(ns, error))?)
+    with_updates(ns, empty, writes, refuse)
 }
 
 pub(crate) fn inapplicable(ns: &str, error: RewriteError) -> WriteFailure {

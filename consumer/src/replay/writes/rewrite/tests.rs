@@ -1,8 +1,9 @@
 use super::*;
+use crate::record_position::Origin;
 use crate::replay::writes::failure::WriteFailure;
 use oplog_relay_core::document::kind;
 use oplog_relay_core::json::parse_document;
-use oplog_relay_core::position::Timestamp;
+use oplog_relay_core::position::{EntryId, Timestamp};
 
 fn bson(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
@@ -16,6 +17,7 @@ fn write<'a>(increment: u32, id: &'a [u8], action: Action<'a>) -> Write<'a> {
             ts: Timestamp::new(1, increment),
             ord: 0,
         },
+        origin: Origin::NONE,
         document_id: Element {
             name: b"_id",
             kind: kind::INT32,
@@ -97,7 +99,7 @@ fn a_documents_writes_become_one_replacement_in_their_order() {
         found.document,
         bson(r#"{"_id":1.0,"k":1,"z":1,"c":1,"a":2}"#)
     );
-    assert_eq!((found.id, found.has_zeros), (writes[3].id, false));
+    assert_eq!(found.last.id, writes[3].id);
     assert_eq!(pending.len(), 1);
     // A document that is not pending.
     assert!(
@@ -139,14 +141,20 @@ fn timestamp_zero_top_level_preserved() {
     let fields = format!(r#""t":{zero},"in":{{"t":{zero}}}"#);
     let hidden = format!(r#"{fields},"a.b":{zero}"#);
     // A literal keeps all zero timestamps, including those that a `$set` cannot reach.
-    for (fields, has_zeros) in [(fields, true), (hidden, false)] {
+    for (fields, sets_zeros) in [(fields, true), (hidden, false)] {
         let mut pending = Pending::default();
         take(&writes, &mut pending).unwrap();
         let stored = bson(&format!(r#"{{"_id":1,{fields}}}"#));
         let found = found_outcome("db.c", &stored, &mut pending)
             .unwrap()
             .unwrap();
-        assert_eq!(found.has_zeros, has_zeros, "{fields}");
+        let document = Document::new(&found.document).unwrap();
+        let restoring = restoring_zeros(Action::Rewritten(document)).unwrap();
+        let expected = sets_zeros.then_some(Action::Zeros(document));
+        assert_eq!(restoring, expected, "{fields}");
+        // An insert has no literal form.
+        let after_insert = restoring_zeros(Action::Insert(document)).unwrap();
+        assert!(after_insert.is_some(), "{fields}");
     }
     let after = bson(&format!(r#"{{"_id":1,"t":{zero}}}"#));
     let write = write(
@@ -167,6 +175,7 @@ fn a_missing_document_is_created_from_its_updates() {
         &[1, 0, 0, 0],
         Action::Diff(Document::new(&diff).unwrap()),
     );
-    let made = from_updates("db.c", write.document_id, &[&write]).unwrap();
+    let refuse = |_: &Write<'_>, failure: WriteFailure| Err(failure.into());
+    let made = from_updates("db.c", write.document_id, &mut vec![&write], &refuse).unwrap();
     assert_eq!(made, bson(r#"{"_id":1,"a":1,"b":2}"#));
 }
