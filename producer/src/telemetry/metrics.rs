@@ -73,6 +73,20 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+/// Encoded bytes that wait for the publisher. They are counted until this is dropped, so that those of
+/// a session that failed are not counted for ever.
+#[derive(Debug)]
+pub struct QueuedBytes {
+    gauge: IntGauge,
+    bytes: i64,
+}
+
+impl Drop for QueuedBytes {
+    fn drop(&mut self) {
+        self.gauge.sub(self.bytes);
+    }
+}
+
 /// Returns the counter of each operation.
 fn by_operation(entries: &IntCounterVec) -> [IntCounter; 5] {
     Operation::ALL.map(|operation| entries.with_label_values(&[operation.name()]))
@@ -185,14 +199,22 @@ impl Metrics {
         self.queue_records.set(in_flight.into());
     }
 
-    /// Counts encoded bytes that entered the queue to the publisher, or left it if negative.
-    pub fn queued(&self, bytes: i64) {
+    /// Counts encoded bytes that wait for the publisher, until the result is dropped.
+    #[must_use]
+    pub fn queued(&self, bytes: usize) -> QueuedBytes {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.queue_bytes.add(bytes);
+        QueuedBytes {
+            gauge: self.queue_bytes.clone(),
+            bytes,
+        }
     }
 
     /// Counts a Kafka transaction that was committed.
     pub fn committed(&self, position: Position, wall: i64, caught_up: bool, took: Duration) {
         self.commits.inc();
+        // A commit waits for the delivery of all records.
+        self.queue_records.set(0);
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
         // The time is unknown until the session has sent an entry.
@@ -260,9 +282,10 @@ impl Metrics {
         self.moves.load(Ordering::Relaxed)
     }
 
-    /// Notes that a session has ended. Until the next one, it is unknown whether the source has
-    /// further entries.
+    /// Notes that a session has ended, and with it the client whose records waited for the broker. Until
+    /// the next one, it is unknown whether the source has further entries.
     pub fn interrupted(&self) {
+        self.queue_records.set(0);
         self.caught_up.store(false, Ordering::Relaxed);
         self.refresh();
     }
