@@ -45,7 +45,7 @@ pub use crate::config::lookup::Lookups;
 use crate::config::registry::check_registry;
 pub use crate::config::source_mode::WantedMode;
 use crate::config::source_mode::{check_copy, check_source_mode};
-use crate::config::sources::{GivenSource, check_each, given_sources};
+use crate::config::sources::{check_each, given_sources};
 use crate::encode::router_headers::RouterHeaders;
 use crate::prepare::topics::parse_topic_setting;
 use crate::publish::{Oversize, TRANSACTION_TIMEOUT_OPTION};
@@ -262,16 +262,8 @@ impl RequestConfig {
     pub fn check(arguments: &FullSyncArguments) -> Result<Self, ConfigError> {
         let mut faults = Faults::new();
         let kafka = check_kafka(&arguments.kafka, &mut faults);
-        let topic_prefix = required(
-            "--topic-prefix",
-            arguments.topic_prefix.as_deref(),
-            &mut faults,
-        );
-        let source_name = required(
-            "--source-name",
-            arguments.source_name.as_deref(),
-            &mut faults,
-        );
+        let topic_prefix = required_prefix(arguments.topic_prefix.as_deref(), &mut faults);
+        let source_name = required_name(arguments.source_name.as_deref(), &mut faults);
         if arguments.namespaces.is_empty() {
             faults.add("--namespaces", "is required; * means all");
         }
@@ -308,9 +300,14 @@ impl InspectConfig {
         if given.len() > 1 {
             faults.add("--source", "inspect reads one source");
         }
-        let source = given.into_iter().next().unwrap_or_else(GivenSource::none);
-        let stream = source.apply_to_stream(&arguments.stream);
-        let stream = check_stream(&stream, false, &mut faults);
+        let stream = check_each(
+            given.get(..1).unwrap_or_default(),
+            &mut faults,
+            |source, faults| {
+                check_stream(&source.apply_to_stream(&arguments.stream), false, faults)
+            },
+        );
+        let stream = stream.into_iter().next();
         let log = arguments.log.check(&mut faults);
         faults.finish()?;
         match (stream, log) {
@@ -333,14 +330,27 @@ fn check_kafka(given: &KafkaArguments, faults: &mut Faults) -> Option<(KafkaOpti
     Some((KafkaOptions { brokers, options }, log?))
 }
 
+/// The fault of a flag that is missing.
+const IS_REQUIRED: &str = "is required";
+
 fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<String> {
     match value.map(str::trim) {
         Some(value) if !value.is_empty() => Some(value.to_owned()),
         _ => {
-            faults.add(flag, "is required");
+            faults.add(flag, IS_REQUIRED);
             None
         }
     }
+}
+
+fn required_prefix(given: Option<&str>, faults: &mut Faults) -> Option<String> {
+    let prefix = required("--topic-prefix", given, faults)?;
+    faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
+}
+
+fn required_name(given: Option<&str>, faults: &mut Faults) -> Option<String> {
+    let name = required("--source-name", given, faults)?;
+    faults.take_or("--source-name", check_source_name(&name).map(|()| name))
 }
 
 fn check_full_sync(
@@ -435,13 +445,10 @@ fn check_stream(
     let source = arguments.source.first().map(String::as_str);
     let source = required("--source", source, faults);
     let origin = source.and_then(|source| check_origin(&source, faults));
-    let prefix = match arguments.topic_prefix.as_deref() {
+    let topic_prefix = match arguments.topic_prefix.as_deref() {
         None if !needs_prefix => Some("oplog".to_owned()),
-        prefix => required("--topic-prefix", prefix, faults),
+        prefix => required_prefix(prefix, faults),
     };
-    let topic_prefix = prefix.and_then(|prefix| {
-        faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
-    });
     let source_name = check_name(arguments.source_name.as_deref(), origin.as_ref(), faults);
     let format = format::check_format(arguments, faults);
     let lookups = lookup::check_lookup(arguments, format, origin.as_ref(), faults);
@@ -459,12 +466,7 @@ fn check_stream(
         .and_then(|(order, format)| format::check_order(order, format, faults));
     let start = check_start(arguments.start.as_deref(), origin.as_ref(), faults);
     let mode = check_source_mode(arguments, origin.as_ref(), start, faults);
-    let include = arguments.include_namespaces.iter().map(String::as_str);
-    let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
-    let filter = faults.take_or(
-        "--include-namespaces",
-        NamespaceFilter::new(include, exclude),
-    );
+    let filter = check_filter(arguments, faults);
     Some(StreamConfig {
         origin: origin?,
         mode: mode?,
@@ -478,6 +480,18 @@ fn check_stream(
         start,
         filter: filter?,
     })
+}
+
+fn check_filter(arguments: &StreamArguments, faults: &mut Faults) -> Option<NamespaceFilter> {
+    let include = arguments.include_namespaces.iter().map(String::as_str);
+    let exclude = arguments.exclude_namespaces.iter().map(String::as_str);
+    // Each flag is checked alone first, so that a fault names the flag that has it.
+    let included = NamespaceFilter::new(include.clone(), []);
+    let included = faults.take_or("--include-namespaces", included);
+    let excluded = NamespaceFilter::new([], exclude.clone());
+    let excluded = faults.take_or("--exclude-namespaces", excluded);
+    included.and(excluded)?;
+    NamespaceFilter::new(include, exclude).ok()
 }
 
 /// Returns true if an address is a MongoDB connection string.

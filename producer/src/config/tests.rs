@@ -135,6 +135,57 @@ fn all_faults_are_reported_at_once() {
 }
 
 #[test]
+fn a_source_that_cannot_be_parsed_hides_no_other_fault_and_causes_none() {
+    let unreadable = r#"--source={"name":"eu","topic_prefix":"cdc","x":1}"#;
+    let faults = |flags: &[&str]| run_all(flags).unwrap_err().to_string();
+    let lines = |text: &str| -> Vec<String> {
+        let places = text.lines().map(|line| line.split_once(": ").unwrap().0);
+        places.map(str::to_owned).collect()
+    };
+    let found = faults(&[unreadable, "--format=xml"]);
+    assert_eq!(
+        lines(&found),
+        ["--source", "--format", "--brokers"],
+        "{found}"
+    );
+    let found = faults(&[unreadable, "--source=us=mongodb://us", "--brokers=k:1"]);
+    let places = ["--source", "source us, --topic-prefix"];
+    assert_eq!(lines(&found), places, "{found}");
+    let arguments = ["oplog-producer", "inspect", unreadable, "--format=xml"];
+    let Command::Inspect(arguments) = Arguments::try_parse_from(arguments).unwrap().command else {
+        panic!("not inspect");
+    };
+    let found = InspectConfig::check(&arguments).unwrap_err().to_string();
+    assert_eq!(lines(&found), ["--source", "--format"], "{found}");
+}
+
+#[test]
+fn a_pattern_that_cannot_be_used_is_a_fault_of_its_flag() {
+    for (flags, place) in [
+        (
+            ["--include-namespaces=a", "--exclude-namespaces=,b"],
+            "--exclude-namespaces: ",
+        ),
+        (
+            ["--include-namespaces=,a", "--exclude-namespaces=b"],
+            "--include-namespaces: ",
+        ),
+    ] {
+        let common = [
+            "--brokers=k:1",
+            "--topic-prefix=cdc",
+            "--source=mongodb://a",
+        ];
+        let faults = run_all(&[&common[..], &flags].concat());
+        let faults = faults.unwrap_err().to_string();
+        assert!(
+            faults.starts_with(place) && faults.lines().count() == 1,
+            "{faults}"
+        );
+    }
+}
+
+#[test]
 fn a_live_source_needs_no_name_and_hides_its_password() {
     let config = run(&[
         "--source=mongodb://ada:secret@localhost/?directConnection=true",
@@ -360,12 +411,7 @@ fn a_full_sync_is_refused_with_a_start_or_a_dump() {
 #[test]
 fn a_request_needs_a_source_namespaces_and_a_valid_filter() {
     let ask = |more: &[&'static str]| {
-        let common = [
-            "oplog-producer",
-            "full-sync",
-            "--brokers=k:1",
-            "--topic-prefix=cdc",
-        ];
+        let common = ["oplog-producer", "full-sync", "--brokers=k:1"];
         let arguments = Arguments::try_parse_from(common.iter().chain(more)).unwrap();
         let Command::FullSync(arguments) = arguments.command else {
             panic!("not full-sync");
@@ -373,10 +419,22 @@ fn a_request_needs_a_source_namespaces_and_a_valid_filter() {
         RequestConfig::check(&arguments)
     };
     let error = ask(&["--filter=[1"]).unwrap_err().to_string();
-    for flag in ["--source-name", "--namespaces", "--filter"] {
+    for flag in [
+        "--topic-prefix",
+        "--source-name",
+        "--namespaces",
+        "--filter",
+    ] {
         assert!(error.contains(flag), "{flag} is not in:\n{error}");
     }
+    let mistyped = ask(&["--topic-prefix=a.b", "--source-name=RS", "--namespaces=*"]);
+    let mistyped = mistyped.unwrap_err().to_string();
+    assert!(
+        mistyped.contains("--topic-prefix: may") && mistyped.contains("--source-name: may"),
+        "{mistyped}"
+    );
     let good = ask(&[
+        "--topic-prefix=cdc",
         "--source-name=rs0",
         "--namespaces=a,b.c",
         r#"--filter={"n":{"$gt":5}}"#,
