@@ -52,7 +52,7 @@ pub enum SavedError {
          select {filter}, which may include more. The topics of the added namespaces would start with \
          changes of documents that were never sent. Give the former namespaces; or accept the new ones \
          with --change-namespaces, and then request a copy of the added ones: oplog-producer full-sync \
-         --namespaces <added namespaces>"
+         --namespaces <added namespaces> (a source that is read through a change stream cannot be copied)"
     )]
     OtherNamespaces {
         /// The saved namespaces.
