@@ -1,6 +1,6 @@
 //! The reasons why the saved state of a source cannot be used.
 
-use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::filter::{FilterError, NamespaceFilter};
 use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::state::{SourceMode, SourceRecord, StateError};
 use oplog_relay_runtime::exit::ExitCode;
@@ -38,7 +38,7 @@ pub enum SavedError {
     #[error("cannot continue: the saved namespaces cannot be read: {reason}")]
     SavedNamespaces {
         /// The reason.
-        reason: String,
+        reason: FilterError,
     },
     /// The saved progress of a full sync cannot be read.
     #[error("cannot continue: the saved progress of a full sync cannot be read: {reason}")]
