@@ -8,14 +8,16 @@ use oplog_relay_runtime::config::{ConfigError, Faults, Secret, parse_duration, r
 use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
-use super::{check_kafka, is_connection_string, required, required_name, required_prefix};
 use crate::config::WantedMode;
+use crate::config::kafka::{check_kafka, parse_replication_factor};
 use crate::config::position_arguments::{
     ChangeArguments, ImportArguments, ListArguments, PositionCommand, SavedSourceArguments,
     SetArguments, ShowArguments,
 };
 pub use crate::config::position_values::{CheckpointPlace, NewPosition, OtherProgram, Output};
+use crate::config::required::{required, required_name, required_prefix};
 use crate::config::sources::chosen_source;
+use crate::config::stream::is_connection_string;
 
 /// The source whose position is shown or changed.
 #[derive(Debug, Clone)]
@@ -230,7 +232,7 @@ fn check_import(given: &ImportArguments, faults: &mut Faults) -> Option<Position
     let mode = faults.take_or("--source-mode", given.source_mode.parse());
     let replication_factor = faults.take_or(
         "--replication-factor",
-        super::parse_replication_factor(&given.replication_factor),
+        parse_replication_factor(&given.replication_factor),
     );
     Some(PositionAction::Import(Box::new(ImportConfig {
         of: of?,

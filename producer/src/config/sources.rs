@@ -8,7 +8,8 @@ use oplog_relay_runtime::config::{Fault, Faults};
 use serde::Deserialize;
 
 use crate::config::arguments::{RunArguments, StreamArguments};
-use crate::config::{IS_REQUIRED, is_connection_string};
+use crate::config::required::IS_REQUIRED;
+use crate::config::stream::is_connection_string;
 
 const FLAG: &str = "--source";
 /// The keys of an object, for messages.

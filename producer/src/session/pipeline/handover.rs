@@ -4,7 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
-use crate::telemetry::metrics::{Metrics, QueuedBytes};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::queue::QueuedBytes;
 
 /// Maximum number of chunks that wait for the publisher.
 const QUEUE_CHUNKS: usize = 2;
