@@ -30,16 +30,24 @@ pub struct NamespaceFilter {
     exclude: Vec<String>,
 }
 
+/// The reason why patterns are no filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// A pattern has no characters.
+    #[error("a namespace pattern is empty")]
+    EmptyPattern,
+}
+
 impl NamespaceFilter {
     /// Creates a filter from the operator's patterns. Patterns that were split at an escaped comma
     /// are joined.
     ///
     /// # Errors
-    /// An error text if a pattern is empty.
+    /// [`FilterError`].
     pub fn new<'p>(
         include: impl IntoIterator<Item = &'p str>,
         exclude: impl IntoIterator<Item = &'p str>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, FilterError> {
         let read = |patterns: &mut dyn Iterator<Item = &'p str>| {
             let patterns = with_commas(patterns);
             let patterns = patterns.iter().map(|pattern| normalize(pattern));
@@ -228,10 +236,10 @@ pub fn with_commas<'p>(parts: impl IntoIterator<Item = &'p str>) -> Vec<String> 
     patterns
 }
 
-fn normalize(pattern: &str) -> Result<String, String> {
+fn normalize(pattern: &str) -> Result<String, FilterError> {
     let pattern = pattern.trim();
     if pattern.is_empty() {
-        return Err("a namespace pattern is empty".to_owned());
+        return Err(FilterError::EmptyPattern);
     }
     let whole_database = !pattern.contains('.') && pattern != "*";
     Ok(if whole_database {

@@ -13,6 +13,8 @@ const HASH_SUFFIX: usize = 2 + 16 + 8;
 /// The longest prefix. It leaves room for the longest database name (63 bytes, 189 when escaped)
 /// and the hash.
 pub const MAX_PREFIX: usize = 32;
+/// The longest name of a source.
+const MAX_SOURCE_NAME: usize = 64;
 
 /// Returns the topic of a collection.
 #[must_use]
@@ -107,13 +109,30 @@ pub fn is_command_topic(topic: &str) -> bool {
     topic.ends_with(".-cmd")
 }
 
+/// The reason why a text is not a prefix of topics, or not the name of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It is empty or too long.
+    #[error("must have 1 to {most} characters")]
+    Length {
+        /// The largest number of characters.
+        most: usize,
+    },
+    /// A prefix has other characters.
+    #[error("may contain only letters, digits and `-`")]
+    PrefixCharacters,
+    /// The name of a source has other characters.
+    #[error("may contain only lower-case letters, digits and `-`")]
+    SourceCharacters,
+}
+
 /// Checks a `--topic-prefix`.
 ///
 /// # Errors
-/// A message for the operator.
-pub fn check_prefix(prefix: &str) -> Result<(), String> {
+/// [`NameError`].
+pub fn check_prefix(prefix: &str) -> Result<(), NameError> {
     if prefix.is_empty() || prefix.len() > MAX_PREFIX {
-        return Err(format!("must have 1 to {MAX_PREFIX} characters"));
+        return Err(NameError::Length { most: MAX_PREFIX });
     }
     if prefix
         .bytes()
@@ -121,23 +140,25 @@ pub fn check_prefix(prefix: &str) -> Result<(), String> {
     {
         Ok(())
     } else {
-        Err("may contain only letters, digits and `-`".to_owned())
+        Err(NameError::PrefixCharacters)
     }
 }
 
 /// Checks a `--source-name`.
 ///
 /// # Errors
-/// A message for the operator.
-pub fn check_source_name(name: &str) -> Result<(), String> {
+/// [`NameError`].
+pub fn check_source_name(name: &str) -> Result<(), NameError> {
     let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if name.is_empty() || name.len() > 64 {
-        return Err("must have 1 to 64 characters".to_owned());
+    if name.is_empty() || name.len() > MAX_SOURCE_NAME {
+        return Err(NameError::Length {
+            most: MAX_SOURCE_NAME,
+        });
     }
     if name.bytes().all(is_allowed) {
         Ok(())
     } else {
-        Err("may contain only lower-case letters, digits and `-`".to_owned())
+        Err(NameError::SourceCharacters)
     }
 }
 

@@ -126,6 +126,20 @@ pub enum EntryFault {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A record is larger than its topic accepts, and must stay whole.
+    #[error(
+        "a record of {bytes} bytes for {place} is larger than its topic accepts ({limit} bytes), and it cannot \
+         be split, because it is a barrier of a command or part of the saved state: raise max.message.bytes \
+         of the topic"
+    )]
+    CannotBeSplit {
+        /// Topic and partition of the record.
+        place: String,
+        /// Size of the record in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A topic does not even accept fragments of a record.
     #[error(
         "topic {topic} accepts batches of {limit} bytes, which is too small for a record with the key \

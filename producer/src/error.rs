@@ -61,11 +61,13 @@ pub enum ProducerError {
     /// The stream cannot continue from the saved position without losing or repeating entries.
     #[error(transparent)]
     PositionLost(#[from] Box<PositionLost>),
-    /// Another instance has taken over this source.
+    /// Another instance has taken over this source, or a command has changed its position.
     #[error(
-        "another oplog-producer with the transactional id {transactional_id:?} has taken over, so this \
-         instance stops. Run one instance per source, start all of them with --high-availability, or give the \
-         other one its own --topic-prefix"
+        "another oplog-producer with the transactional id {transactional_id:?} has taken over the source, or \
+         position set or position import has changed its position, so this one writes nothing more. If two \
+         instances follow the source, stop one of them, start both with --high-availability, or give one of \
+         them its own --topic-prefix. If the position was changed, start this program again: it continues \
+         from the new position"
     )]
     Fenced {
         /// The transactional id.

@@ -24,13 +24,14 @@ use tokio::sync::mpsc;
 
 use crate::config::{InspectConfig, Lookups};
 use crate::encode::Encoder;
-use crate::encode::chunk::{Chunk, EncodedRecord, TopicIndex};
+use crate::encode::chunk::{Chunk, EncodedRecord, STATE_TOPIC, TopicIndex};
 use crate::error::ProducerError;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::Topics;
 use crate::source::origin::{Origin, Resume};
 use crate::source::{QUEUE_BATCHES, SourceEvent, StartAt};
+use crate::stdout::is_open;
 
 /// Prints records until the dump ends, everything that a live source has at the start is printed, or
 /// the limit is reached.
@@ -155,7 +156,7 @@ fn print(
             Some(SourceEvent::CaughtUp | SourceEvent::End) | None => break,
         }
     }
-    printer.out.flush().map_err(ProducerError::Output)
+    is_open(printer.out.flush()).map(|_| ())
 }
 
 struct Printer {
@@ -194,16 +195,15 @@ impl Printer {
 
     fn print_records(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
         for record in &chunk.records {
-            // Records of the state topic (index 0) are internal and not printed.
-            if self.left == 0 || record.topic.0 == 0 {
+            // Records of the state topic are internal and not printed.
+            if self.left == 0 || record.topic == STATE_TOPIC {
                 continue;
             }
             self.left -= 1;
             let line = serde_json::to_string(&self.line(chunk, record))
                 .map_err(|error| ProducerError::Output(error.into()))?;
-            match writeln!(self.out, "{line}") {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.left = 0,
-                written => written.map_err(ProducerError::Output)?,
+            if !is_open(writeln!(self.out, "{line}"))? {
+                self.left = 0;
             }
         }
         Ok(())

@@ -23,6 +23,7 @@
 //! - [`config`] checks the arguments and reports all faults at once
 //! - [`inspect`], [`request`] and [`position`] are the commands `inspect`, `full-sync` and `position`
 //! - [`oplog_window`] is the stretch of time for which a source has entries
+//! - `stdout` prints the results of commands
 //! - [`telemetry`] holds metrics, `/status` and progress
 //! - [`error`] holds the errors and how each is handled; [`entry_fault`] and [`position_lost`] are the
 //!   reasons behind two of them
@@ -77,6 +78,7 @@ pub mod run;
 pub mod saved;
 pub mod session;
 pub mod source;
+mod stdout;
 pub mod telemetry;
 
 use std::io::Write as _;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use oplog_relay_kit::model::{Model, ModelServer};
-use oplog_relay_kit::services::{Program, wait_for};
+use oplog_relay_kit::services::{Program, binary, wait_for};
 use oplog_relay_runtime::shutdown::GRACE;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -123,6 +123,24 @@ fn a_dump_is_counted_and_one_without_entries_after_the_start_causes_a_warning() 
         }
         let is_warned = log.contains("nothing was sent");
         ensure!(is_warned == (start != "2:1"), "{log}");
+    }
+    Ok(())
+}
+
+/// `oplog-producer inspect | head`: the reader has all that it wants.
+#[test]
+fn a_reader_that_closes_the_output_of_inspect_is_not_an_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // More than the buffer and a pipe hold, and less than both, which is written only at the end.
+    for entries in [2, 2_000] {
+        let dump = write_dump(folder.path(), entries)?;
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let mut program = std::process::Command::new(binary("oplog-producer")?);
+        let program = program.args(["inspect", "--source-name=s", "--source", &dump]);
+        let ended = program.stdout(writer).output()?;
+        let log = String::from_utf8_lossy(&ended.stderr);
+        ensure!(ended.status.code() == Some(0), "{entries}: {log}");
     }
     Ok(())
 }

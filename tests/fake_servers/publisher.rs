@@ -268,7 +268,7 @@ async fn a_source_that_finds_its_topic_claimed_by_another_withdraws_its_claim() 
         mut handover,
         intake,
     } = queues();
-    handover.hand_over(&mut claiming(claim))?;
+    handover.hand_over(&mut claiming(claim), &Metrics::new()?)?;
     drop(handover);
     let publisher = open(&cluster)?;
     let ended = tokio::task::spawn_blocking(move || {

@@ -1,10 +1,14 @@
 //! Several sources of one process: each has its own position, metrics and failures.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Result, ensure};
 use oplog_relay_kit::http_status::{metrics, probe, status};
 use oplog_relay_kit::services::{Kafka, Port, Program, wait_until};
-use oplog_relay_kit::stub::{Oplog, Server, Shape};
+use oplog_relay_kit::stub::{Oplog, Recipe, Server, Shape};
 use oplog_relay_kit::topic_reader::count_keys;
+
+use serde_json::Value;
 
 use crate::topics::LIMIT;
 
@@ -95,6 +99,61 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     );
     let count = count_keys(&kafka.brokers(), "failing-whole")?;
     ensure!(count == ENTRIES, "{count} entries");
+    Ok(())
+}
+
+/// The other program takes a source over for good; a retry would take it back, and the two would go on in
+/// turn.
+#[test]
+fn a_source_that_is_taken_over_ends_and_shows_no_oplog_and_the_others_are_followed() -> Result<()> {
+    let kafka = Kafka::shared()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    // Entries appear for as long as the test runs, so the sources keep committing.
+    let oplog = Oplog::make(Recipe {
+        first_second: u32::try_from(now.as_secs())? - 2,
+        per_second: 50,
+        ..Recipe::new(50 * 600, Shape::Inserts)
+    });
+    let server = Server::start_live(oplog)?;
+    let port = Port::lease()?;
+    let sources = [("kept", server.uri()), ("taken", server.uri())];
+    let mut producer = start(&kafka, "taken-over", &port, &sources, &[])?;
+    let shown = |number: usize, key: &str| -> Value {
+        let shown = status(port.number()).unwrap_or_default();
+        shown["sources"][number][key].clone()
+    };
+    wait_until("both sources and their oplogs", LIMIT, || {
+        [0, 1]
+            .iter()
+            .all(|number| shown(*number, "oplog")["head_room_seconds"].is_number())
+    })?;
+    let other_port = Port::lease()?;
+    let taken = [("taken", server.uri())];
+    let mut other = start(&kafka, "taken-over", &other_port, &taken, &[])?;
+    wait_until("the source to be taken over", LIMIT, || {
+        shown(1, "role") == "failed" && shown(1, "oplog").is_null()
+    })?;
+    let error = shown(1, "error").to_string();
+    ensure!(error.contains("has taken over the source"), "{error}");
+    let gauges = metrics(port.number()).unwrap_or_default();
+    for (name, is_shown) in [("kept", true), ("taken", false)] {
+        let gauge = format!("oplog_producer_oplog_head_room_seconds{{source=\"{name}\"}}");
+        ensure!(gauges.contains(&gauge) == is_shown, "{gauge}: {gauges}");
+    }
+    let before = shown(0, "commits").as_u64();
+    wait_until("the other source to be followed further", LIMIT, || {
+        shown(0, "commits").as_u64() > before
+    })?;
+    let log = producer.stderr_text()?;
+    ensure!(
+        log.contains("exit_code=5") && log.contains("only when the program is started again"),
+        "{log}"
+    );
+    ensure!(producer.is_running()? && other.is_running()?, "{log}");
+    for program in [&mut producer, &mut other] {
+        program.terminate()?;
+        program.wait(LIMIT)?;
+    }
     Ok(())
 }
 

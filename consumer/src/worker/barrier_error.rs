@@ -61,7 +61,9 @@ pub enum BarrierError {
     /// A rename moves in a collection whose documents the target does not have.
     #[error(
         "{position}: {from} was renamed to {to}, but only the new name is replayed: the target does \
-         not have its documents. Include both names and replay from the beginning into an empty target"
+         not have its documents, and a full sync of {to} would come after this command. Include both names \
+         and replay from the beginning with a new --group into an empty target; or exclude {to} too, with \
+         --exclude-namespaces and --change-subscription, and this group continues without the collection"
     )]
     EntersSubscription {
         /// The position of the command.

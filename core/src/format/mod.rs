@@ -246,16 +246,27 @@ impl From<Format> for FormatFields {
     }
 }
 
-impl TryFrom<FormatFields> for Format {
-    type Error = String;
+/// The fields of a saved format do not name one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown format {format:?} with json {json:?}")]
+pub struct UnknownFormat {
+    format: String,
+    json: Option<String>,
+}
 
-    fn try_from(fields: FormatFields) -> Result<Self, String> {
+impl TryFrom<FormatFields> for Format {
+    type Error = UnknownFormat;
+
+    fn try_from(fields: FormatFields) -> Result<Self, UnknownFormat> {
         let FormatFields {
             format,
             json,
             schema: with_schema,
         } = fields;
-        let unknown = || format!("unknown format {format:?} with json {json:?}");
+        let unknown = || UnknownFormat {
+            format: format.clone(),
+            json: json.clone(),
+        };
         let mode = json.as_deref().map(str::parse).transpose();
         let mode: Option<Mode> = mode.map_err(|_| unknown())?;
         match (format.as_str(), mode) {

@@ -3,19 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oplog_relay_core::topic::{check_prefix, check_source_name};
+use oplog_relay_core::topic::check_prefix;
 use oplog_relay_runtime::config::{ConfigError, Faults, Secret, parse_duration, resolve_secret};
 use oplog_relay_runtime::kafka::KafkaOptions;
 use oplog_relay_runtime::telemetry::LogOptions;
 
-use super::{check_kafka, is_connection_string, required};
 use crate::config::WantedMode;
+use crate::config::kafka::{check_kafka, parse_replication_factor};
 use crate::config::position_arguments::{
     ChangeArguments, ImportArguments, ListArguments, PositionCommand, SavedSourceArguments,
     SetArguments, ShowArguments,
 };
 pub use crate::config::position_values::{CheckpointPlace, NewPosition, OtherProgram, Output};
-use crate::config::sources::{GivenSource, chosen_source};
+use crate::config::required::{required, required_name, required_prefix};
+use crate::config::sources::chosen_source;
+use crate::config::stream::is_connection_string;
 
 /// The source whose position is shown or changed.
 #[derive(Debug, Clone)]
@@ -140,17 +142,18 @@ impl PositionConfig {
 }
 
 fn check_source(given: &SavedSourceArguments, faults: &mut Faults) -> Option<SavedSource> {
-    let chosen = chosen_source(&given.source, given.source_name.as_deref(), faults);
-    let chosen = chosen.unwrap_or_else(GivenSource::none);
+    let Some(chosen) = chosen_source(&given.source, given.source_name.as_deref(), faults) else {
+        // The source that was meant may contain the prefix and the name that seem to be missing.
+        let prefix = given.topic_prefix.as_deref();
+        let name = given.source_name.as_deref();
+        prefix.and_then(|prefix| required_prefix(Some(prefix), faults));
+        name.and_then(|name| required_name(Some(name), faults));
+        return None;
+    };
     let topic_prefix = chosen.topic_prefix().or(given.topic_prefix.as_deref());
-    let topic_prefix = required("--topic-prefix", topic_prefix, faults);
-    let topic_prefix = topic_prefix.and_then(|prefix| {
-        faults.take_or("--topic-prefix", check_prefix(&prefix).map(|()| prefix))
-    });
+    let topic_prefix = required_prefix(topic_prefix, faults);
     let source_name = chosen.name().or(given.source_name.as_deref());
-    let source_name = required("--source-name", source_name, faults);
-    let source_name = source_name
-        .and_then(|name| faults.take_or("--source-name", check_source_name(&name).map(|()| name)));
+    let source_name = required_name(source_name, faults);
     let uri = check_uri("--source", chosen.uri().filter(|uri| !is_dump(uri)), faults)?;
     Some(SavedSource {
         topic_prefix: topic_prefix?,
@@ -229,7 +232,7 @@ fn check_import(given: &ImportArguments, faults: &mut Faults) -> Option<Position
     let mode = faults.take_or("--source-mode", given.source_mode.parse());
     let replication_factor = faults.take_or(
         "--replication-factor",
-        super::parse_replication_factor(&given.replication_factor),
+        parse_replication_factor(&given.replication_factor),
     );
     Some(PositionAction::Import(Box::new(ImportConfig {
         of: of?,
@@ -324,6 +327,15 @@ mod tests {
             check(&both[..1], None),
             found("cdc", "eu", Some("mongodb://a"))
         );
+        let unreadable = SavedSourceArguments {
+            source_name: None,
+            topic_prefix: Some("a.b".to_owned()),
+            source: vec![r#"{"x":1}"#.to_owned()],
+        };
+        let mut faults = Faults::new();
+        assert!(check_source(&unreadable, &mut faults).is_none());
+        let places: Vec<&str> = (faults.found().iter().map(|it| &*it.place)).collect();
+        assert_eq!(places, ["--source", "--topic-prefix"]);
         let dump = ["eu=dumps/oplog.bson"];
         assert_eq!(check(&dump, None), found("cdc", "eu", None));
         assert_eq!(check(&["http://a"], Some("eu")), None);

@@ -27,7 +27,8 @@ pub enum PositionCommand {
     /// Write a new position for a source that has one.
     ///
     /// The new position is written with the transactional id of the source, so a running producer
-    /// is fenced: it cannot write its own position any more, and ends with exit code 5. The next
+    /// is fenced: it cannot write its own position any more, and ends with exit code 5. Of a producer
+    /// with several sources, only this source ends, and the others are followed further. The next
     /// start continues from the new position; with `run --high-availability`, an instance does so by
     /// itself. After a position further back, entries are sent again, with the same identities. A
     /// position further ahead skips entries, and needs --allow-gap.
@@ -103,7 +104,7 @@ pub struct ChangeArguments {
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub allow_before_start: bool,
     /// Change the position although a producer seems to be running, because a position was saved
-    /// within the last minute. The producer is fenced.
+    /// within the last minute. The producer is fenced, as described above.
     #[arg(long, help_heading = COMMAND_LINE_ONLY)]
     pub fence: bool,
 }

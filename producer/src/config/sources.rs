@@ -8,7 +8,8 @@ use oplog_relay_runtime::config::{Fault, Faults};
 use serde::Deserialize;
 
 use crate::config::arguments::{RunArguments, StreamArguments};
-use crate::config::is_connection_string;
+use crate::config::required::IS_REQUIRED;
+use crate::config::stream::is_connection_string;
 
 const FLAG: &str = "--source";
 /// The keys of an object, for messages.
@@ -28,12 +29,31 @@ pub(super) struct GivenSource {
     sync: Option<String>,
     include_namespaces: Option<Vec<String>>,
     exclude_namespaces: Option<Vec<String>>,
+    /// True if the value could not be parsed, which is reported already.
+    #[serde(skip)]
+    is_unreadable: bool,
 }
 
 impl GivenSource {
     /// Returns a source that was not given, whose check reports that it is missing.
     pub(super) fn none() -> Self {
         Self::default()
+    }
+
+    /// Parses a value of the flag, or adds its fault.
+    fn parse_or_report(value: &str, faults: &mut Faults) -> Self {
+        let parsed = faults.take_or(FLAG, Self::parse(value));
+        parsed.unwrap_or_else(|| Self {
+            is_unreadable: true,
+            ..Self::default()
+        })
+    }
+
+    /// Returns true if a fault that the check of the source has found is one. A value that could not be
+    /// parsed may contain the settings that seem to be missing.
+    fn has_fault(&self, fault: &Fault) -> bool {
+        let may_be_given = [FLAG, "--topic-prefix"].contains(&fault.place.as_str());
+        !(self.is_unreadable && may_be_given && fault.message == IS_REQUIRED)
     }
 
     /// Parses a value of the flag: an object, `NAME=URI`, or an address alone.
@@ -108,11 +128,12 @@ impl GivenSource {
 }
 
 /// Returns the sources that were given. Adds a fault for a value that cannot be parsed, and for names
-/// that are missing or not unique.
+/// that are missing or not unique. A value that cannot be parsed is a source too, so that the flags that
+/// apply to all sources are checked.
 pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) -> Vec<GivenSource> {
     let values = arguments.source.iter();
     let given: Vec<GivenSource> = values
-        .filter_map(|value| faults.take_or(FLAG, GivenSource::parse(value)))
+        .map(|value| GivenSource::parse_or_report(value, faults))
         .collect();
     if arguments.source.is_empty() {
         // The check of an empty source reports that the source is missing, with all other faults.
@@ -129,7 +150,8 @@ pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) ->
         );
     }
     let names: Vec<&str> = given.iter().filter_map(|it| it.name.as_deref()).collect();
-    if names.len() < given.len() {
+    let readable = given.iter().filter(|it| !it.is_unreadable);
+    if names.len() < readable.count() {
         faults.add(
             FLAG,
             "each of several sources needs a name: NAME=URI, or the key name of a table",
@@ -145,7 +167,8 @@ pub(super) fn given_sources(arguments: &StreamArguments, faults: &mut Faults) ->
 }
 
 /// Returns the one of the given sources that a command concerns: the one with a name, or the only one.
-/// Adds a fault if no source has the name, or if there are several and no name.
+/// Adds a fault if a value cannot be parsed, if no source has the name, or if there are several and no
+/// name.
 pub(super) fn chosen_source(
     values: &[String],
     name: Option<&str>,
@@ -203,11 +226,12 @@ pub(super) fn check_each<C>(
     for source in given {
         let mut own = Faults::new();
         configs.extend(check(source, &mut own));
-        found.push(own);
+        let own = own.found().iter().filter(|fault| source.has_fault(fault));
+        found.push(own.cloned().collect::<Vec<Fault>>());
     }
-    let is_common = |fault: &Fault| found.iter().all(|own| own.found().contains(fault));
+    let is_common = |fault: &Fault| found.iter().all(|own| own.contains(fault));
     for (number, (source, own)) in given.iter().zip(&found).enumerate() {
-        for fault in own.found() {
+        for fault in own {
             let Fault { place, message } = fault.clone();
             match &source.name {
                 Some(name) if !is_common(fault) => {

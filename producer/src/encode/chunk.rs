@@ -24,6 +24,9 @@ const KEPT_RECORDS: usize = 16_384;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TopicIndex(pub usize);
 
+/// The state topic is the first of all topics.
+pub(crate) const STATE_TOPIC: TopicIndex = TopicIndex(0);
+
 /// A topic that is used for the first time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {

@@ -33,7 +33,7 @@ impl Encoder {
             && let Decision::Command(route) = self.router.decide(entry)?
         {
             if self.format.is_latest_state() {
-                warn_of_stale_documents(entry)?;
+                warn_of_stale_documents(entry, route.as_drop_of.is_some())?;
             }
             if route.changes.is_empty() {
                 return Ok(());
@@ -56,36 +56,59 @@ impl Encoder {
 /// Warns of a command after which a topic of latest states differs from its collection. No
 /// tombstones can be written, because the keys of the documents are not in the oplog.
 #[cold]
-fn warn_of_stale_documents(entry: &Entry<'_>) -> Result<(), ProducerError> {
+fn warn_of_stale_documents(entry: &Entry<'_>, leaves_stream: bool) -> Result<(), ProducerError> {
     let damaged = |error| ProducerError::damaged(entry, &error);
     let Some(scope) = scope(entry).map_err(damaged)? else {
         return Ok(());
     };
-    let (ns, at) = (scope.ns(), entry.ts);
-    match (scope.to_ns(), entry.command().map_err(damaged)?.name) {
-        (Some(to), _) => tracing::warn!(
-            ns,
-            to,
-            %at,
-            "the collection was renamed: its old topic keeps its documents, and the new topic receives only \
-             documents that change from now on. Run oplog-producer full-sync --namespaces {to} to copy the \
-             others. Documents of a replaced collection stay in the new topic"
-        ),
-        (None, b"drop") => tracing::warn!(
-            ns,
-            %at,
-            "the collection was dropped: its topic keeps the last state of its documents, because their \
-             keys are not in the oplog. To remove them, start again under another --topic-prefix with a \
-             new full sync"
-        ),
-        (None, b"emptycapped") => tracing::warn!(
-            ns,
-            %at,
-            "all documents of the collection were removed: its topic keeps their last state, because their \
-             keys are not in the oplog. To remove them, start again under another --topic-prefix with a \
-             new full sync"
-        ),
-        _ => {}
+    let (ns, to, at) = (scope.ns(), scope.to_ns(), entry.ts);
+    let to = to.as_deref();
+    let command = entry.command().map_err(damaged)?.name;
+    if let Some(stale) = stale_documents(to, command, leaves_stream) {
+        tracing::warn!(ns, to, %at, "{stale}");
     }
     Ok(())
+}
+
+/// Returns what differs after a command, and what an operator can do; `to` is the new name after a
+/// rename.
+fn stale_documents(to: Option<&str>, command: &[u8], leaves_stream: bool) -> Option<String> {
+    const REMOVE: &str =
+        "To remove them, start again under another --topic-prefix with a new full sync";
+    let what = match (to, command) {
+        // A copy of an excluded collection would be refused.
+        (Some(to), _) if leaves_stream => format!(
+            "the collection was renamed to {to}, which is not streamed: its topic keeps the last state of its \
+             documents. {REMOVE}"
+        ),
+        (Some(to), _) => format!(
+            "the collection was renamed: its old topic keeps its documents, and the new topic receives only \
+             documents that change from now on. Run oplog-producer full-sync --namespaces {to} to copy the \
+             others, which is not possible beside a change stream. Documents of a replaced collection stay \
+             in the new topic"
+        ),
+        (None, b"drop") => format!(
+            "the collection was dropped: its topic keeps the last state of its documents, because their \
+             keys are not in the oplog. {REMOVE}"
+        ),
+        (None, b"emptycapped") => format!(
+            "all documents of the collection were removed: its topic keeps their last state, because their \
+             keys are not in the oplog. {REMOVE}"
+        ),
+        _ => return None,
+    };
+    Some(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_recommended_only_of_a_collection_that_is_streamed() {
+        let text = |leaves| stale_documents(Some("shop.b"), b"renameCollection", leaves).unwrap();
+        assert!(text(false).contains("full-sync --namespaces shop.b"));
+        assert!(!text(true).contains("full-sync") && text(true).contains("--topic-prefix"));
+        assert_eq!(stale_documents(None, b"create", false), None);
+    }
 }

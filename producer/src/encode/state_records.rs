@@ -7,13 +7,10 @@ use oplog_relay_core::state::{Order, TopicRecord};
 use serde::Serialize;
 
 use crate::encode::barrier::BarrierTopic;
-use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, TopicIndex};
+use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, STATE_TOPIC, TopicIndex};
 use crate::encode::{DescribedTopic, Encoder, KnownTopic};
 use crate::error::ProducerError;
 use crate::prepare::route::{NewRoute, RouteChange, Target};
-
-/// The state topic is the first of all topics.
-const STATE_TOPIC: TopicIndex = TopicIndex(0);
 
 impl Encoder {
     /// Saves routes that have changed, and removes those that have ended.

@@ -89,10 +89,10 @@ impl Member {
             self.health.beat();
             heartbeat.wake_if_due(&consumer);
             // The partitions are paused, so there are only errors to receive.
-            if let Some(Err(error)) = consumer.poll(POLL) {
+            if let Some(Err(error)) = consumer.poll(self.patience()) {
                 self.judge(&error)?;
             }
-            self.take_requests(&consumer)?;
+            self.take_request(&consumer)?;
             self.end_rests(&consumer)?;
             if consumer.context().is_cut_off() && reached.elapsed() >= REACHED_EVERY {
                 reached = Instant::now();
@@ -187,27 +187,37 @@ impl Member {
         Ok(())
     }
 
-    fn take_requests(
+    /// Returns how long the next poll may wait for an error.
+    fn patience(&self) -> Duration {
+        match self.requests.is_empty() {
+            true => POLL,
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Answers one request. The answer may take half a minute, so the thread must poll and report that it
+    /// is alive before the next one.
+    fn take_request(
         &mut self,
         consumer: &BaseConsumer<MemberContext>,
     ) -> Result<(), InstancesError> {
-        while let Ok(request) = self.requests.try_recv() {
-            match request {
-                Request::Confirm { source, answer } => {
-                    reply(answer, is_confirmed(consumer, &source));
-                }
-                Request::Resign {
-                    source,
-                    rest,
-                    answer,
-                } => {
-                    let until = rest.map(|rest| Instant::now() + rest);
-                    self.resigned.retain(|it| !Arc::ptr_eq(&it.source, &source));
-                    self.resigned.push(Resigned { source, until });
-                    self.subscribe(consumer)?;
-                    reply(answer, true);
-                }
+        match self.requests.try_recv() {
+            Ok(Request::Confirm { source, answer }) => {
+                reply(answer, is_confirmed(consumer, &source));
             }
+            Ok(Request::Resign {
+                source,
+                rest,
+                answer,
+            }) => {
+                let until = rest.map(|rest| Instant::now() + rest);
+                self.resigned.retain(|it| !Arc::ptr_eq(&it.source, &source));
+                self.resigned.push(Resigned { source, until });
+                self.subscribe(consumer)?;
+                reply(answer, true);
+            }
+            // Without a request, or after the end of all code that could ask, there is nothing to do.
+            Err(_) => {}
         }
         Ok(())
     }
@@ -250,5 +260,42 @@ fn is_confirmed(consumer: &BaseConsumer<MemberContext>, source: &SharedSource) -
             tracing::info!(%error, source = source.name, "the group does not confirm the assignment");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer may take half a minute, and the loop reports between two of them that it is alive.
+    #[test]
+    fn requests_that_wait_are_answered_one_in_each_round() {
+        let config = InstancesConfig {
+            group: "__cdc.producers".to_owned(),
+            takeover_after: Duration::from_secs(10),
+        };
+        let source = Arc::new(SharedSource::named("cdc", "rs0"));
+        let (requests_in, requests) = mpsc::channel(2);
+        let mut member = Member::new(config, vec![], Health::default(), requests);
+        let context = MemberContext::new(vec![], Health::default());
+        let consumer: BaseConsumer<MemberContext> =
+            ClientConfig::new().create_with_context(context).unwrap();
+        let ask = || {
+            let (answer, answered) = oneshot::channel();
+            let source = Arc::clone(&source);
+            requests_in
+                .try_send(Request::Confirm { source, answer })
+                .unwrap();
+            answered
+        };
+        let (mut first, mut second) = (ask(), ask());
+        assert_eq!(member.patience(), Duration::ZERO);
+        member.take_request(&consumer).unwrap();
+        assert_eq!(first.try_recv(), Ok(false));
+        assert_eq!(second.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        member.take_request(&consumer).unwrap();
+        assert_eq!(second.try_recv(), Ok(false));
+        assert_eq!(member.patience(), POLL);
+        member.take_request(&consumer).unwrap();
     }
 }

@@ -30,10 +30,14 @@ impl SharedSource {
         let stream = &config.stream;
         let name = stream.source_name.clone();
         let name = name.expect("the check of --high-availability requires names");
+        Self::named(&stream.topic_prefix, &name)
+    }
+
+    pub(super) fn named(prefix: &str, name: &str) -> Self {
         Self {
-            topic: position_topic(&stream.topic_prefix, &name),
-            name,
-            prefix: stream.topic_prefix.clone(),
+            topic: position_topic(prefix, name),
+            name: name.to_owned(),
+            prefix: prefix.to_owned(),
             assigned: watch::Sender::new(false),
             is_leased: Mutex::new(false),
             returned: Condvar::new(),

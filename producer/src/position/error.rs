@@ -31,8 +31,9 @@ pub enum PositionChangeError {
     /// A producer seems to be running.
     #[error(
         "a producer of this source seems to be running: it saved its position {seconds} s ago. Stop it and \
-         repeat the command after a minute, or give --fence: the producer then ends with exit code 5, and \
-         its next start continues from the new position (with --high-availability it continues by itself)"
+         repeat the command after a minute, or give --fence: the producer then ends with exit code 5 \
+         (one that has other sources ends only this one), and its next start continues from the new position \
+         (with --high-availability it continues by itself)"
     )]
     Running {
         /// The age of the saved position in seconds.
@@ -117,6 +118,12 @@ pub enum PositionChangeError {
         /// What is to be found, as the subject of a sentence.
         what: &'static str,
     },
+    /// The source does not report its newest cluster time.
+    #[error(
+        "the source reports no cluster time, so its newest position cannot be determined: give a time or a \
+         resume token instead of now"
+    )]
+    NoClusterTime,
     /// The term of the entry is not known.
     #[error(
         "the election term of the entry at {wanted} is not known, and a producer checks it when it \

@@ -1,7 +1,5 @@
 //! `oplog-producer position list`: the saved positions of all sources.
 
-use std::io::Write as _;
-
 use oplog_relay_core::topic::parse_position_topic;
 use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::kafka::{Admin, KafkaOptions, Reader};
@@ -10,6 +8,7 @@ use crate::config::position::{ListConfig, Output};
 use crate::error::ProducerError;
 use crate::position::show::{PositionJson, age_of, time_of};
 use crate::saved::checkpoint::Checkpoint;
+use crate::stdout::print_line;
 
 /// Prints the saved positions of all sources whose position topics exist. A record that cannot be read
 /// is printed as the fault of its source, and is the error at the end.
@@ -51,7 +50,7 @@ pub(super) async fn list(kafka: &KafkaOptions, config: &ListConfig) -> Result<()
             }
             Err(error) => return Err(error),
         };
-        writeln!(std::io::stdout().lock(), "{line}").map_err(ProducerError::Output)?;
+        print_line(&line)?;
     }
     if count == 0 {
         tracing::info!("no position topic exists");

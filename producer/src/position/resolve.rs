@@ -141,10 +141,7 @@ async fn in_change_stream(
         None => None,
     };
     let ts = match wanted {
-        Wanted::Newest => {
-            let what = "the newest cluster time";
-            return Ok(newest.ok_or(PositionChangeError::NeedsSource { what })?);
-        }
+        Wanted::Newest => return Ok(newest.ok_or_else(|| no_newest(source.is_some()))?),
         Wanted::Entry { ts, .. } | Wanted::Through(ts) => ts,
     };
     if let Some(newest) = newest.filter(|newest| newest.ts < ts) {
@@ -162,6 +159,16 @@ async fn in_change_stream(
             term: -1,
             ord: 0,
         }),
+    }
+}
+
+/// Returns the reason why the newest cluster time is not known.
+const fn no_newest(has_source: bool) -> PositionChangeError {
+    match has_source {
+        true => PositionChangeError::NoClusterTime,
+        false => PositionChangeError::NeedsSource {
+            what: "the newest cluster time",
+        },
     }
 }
 
@@ -196,6 +203,12 @@ mod tests {
             time_of_token("{x"),
             Err(PositionChangeError::Token { .. })
         ));
+    }
+
+    #[test]
+    fn a_source_that_was_given_is_not_asked_for() {
+        assert_eq!(no_newest(true), PositionChangeError::NoClusterTime);
+        assert!(no_newest(false).to_string().contains("give --source"));
     }
 
     #[test]

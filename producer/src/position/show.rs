@@ -1,7 +1,5 @@
 //! `oplog-producer position show`: the saved position of a source.
 
-use std::io::Write as _;
-
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{GapRecord, SourceMode};
 use oplog_relay_core::topic::position_topic;
@@ -17,6 +15,7 @@ use crate::position::set::{check_saved, mode_of, open};
 use crate::position::write::{self, Place};
 use crate::position_lost::Gap;
 use crate::saved::checkpoint::Checkpoint;
+use crate::stdout::print_line;
 
 /// A position as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,7 +92,7 @@ pub(super) async fn show(kafka: &KafkaOptions, config: &ShowConfig) -> Result<()
             serde_json::to_string(&shown).expect("it has only texts, numbers, lists and objects")
         }
     };
-    writeln!(std::io::stdout().lock(), "{text}").map_err(ProducerError::Output)
+    print_line(&text)
 }
 
 fn shown(place: Place<'_>, mode: SourceMode, saved: &Checkpoint) -> Shown {

@@ -110,6 +110,17 @@ impl ProducerContext for PublisherContext {
     }
 }
 
+/// Returns the error for a record that is larger than its topic accepts and must stay whole.
+pub(crate) fn cannot_be_split(place: &str, bytes: usize, limit: usize) -> ProducerError {
+    let place = place.to_owned();
+    EntryFault::CannotBeSplit {
+        place,
+        bytes,
+        limit,
+    }
+    .into()
+}
+
 /// Returns the error for a record that is larger than its topic accepts.
 pub(crate) fn too_large(place: &str, bytes: usize, limit: usize) -> ProducerError {
     let place = place.to_owned();

@@ -11,7 +11,8 @@
 //!   those offsets
 //! - `known_partitions` knows the partitions in which the broker has the state of this producer;
 //!   `first_record` sends the first record to each of the other partitions
-//! - `headers` makes the headers of a record
+//! - `fragments` splits records that are larger than their topic accepts; `headers` makes the headers
+//!   of a record
 //! - `delivery` receives the delivery reports; `waiting` waits for them
 //! - `pace` limits the bytes in flight; `markers` determines the pause between a commit and the next
 //!   transaction
@@ -23,6 +24,7 @@ mod barriers;
 mod delivery;
 pub mod error;
 pub(crate) mod first_record;
+mod fragments;
 mod headers;
 pub(crate) mod known_partitions;
 pub mod log_end_offsets;
@@ -35,7 +37,7 @@ mod waiting;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use oplog_relay_core::format::fragment::{Fragment, cut};
+use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::state::PositionRecord;
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
@@ -45,7 +47,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic};
-use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::publish::error::PublishError;
 use crate::publish::log_end_offsets::Ends;
@@ -54,8 +55,8 @@ use crate::telemetry::latency::CommitTimes;
 use crate::publish::known_partitions::KnownPartitions;
 pub use crate::publish::single_record::send_single_record;
 use barriers::NextOffsets;
-use delivery::{DeliveryFailure, PublisherContext, too_large};
-use headers::{headers, headers_of};
+use delivery::{DeliveryFailure, PublisherContext, cannot_be_split, too_large};
+use headers::headers;
 use markers::MarkerWait;
 pub use pace::Pace;
 
@@ -90,9 +91,6 @@ pub const MAX_RECORD_BYTES: usize = 100 << 20;
 /// Number of bytes of a batch with one record, without the record's key, headers and value (Kafka's
 /// record batch of version 2: 61 and the lengths of its parts), with some to spare.
 pub(crate) const RECORD_OVERHEAD: usize = 256;
-/// Minimum number of bytes that a topic must leave for a value so that records can be split. A
-/// barrier must not be split, so there has to be room for a whole one.
-const LEAST_ROOM: usize = 1024;
 /// Default maximum number of bytes of a batch of several records.
 const BATCH_BYTES: usize = 1_000_000;
 /// Time to wait for delivery reports that may explain a failure.
@@ -306,58 +304,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends a record that [`Publisher::admit`] admitted, whole or in fragments.
-    #[inline]
-    fn send_record(&mut self, chunk: &Chunk, record: &EncodedRecord) -> Result<(), ProducerError> {
-        if self.oversize == Oversize::Split {
-            let room = self.room(chunk, record)?;
-            if record.value.len() > room {
-                return self.send_fragments(chunk, record, room);
-            }
-        }
-        self.send_part(chunk, record, &record.value, None)
-    }
-
-    /// Returns the number of bytes that a record's value may have in its topic. Compression could
-    /// allow a larger value, but its result is known too late.
-    fn room(&self, chunk: &Chunk, record: &EncodedRecord) -> Result<usize, ProducerError> {
-        let found = self.topics.get(record.topic.0);
-        let topic = found.ok_or_else(unknown_topic)?;
-        let key = record.key.as_ref().map_or(0, Range::len);
-        let headers =
-            headers_of(chunk, record).map(|header| header.name.len() + header.value.len());
-        let room = topic
-            .max_bytes
-            .saturating_sub(key + headers.sum::<usize>() + RECORD_OVERHEAD);
-        if room >= LEAST_ROOM || record.value.len() <= room {
-            return Ok(room);
-        }
-        let key = record.key.as_ref().map(|key| chunk.bytes(key));
-        let key = String::from_utf8_lossy(key.unwrap_or_default());
-        Err(EntryFault::NoRoom {
-            topic: topic.name.clone(),
-            limit: topic.max_bytes,
-            key: shorten(&key).to_owned(),
-        }
-        .into())
-    }
-
-    #[cold]
-    fn send_fragments(
-        &mut self,
-        chunk: &Chunk,
-        record: &EncodedRecord,
-        room: usize,
-    ) -> Result<(), ProducerError> {
-        for (index, part) in cut(record.value.clone(), room).enumerate() {
-            if index > 0 {
-                self.admit(record)?;
-            }
-            self.send_part(chunk, record, &part.value, Some(part.fragment))?;
-        }
-        Ok(())
-    }
-
     fn send_part(
         &mut self,
         chunk: &Chunk,
@@ -468,7 +414,11 @@ impl Publisher {
         // new session reads the new limit.
         let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
         if failure.is_size() && failure.bytes > limit {
-            return too_large(place, failure.bytes - RECORD_OVERHEAD, limit);
+            let bytes = failure.bytes - RECORD_OVERHEAD;
+            return match self.oversize {
+                Oversize::Stop => too_large(place, bytes, limit),
+                Oversize::Split => cannot_be_split(place, bytes, limit),
+            };
         }
         if failure.is_refusal() {
             let (place, source) = (place.clone(), error.clone());
@@ -569,15 +519,6 @@ pub fn transaction_timeout(options: &KafkaOptions) -> Duration {
 /// Returns the error for a record whose topic no chunk has announced, which is a bug in the encoder.
 const fn unknown_topic() -> ProducerError {
     ProducerError::Ended("the topic of a record is not in the topic table")
-}
-
-/// Returns the start of a text, for messages.
-fn shorten(text: &str) -> &str {
-    const SHOWN: usize = 100;
-    let end = (0..=SHOWN.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at));
-    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 fn is_full(error: &KafkaError) -> bool {

@@ -110,7 +110,7 @@ fn outages(setting: Setting, leadership: Option<Leadership>) -> Outages {
 }
 
 /// Waits until all sources have ended, and returns the exit code of the program. The first source
-/// that failed determines it, unless a signal ended the others.
+/// that failed determines it, unless a signal ended the program.
 async fn await_all(
     mut followers: JoinSet<Result<Outcome, ProducerError>>,
     setting: Setting,
@@ -126,6 +126,15 @@ async fn await_all(
             Err(error) => {
                 let code = report(&error);
                 failed.get_or_insert(code);
+                if !followers.is_empty() {
+                    // The program does not try it again by itself: after fencing, two programs would
+                    // fence each other in turn.
+                    tracing::warn!(
+                        still_followed = followers.len(),
+                        "a source has ended, and is followed again only when the program is started again; \
+                         the other sources are followed further"
+                    );
+                }
             }
         }
     }
@@ -159,5 +168,28 @@ fn status_of(sources: Vec<Arc<FollowedSource>>) -> http::Status {
 async fn log_failure(served: impl Future<Output = Result<(), http::HttpError>>) {
     if let Err(error) = served.await {
         tracing::error!(%error, "the HTTP server failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_was_fenced_determines_the_exit_code_when_the_others_have_ended() {
+        let setting = Setting {
+            sources: 2,
+            is_shared: false,
+            stalled_after: Duration::from_secs(60),
+        };
+        let mut followers = JoinSet::new();
+        followers.spawn(async {
+            Err(ProducerError::Fenced {
+                transactional_id: "cdc.eu".to_owned(),
+            })
+        });
+        followers.spawn(async { Ok(Outcome::Done) });
+        let ended = await_all(followers, setting, &Shutdown::manual()).await;
+        assert_eq!(ended.unwrap(), ExitCode::Fenced);
     }
 }

@@ -1,6 +1,6 @@
 //! The reasons why the saved state of a source cannot be used.
 
-use oplog_relay_core::filter::NamespaceFilter;
+use oplog_relay_core::filter::{FilterError, NamespaceFilter};
 use oplog_relay_core::position::{Position, PositionError};
 use oplog_relay_core::state::{SourceMode, SourceRecord, StateError};
 use oplog_relay_runtime::exit::ExitCode;
@@ -38,7 +38,7 @@ pub enum SavedError {
     #[error("cannot continue: the saved namespaces cannot be read: {reason}")]
     SavedNamespaces {
         /// The reason.
-        reason: String,
+        reason: FilterError,
     },
     /// The saved progress of a full sync cannot be read.
     #[error("cannot continue: the saved progress of a full sync cannot be read: {reason}")]
@@ -52,7 +52,7 @@ pub enum SavedError {
          select {filter}, which may include more. The topics of the added namespaces would start with \
          changes of documents that were never sent. Give the former namespaces; or accept the new ones \
          with --change-namespaces, and then request a copy of the added ones: oplog-producer full-sync \
-         --namespaces <added namespaces>"
+         --namespaces <added namespaces> (a source that is read through a change stream cannot be copied)"
     )]
     OtherNamespaces {
         /// The saved namespaces.

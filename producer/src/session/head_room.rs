@@ -21,9 +21,21 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two warnings while the position is in danger.
 const WARN_AGAIN: Duration = Duration::from_secs(600);
 
+/// The gauges while they are kept up to date. The end of the watch clears them: a dashboard would take
+/// the last reading for a present one.
+struct WatchedGauges(Arc<Metrics>);
+
+impl Drop for WatchedGauges {
+    fn drop(&mut self) {
+        self.0.set_oplog_window(None);
+    }
+}
+
 /// Reads the oplog window until the shutdown, sets the gauges, and warns while a position that is about
 /// to be lost can still be kept.
 pub(crate) async fn watch(origin: Arc<Origin>, metrics: Arc<Metrics>, shutdown: Shutdown) {
+    // The caller aborts this task, so only a destructor is certain to run.
+    let _gauges = WatchedGauges(Arc::clone(&metrics));
     let mut trend = WindowTrend::default();
     let mut warnings = Warnings::default();
     loop {

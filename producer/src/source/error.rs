@@ -1,5 +1,6 @@
 //! The reasons why a source cannot be used.
 
+use oplog_relay_core::topic::NameError;
 use oplog_relay_runtime::exit::ExitCode;
 
 /// The reason why a source cannot be used.
@@ -66,7 +67,7 @@ pub enum SourceError {
         /// The name.
         name: String,
         /// The rule that it breaks, as a predicate.
-        reason: String,
+        reason: NameError,
     },
     /// Documents cannot be looked up in a dump.
     #[error("documents can be looked up only on a live source: a dump has no documents")]

@@ -9,15 +9,16 @@ use oplog_relay_core::entry::Operation;
 use oplog_relay_core::position::Position;
 use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::metrics::{register_build_info, registered};
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
 use serde_json::{Value, json};
 
-use crate::encode::chunk::{Chunk, TransactionCounts};
+use crate::encode::chunk::Chunk;
+use crate::telemetry::counters::{CopyCounters, LookupCounters, TransactionCounters, TurnMetrics};
 use crate::telemetry::latency::{ChunkTimes, CommitTimes, Latency};
+use crate::telemetry::names::opts;
 use crate::telemetry::oplog_window::{KnownWindow, OplogGauges};
 use crate::telemetry::progress::Progress;
+use crate::telemetry::queue::QueuedBytes;
 
 /// Buckets of the commit duration, in seconds.
 const COMMIT_BUCKETS: [f64; 12] = [
@@ -185,14 +186,17 @@ impl Metrics {
         self.queue_records.set(in_flight.into());
     }
 
-    /// Counts encoded bytes that entered the queue to the publisher, or left it if negative.
-    pub fn queued(&self, bytes: i64) {
-        self.queue_bytes.add(bytes);
+    /// Counts encoded bytes that wait for the publisher, until the result is dropped.
+    #[must_use]
+    pub fn queued(&self, bytes: usize) -> QueuedBytes {
+        QueuedBytes::add(&self.queue_bytes, bytes)
     }
 
     /// Counts a Kafka transaction that was committed.
     pub fn committed(&self, position: Position, wall: i64, caught_up: bool, took: Duration) {
         self.commits.inc();
+        // A commit waits for the delivery of all records.
+        self.queue_records.set(0);
         self.commit_seconds.observe(took.as_secs_f64());
         self.position.set(f64::from(position.ts.seconds));
         // The time is unknown until the session has sent an entry.
@@ -260,9 +264,10 @@ impl Metrics {
         self.moves.load(Ordering::Relaxed)
     }
 
-    /// Notes that a session has ended. Until the next one, it is unknown whether the source has
-    /// further entries.
+    /// Notes that a session has ended, and with it the client whose records waited for the broker. Until
+    /// the next one, it is unknown whether the source has further entries.
     pub fn interrupted(&self) {
+        self.queue_records.set(0);
         self.caught_up.store(false, Ordering::Relaxed);
         self.refresh();
     }
@@ -376,179 +381,5 @@ impl Metrics {
     }
 }
 
-/// Whether this instance follows the source, and the sessions in which it did.
-#[derive(Debug)]
-struct TurnMetrics {
-    active: IntGauge,
-    sessions: IntCounter,
-}
-
-impl TurnMetrics {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let active = opts(
-            "active",
-            "1 while this instance follows the source, 0 while it stands by or has ended.",
-        );
-        let sessions = opts(
-            "sessions_total",
-            "Sessions opened. A retry after a failure opens another one.",
-        );
-        Ok(Self {
-            active: registered(registry, IntGauge::with_opts(active)?)?,
-            sessions: registered(registry, IntCounter::with_opts(sessions)?)?,
-        })
-    }
-}
-
-/// Counters of the documents that full syncs have read.
-#[derive(Debug)]
-struct CopyCounters {
-    documents: IntCounter,
-    bytes: IntCounter,
-}
-
-impl CopyCounters {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let documents = opts(
-            "full_sync_documents_total",
-            "Documents that a full sync has read and handed to Kafka.",
-        );
-        let bytes = opts(
-            "full_sync_bytes_total",
-            "Bytes of the documents that a full sync has read and handed to Kafka.",
-        );
-        Ok(Self {
-            documents: registered(registry, IntCounter::with_opts(documents)?)?,
-            bytes: registered(registry, IntCounter::with_opts(bytes)?)?,
-        })
-    }
-}
-
-/// Counters of the documents that were looked up.
-#[derive(Debug)]
-struct LookupCounters {
-    found: IntCounter,
-    gone: IntCounter,
-    found_before: IntCounter,
-    missing_before: IntCounter,
-}
-
-impl LookupCounters {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let lookups = opts(
-            "lookups_total",
-            "Changes whose document was looked up on the source, by result.",
-        );
-        let lookups = registered(registry, IntCounterVec::new(lookups, &["result"])?)?;
-        Ok(Self {
-            found: lookups.with_label_values(&["found"]),
-            gone: lookups.with_label_values(&["gone"]),
-            found_before: lookups.with_label_values(&["found_before"]),
-            missing_before: lookups.with_label_values(&["missing_before"]),
-        })
-    }
-}
-
-/// Counters of the source's transactions, by outcome.
-#[derive(Debug)]
-struct TransactionCounters {
-    by_outcome: IntCounterVec,
-    operations: IntCounter,
-}
-
-impl TransactionCounters {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let ended = opts(
-            "transactions_total",
-            "Transactions of the source that ended, by outcome. An incomplete transaction was \
-             skipped, because the stream started after its first entries.",
-        );
-        let operations = opts(
-            "transaction_operations_total",
-            "Operations unpacked from applyOps entries.",
-        );
-        let operations = IntCounter::with_opts(operations)?;
-        Ok(Self {
-            by_outcome: registered(registry, IntCounterVec::new(ended, &["outcome"])?)?,
-            operations: registered(registry, operations)?,
-        })
-    }
-
-    fn add(&self, counts: TransactionCounts) {
-        for (outcome, count) in [
-            ("committed", counts.committed),
-            ("aborted", counts.aborted),
-            ("incomplete", counts.incomplete),
-        ] {
-            self.by_outcome.with_label_values(&[outcome]).inc_by(count);
-        }
-        self.operations.inc_by(counts.operations);
-    }
-}
-
-pub(super) fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(format!("oplog_producer_{name}"), help)
-}
-
 #[cfg(test)]
-mod tests {
-    use oplog_relay_core::position::Timestamp;
-
-    use super::*;
-    use crate::encode::chunk::Counts;
-
-    #[test]
-    fn lag_and_position_are_those_of_the_checkpoint_until_something_is_committed() {
-        let metrics = Metrics::new().unwrap();
-        assert!(metrics.lag.get().is_nan());
-        assert!(metrics.status("rs0")["lag_seconds"].is_null());
-        metrics.resumed(None);
-        assert_eq!(metrics.lag_seconds(), None);
-
-        let now = u32::try_from(now_ms() / 1000).unwrap();
-        let position = Position {
-            ts: Timestamp::new(now - 3600, 1),
-            term: 1,
-            ord: 0,
-        };
-        metrics.resumed(Some(position));
-        assert_eq!(metrics.position(), Some(position));
-        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
-        assert!(metrics.lag.get() >= 3600.0);
-        // A commit that only repeats the position does not change the lag.
-        metrics.committed(position, 0, false, Duration::ZERO);
-        assert!(metrics.lag_seconds().unwrap() >= 3600.0);
-
-        metrics.caught_up();
-        assert_eq!(metrics.lag_seconds(), Some(0.0));
-        // After the session has ended, it is unknown whether the source has further entries.
-        metrics.interrupted();
-        assert!(!metrics.caught_up.load(Ordering::Relaxed));
-        assert!(metrics.lag_seconds().unwrap() < 3600.0);
-    }
-
-    #[test]
-    fn transactions_are_counted_by_outcome() {
-        let metrics = Metrics::new().unwrap();
-        let transactions = TransactionCounts {
-            committed: 4,
-            aborted: 3,
-            incomplete: 2,
-            operations: 9,
-        };
-        let chunk = Chunk {
-            counts: Counts {
-                transactions,
-                ..Counts::default()
-            },
-            ..Chunk::default()
-        };
-        metrics.sent(&chunk, 0);
-        let of = |outcome| {
-            let ended = &metrics.transactions.by_outcome;
-            ended.with_label_values(&[outcome]).get()
-        };
-        assert_eq!(["committed", "aborted", "incomplete"].map(of), [4, 3, 2]);
-        assert_eq!(metrics.transactions.operations.get(), 9);
-    }
-}
+mod tests;

@@ -2,14 +2,18 @@
 //!
 //! # Modules
 //!
-//! - `metrics` has the metrics
+//! - `metrics` has the metrics; `counters` has those of one subject, `queue` the bytes that wait for
+//!   the publisher, and `names` their names
 //! - `latency` has the histogram of the parts of an entry's way
 //! - `oplog_window` has the gauges of the source's oplog
 //! - `progress` has the progress of a full sync
 //! - `status` shows the progress of the stream
 
+mod counters;
 pub mod latency;
 pub mod metrics;
+mod names;
 pub mod oplog_window;
 pub mod progress;
+pub mod queue;
 pub mod status;

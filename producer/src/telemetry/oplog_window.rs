@@ -8,7 +8,7 @@ use oplog_relay_runtime::metrics::registered;
 use prometheus::{GaugeVec, Registry};
 use serde_json::{Value, json};
 
-use super::metrics::opts;
+use super::names::opts;
 use crate::oplog_window::OplogWindow;
 
 /// What is known about the oplog of the source.

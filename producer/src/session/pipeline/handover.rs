@@ -4,6 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::encode::chunk::Chunk;
 use crate::error::ProducerError;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::queue::QueuedBytes;
 
 /// Maximum number of chunks that wait for the publisher.
 const QUEUE_CHUNKS: usize = 2;
@@ -15,7 +17,7 @@ const QUEUE_BYTES: usize = 48 << 20;
 /// The encoder's end of the queues.
 #[derive(Debug)]
 pub struct Handover {
-    full: SyncSender<Chunk>,
+    full: SyncSender<QueuedChunk>,
     empty: Receiver<Returned>,
     /// Empty chunks for reuse.
     spare: Vec<Chunk>,
@@ -26,8 +28,16 @@ pub struct Handover {
 /// The publisher's end of the queues.
 #[derive(Debug)]
 pub struct Intake {
-    pub(crate) full: Receiver<Chunk>,
+    pub(super) full: Receiver<QueuedChunk>,
     empty: Sender<Returned>,
+}
+
+/// A chunk that waits for the publisher.
+#[derive(Debug)]
+pub(super) struct QueuedChunk {
+    pub(super) chunk: Chunk,
+    /// Counts the chunk until the publisher takes it, or until it is dropped with a session that failed.
+    pub(super) bytes: QueuedBytes,
 }
 
 /// A chunk that the publisher returns.
@@ -72,15 +82,18 @@ impl Handover {
     ///
     /// # Errors
     /// [`ProducerError::Ended`] if the publisher has ended.
-    pub fn hand_over(&mut self, chunk: &mut Chunk) -> Result<(), ProducerError> {
+    pub fn hand_over(&mut self, chunk: &mut Chunk, metrics: &Metrics) -> Result<(), ProducerError> {
         let gone = || ProducerError::Ended("the publisher ended");
         while let Ok(returned) = self.empty.try_recv() {
             self.take_back(returned);
         }
         let next = self.spare.pop().unwrap_or_default();
         let bytes = chunk.arena.len();
-        let sent = self.full.send(std::mem::replace(chunk, next));
-        sent.map_err(|_| gone())?;
+        let queued = QueuedChunk {
+            chunk: std::mem::replace(chunk, next),
+            bytes: metrics.queued(bytes),
+        };
+        self.full.send(queued).map_err(|_| gone())?;
         self.unreturned_bytes += bytes;
         while self.unreturned_bytes > QUEUE_BYTES {
             let returned = self.empty.recv().map_err(|_| gone())?;
@@ -107,6 +120,43 @@ impl Intake {
     /// Returns the chunks that were handed over, until the encoder's end is dropped.
     #[cfg(test)]
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
-        self.full.iter()
+        self.full.iter().map(|queued| queued.chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_wait_until_the_publisher_takes_them_or_a_session_that_failed_drops_them() {
+        let metrics = Metrics::new().unwrap();
+        let waiting = || {
+            let families = metrics.registry.gather();
+            let mut found = families
+                .iter()
+                .filter(|family| family.name() == "oplog_producer_queue_bytes");
+            found.next().unwrap().get_metric()[0]
+                .get_gauge()
+                .get_value()
+        };
+        let chunk = || Chunk {
+            arena: vec![0; 7],
+            ..Chunk::default()
+        };
+        let Queues {
+            mut handover,
+            intake,
+        } = queues();
+        handover.hand_over(&mut chunk(), &metrics).unwrap();
+        handover.hand_over(&mut chunk(), &metrics).unwrap();
+        assert!((waiting() - 14.0).abs() < 0.1, "{}", waiting());
+        drop(intake.full.recv().unwrap());
+        assert!((waiting() - 7.0).abs() < 0.1, "{}", waiting());
+        drop(intake);
+        let refused = handover.hand_over(&mut chunk(), &metrics);
+        assert!(matches!(refused, Err(ProducerError::Ended(_))));
+        drop(handover);
+        assert!(waiting().abs() < 0.1, "{}", waiting());
     }
 }

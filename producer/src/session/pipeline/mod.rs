@@ -33,6 +33,7 @@ use crate::encode::chunk::{Chunk, HandedOver, Signal};
 use crate::error::ProducerError;
 use crate::publish::Publisher;
 use crate::session::pipeline::claimed::ClaimCheck;
+use crate::session::pipeline::handover::QueuedChunk;
 use crate::session::pipeline::progress::Progress;
 use crate::session::pipeline::schedule::{Circumstances, Schedule};
 use crate::session::pipeline::silence::Silence;
@@ -60,8 +61,7 @@ pub fn encode(
             received,
             encoded: Instant::now(),
         });
-        metrics.queued(i64::try_from(chunk.arena.len()).unwrap_or(0));
-        handover.hand_over(chunk)
+        handover.hand_over(chunk, metrics)
     };
     let begun = encoder.begin(&mut chunk, &mut hand_on);
     let result = loop {
@@ -232,7 +232,8 @@ impl<'p> PublishLoop<'p> {
         loop {
             self.health.beat();
             match intake.full.recv_timeout(self.patience()) {
-                Ok(chunk) => {
+                Ok(QueuedChunk { chunk, bytes }) => {
+                    drop(bytes);
                     if let Some(silence) = &mut self.silence {
                         silence.end(self.metrics);
                     }
@@ -265,8 +266,6 @@ impl<'p> PublishLoop<'p> {
     }
 
     fn take(&mut self, chunk: &Chunk) -> Result<(), ProducerError> {
-        self.metrics
-            .queued(-i64::try_from(chunk.arena.len()).unwrap_or(0));
         self.publisher.send(chunk)?;
         self.claims.take(chunk);
         self.metrics.sent(chunk, self.publisher.in_flight());

@@ -7,8 +7,8 @@ use oplog_relay_core::json::parse_document;
 use oplog_relay_core::state::{CopyKind, CopyRecord, CopyStage, STATE_VERSION, State};
 use serde::Serialize;
 
+use super::listing::{CollectionSize, Listed};
 use super::range::Range;
-use super::reader::{CollectionSize, Listed};
 use crate::source::Save;
 
 /// Approximate number of bytes of documents per read.

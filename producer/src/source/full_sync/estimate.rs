@@ -9,8 +9,9 @@ use oplog_relay_runtime::mongo::{REPLY_LIMIT, in_time};
 use tokio::task::JoinSet;
 
 use super::copies::Copy;
+use super::listing::number;
 use super::range::split;
-use super::reader::{SourceReader, number};
+use super::reader::SourceReader;
 use super::{Options, window};
 use crate::error::ProducerError;
 use crate::position_lost::Gap;

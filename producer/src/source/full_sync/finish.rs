@@ -7,7 +7,7 @@ use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::CopyKind;
 
 use super::copies::Copy;
-use super::reader::Listed;
+use super::listing::Listed;
 use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::full_sync::interleave::Interleaving;

@@ -38,7 +38,8 @@
 //! - `interleave` puts the tail and the reads into one order
 //! - `copies` has the collections that are still to be copied; `range` has their ranges of `_id`,
 //!   and `names` their names at the position of the tail
-//! - `reader` sends the queries; `capped` reads capped collections
+//! - `reader` sends the queries for documents, `listing` those for the collections, and `ids` those for
+//!   the ends of ranges; `capped` reads capped collections
 //! - `finish` ends a copy with its indexes and views
 //! - `requests` takes requests for copies while the stream runs; `rejected` has the reasons why a
 //!   request is rejected
@@ -48,7 +49,9 @@ mod capped;
 mod copies;
 mod estimate;
 mod finish;
+mod ids;
 pub(crate) mod interleave;
+mod listing;
 mod names;
 mod range;
 mod reader;
@@ -73,7 +76,8 @@ use crate::telemetry::metrics::Metrics;
 
 pub use crate::source::full_sync::interleave::Interleaving;
 pub use copies::{Copies, Copy, parse_filter};
-pub use reader::{Listed, SourceReader};
+pub use listing::Listed;
+pub use reader::SourceReader;
 
 use estimate::Estimate;
 

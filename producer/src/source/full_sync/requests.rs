@@ -9,7 +9,7 @@ use oplog_relay_runtime::mongo::is_transient;
 
 use super::copies::{Copy, parse_filter};
 use super::estimate::Estimate;
-use super::reader::Listed;
+use super::listing::Listed;
 use crate::error::ProducerError;
 use crate::position_lost::Gap;
 use crate::saved::checkpoint::Requests;
@@ -156,7 +156,8 @@ impl Interleaving {
     async fn wanted(&self, request: &RequestRecord) -> Result<Wanted, ProducerError> {
         let unreadable = |reason| RequestRejected::Unreadable { reason };
         let patterns = request.namespaces.iter().map(String::as_str);
-        let wanted = NamespaceFilter::new(patterns, []).map_err(unreadable)?;
+        let wanted = NamespaceFilter::new(patterns, []);
+        let wanted = wanted.map_err(|error| unreadable(error.to_string()))?;
         let query = request.filter.as_deref().map(parse_filter).transpose();
         let query = query.map_err(unreadable)?;
         let mut listed = self.sync.source.list(&self.sync.filter).await?;

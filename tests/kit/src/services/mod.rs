@@ -43,7 +43,7 @@ pub use ferretdb::{FerretDb, FerretDbOptions};
 pub use kafka::{Kafka, KafkaLine, KafkaOptions, java_partitions, run_java};
 pub use port::Port;
 pub use process::peak_kib;
-pub use program::Program;
+pub use program::{Program, binary};
 pub use python::python_with;
 pub use standing::{Standing, StandingPorts, StandingState};
 pub use wait::{wait_for, wait_until, wait_until_async};

@@ -145,7 +145,10 @@ impl Program {
 
 /// Finds a program in the directory `OPLOG_RELAY_BIN_DIR`, or, if this is not set, beside the running
 /// test in `target/<profile>/`.
-fn binary(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// An error if it is not there.
+pub fn binary(name: &str) -> Result<PathBuf> {
     let mut folders = Vec::new();
     if let Some(folder) = std::env::var_os("OPLOG_RELAY_BIN_DIR") {
         folders.push(PathBuf::from(folder));
