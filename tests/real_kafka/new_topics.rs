@@ -7,7 +7,7 @@ use oplog_relay_kit::services::wait_until;
 use crate::made::Made;
 use crate::topics::{LIMIT, Topics};
 
-/// The Kafka client of the replay would find the topic only after an hour. The replay learns of it from
+/// The Kafka client of the replay would find the topic only after 15 minutes. The replay learns of it from
 /// the producer's state topic.
 #[test]
 fn a_new_topic_is_read_at_once() -> Result<()> {
@@ -15,8 +15,8 @@ fn a_new_topic_is_read_at_once() -> Result<()> {
     made.insert("s.a", 1, 1)?;
     let topics = Topics::carry("new-topics", &made.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
-    let hour = "--kafka-option=topic.metadata.refresh.interval.ms=3600000";
-    let mut replay = topics.start(&target, "new-topics", &[hour])?;
+    let seldom = "--kafka-option=topic.metadata.refresh.interval.ms=900000";
+    let mut replay = topics.start(&target, "new-topics", &[seldom])?;
     let written = |ns: &str| {
         wait_until(ns, LIMIT, || target.model().state().contains_key(ns))
             .with_context(|| replay.stderr_text().unwrap_or_default())
