@@ -129,8 +129,7 @@ pub enum EntryFault {
     /// A record is larger than its topic accepts, and must stay whole.
     #[error(
         "a record of {bytes} bytes for {place} is larger than its topic accepts ({limit} bytes), and it cannot \
-         be split, because it is a barrier of a command or part of the saved state: raise max.message.bytes \
-         of the topic"
+         be split, because it is a record of the saved state: raise max.message.bytes of the topic"
     )]
     CannotBeSplit {
         /// Topic and partition of the record.

@@ -135,37 +135,6 @@ fn entries_larger_than_the_topic_takes_reach_the_target_in_fragments() -> Result
     Ok(())
 }
 
-/// A barrier takes one offset, from which that of its command follows, and Kafka would keep only the last
-/// fragment of a record in the state topic.
-#[test]
-fn barriers_and_the_saved_state_are_never_split() -> Result<()> {
-    let name = format!("s.{}", "a".repeat(230));
-    let mut made = Made::default();
-    made.create(&name, 1)?;
-    made.insert(&name, 1, 1)?;
-    made.rename(&name, 1, &format!("s.{}", "b".repeat(230)))?;
-    let split = ["--oversize=split"];
-    let refused = |topics: &Topics, topic: &str| -> Result<()> {
-        let message = format!("for {topic}[0] is larger than its topic accepts");
-        topics.produce_to_code(&made.oplog()?, &split, (6, &message))?;
-        topics.produce_to_code(&made.oplog()?, &split, (6, "it cannot be split"))
-    };
-    // The barrier of the rename contains four long names, so it needs more than the kilobyte in which
-    // fragments are possible.
-    let topics = Topics::none("b")?;
-    let topic = format!("b.{name}");
-    topics.create_topic(&topic, &["retention.ms=-1", "max.message.bytes=1330"])?;
-    refused(&topics, &topic)?;
-
-    let topics = Topics::none("small-state")?;
-    let topic = "__small-state.state.golden";
-    let create = ["--create", "--topic", topic, "--partitions", "1"];
-    let settings = ["cleanup.policy=compact", "max.message.bytes=300"];
-    let settings = settings.map(|setting| ["--config", setting]);
-    topics.tool("kafka-topics", &[&create[..], &settings.concat()].concat())?;
-    refused(&topics, topic)
-}
-
 /// A frame has no more entries than fit into the limit of its topic, however small they are.
 #[test]
 fn frames_of_small_entries_keep_to_the_limit_of_their_topic() -> Result<()> {
