@@ -39,10 +39,7 @@ fn a_quota_slows_a_producer_down_and_does_not_stop_it() -> Result<()> {
     ];
     let begun = Instant::now();
     topics.produce(&made.oplog()?, &flags)?;
-    ensure!(
-        begun.elapsed() > THROTTLED,
-        "the quota had no effect"
-    );
+    ensure!(begun.elapsed() > THROTTLED, "the quota had no effect");
     let target = ModelServer::start(Model::default())?;
     topics.replay(&target, "quota", 1, &[])?;
     ensure!(state(&target) == made.expected()?.state());
