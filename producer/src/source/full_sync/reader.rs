@@ -66,7 +66,8 @@ impl SourceReader {
 
     /// Returns the next documents of a query on `_id`, in the order of `_id`. The read includes
     /// every write up to the time `from`. There may be fewer documents than `limit`: a server ends
-    /// a reply before a document for which it has no room ([`Batch::is_cut`]).
+    /// a reply before a document for which it has no room
+    /// ([`Batch::is_cut`](crate::source::Batch::is_cut)).
     ///
     /// # Errors
     /// [`ProducerError::Source`].
