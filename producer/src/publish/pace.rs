@@ -5,10 +5,14 @@
 //! commit. So the bytes in flight are limited to what the broker accepts within a part of the timeout,
 //! and chunks are no larger, because a commit follows whole chunks. A broker may be slow because of a
 //! quota or the network.
+//!
+//! A broker with a quota accepts a burst at full speed and then nothing for seconds, so the rate of the
+//! burst says nothing about the next seconds. For this reason the limit stays below the one with which a
+//! transaction expired, and comes back to it only slowly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The transaction timeout divided by this is the time that delivering the bytes in flight may
 /// take. The rest is for the time until a commit is due, one more chunk, and the commit itself.
@@ -21,12 +25,16 @@ const LEAST_BYTES: u64 = 64 << 10;
 const MOST_BYTES: u64 = 48 << 20;
 /// Smallest upper bound of one of several sources.
 const LEAST_SHARE: u64 = 2 << 20;
+/// Number of transaction timeouts after which the upper bound that an expired transaction has set is
+/// doubled, so that attempts with a higher limit cost at most about a tenth of the time.
+const TIMEOUTS_UNTIL_DOUBLED: u32 = 10;
 
 /// A limit of the bytes in flight. Clones share it; it outlives sessions.
 #[derive(Debug, Clone)]
 pub struct Pace {
     bytes: Arc<AtomicU64>,
     sample: Arc<Mutex<Sample>>,
+    ceiling: Arc<Mutex<Option<Ceiling>>>,
     /// Maximum time for delivering everything in flight.
     time: Duration,
     /// Upper bound of the limit.
@@ -41,6 +49,27 @@ struct Sample {
     waited: Duration,
 }
 
+/// Upper bound of the limit after a transaction has expired.
+#[derive(Debug, Clone, Copy)]
+struct Ceiling {
+    bytes: u64,
+    set: Instant,
+    /// Time until it is doubled.
+    holds: Duration,
+}
+
+impl Ceiling {
+    /// Returns the bound at a later time.
+    fn at(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.set).as_micros();
+        let doubled = age / self.holds.as_micros().max(1);
+        let doubled = u32::try_from(doubled)
+            .unwrap_or(u32::MAX)
+            .min(u64::BITS / 2);
+        self.bytes << doubled
+    }
+}
+
 impl Pace {
     /// Creates the pace of transactions with the given timeout.
     #[must_use]
@@ -48,6 +77,7 @@ impl Pace {
         Self {
             bytes: Arc::new(AtomicU64::new(FIRST_BYTES)),
             sample: Arc::default(),
+            ceiling: Arc::default(),
             time: timeout / PART,
             most: MOST_BYTES,
         }
@@ -95,10 +125,16 @@ impl Pace {
         self.judge(&mut sample);
     }
 
-    /// Lowers the limit after a transaction that was aborted at half of its timeout or later.
-    /// Returns the new limit.
+    /// Lowers the limit after a transaction that was aborted at half of its timeout or later, and
+    /// keeps it there for a while. Returns the new limit.
     pub(crate) fn expired(&self) -> u64 {
         let bytes = (self.bytes() / 2).max(LEAST_BYTES);
+        let ceiling = Ceiling {
+            bytes,
+            set: Instant::now(),
+            holds: self.time * PART * TIMEOUTS_UNTIL_DOUBLED,
+        };
+        *self.ceiling.lock().unwrap_or_else(PoisonError::into_inner) = Some(ceiling);
         self.set(bytes);
         bytes
     }
@@ -125,7 +161,9 @@ impl Pace {
     }
 
     fn set(&self, bytes: u64) {
-        let bytes = bytes.clamp(LEAST_BYTES, self.most);
+        let ceiling = *self.ceiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let ceiling = ceiling.map_or(self.most, |ceiling| ceiling.at(Instant::now()));
+        let bytes = bytes.min(ceiling).clamp(LEAST_BYTES, self.most);
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 }
@@ -200,5 +238,38 @@ mod tests {
             pace.expired();
         }
         assert_eq!(pace.clone().bytes(), LEAST_BYTES);
+    }
+
+    #[test]
+    fn a_burst_does_not_raise_the_limit_above_the_one_that_an_expired_transaction_left() {
+        let pace = Pace::new(TIMEOUT);
+        assert_eq!(settle(&pace, 100_000_000), MOST_BYTES);
+        assert_eq!(pace.expired(), MOST_BYTES / 2);
+        assert_eq!(settle(&pace, 100_000_000), MOST_BYTES / 2);
+        // A lower rate still lowers it, and the bound does not keep it there.
+        assert_eq!(settle(&pace, 100_000), 500_000);
+        assert_eq!(settle(&pace, 100_000_000), MOST_BYTES / 2);
+    }
+
+    #[test]
+    fn the_bound_of_an_expired_transaction_is_doubled_every_ten_timeouts() {
+        let set = Instant::now();
+        let holds = TIMEOUT * TIMEOUTS_UNTIL_DOUBLED;
+        let ceiling = Ceiling {
+            bytes: 100,
+            set,
+            holds,
+        };
+        let just_before = holds - Duration::from_millis(1);
+        for (age, expected) in [
+            (Duration::ZERO, 100),
+            (just_before, 100),
+            (holds, 200),
+            (holds * 3, 800),
+        ] {
+            assert_eq!(ceiling.at(set + age), expected, "{age:?}");
+        }
+        // Neither a long time nor a large bound overflows.
+        assert!(ceiling.at(set + holds * 1000) >= MOST_BYTES);
     }
 }
