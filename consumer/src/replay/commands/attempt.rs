@@ -96,6 +96,14 @@ impl MongoSink {
                 if code == Some(done::TAKEN) {
                     self.check_options(db, command, ran).await?;
                 }
+                if code == Some(done::SHARD_KEY_INDEX) {
+                    tracing::warn!(
+                        ns = ran.ns,
+                        entry = %ran.id,
+                        "keeping an index that the source dropped, because the target needs it for the \
+                         shard key of the collection"
+                    );
+                }
                 if code.is_some_and(|code| done::INDEX_TAKEN.contains(&code)) {
                     let Some(rest) = self.missing_indexes(command, execution).await? else {
                         return Ok(Attempt::Done);

@@ -26,8 +26,7 @@ pub enum CommandFailure {
     },
     /// The target has another index of the same name or key.
     #[error(
-        "entry {entry} creates the index {wanted} on {ns}, but the target has the index {found}: drop \
-         that index on the target and restart"
+        "entry {entry} creates the index {wanted} on {ns}, but the target has the index {found}: {advice}"
     )]
     OtherIndex {
         /// The entry.
@@ -38,6 +37,8 @@ pub enum CommandFailure {
         wanted: String,
         /// The definition of the index on the target.
         found: String,
+        /// What the operator can do.
+        advice: &'static str,
     },
     /// The target has a collection of that name with other options.
     #[error(

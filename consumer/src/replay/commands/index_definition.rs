@@ -1,6 +1,7 @@
 //! Compares the indexes that a command would create with those that exist on the target.
 
 use mongodb::bson::{Bson, Document, doc};
+use oplog_relay_core::namespace::Namespace;
 use oplog_relay_runtime::mongo::{error_code, is_set, is_transient};
 
 use crate::error::ConsumerError;
@@ -13,6 +14,10 @@ use crate::replay::sink::MongoSink;
 /// Fields of an index that are not compared: a server adds them, they do not change the definition,
 /// or the replay withholds them.
 const IGNORED_FIELDS: [&str; 4] = ["v", "ns", "background", "expireAfterSeconds"];
+
+const DROP_INDEX: &str = "drop that index on the target and restart";
+const REPLACE_SHARD_KEY_INDEX: &str = "it serves the shard key of the collection; create another index \
+                                       that begins with the shard key, drop this one, and restart";
 
 /// Fields of an index that are flags: a number counts as a boolean.
 const FLAGS: [&str; 4] = ["unique", "sparse", "hidden", "prepareUnique"];
@@ -55,13 +60,28 @@ impl MongoSink {
                 continue;
             };
             if definition(index, made_non_unique) != definition(spec, made_non_unique) {
-                return Err(CommandFailure::OtherIndex {
-                    entry: ran.id,
-                    ns: ran.ns.clone(),
-                    wanted: spec.to_string(),
-                    found: index.to_string(),
+                let serves_shard_key = self.serves_shard_key(db, &name, index).await?;
+                if !(serves_shard_key && is_renamed(index, spec, made_non_unique)) {
+                    return Err(CommandFailure::OtherIndex {
+                        entry: ran.id,
+                        ns: ran.ns.clone(),
+                        wanted: spec.to_string(),
+                        found: index.to_string(),
+                        advice: match serves_shard_key {
+                            true => REPLACE_SHARD_KEY_INDEX,
+                            false => DROP_INDEX,
+                        },
+                    }
+                    .into());
                 }
-                .into());
+                tracing::info!(
+                    ns = ran.ns,
+                    entry = %ran.id,
+                    wanted = spec.get_str("name").unwrap_or_default(),
+                    found = index.get_str("name").unwrap_or_default(),
+                    "the index of the shard key has the definition of an index of the source, so that \
+                     index is not created under its own name"
+                );
             }
             self.postpone_expiry(db, &name, index).await?;
         }
@@ -70,6 +90,22 @@ impl MongoSink {
         }
         wanted.insert("indexes", missing);
         Ok(Some(wanted))
+    }
+
+    /// Returns true if an index of the target has exactly the fields of its collection's shard key, as
+    /// the index that a cluster creates when it shards a collection.
+    async fn serves_shard_key(
+        &self,
+        db: &str,
+        collection: &str,
+        index: &Document,
+    ) -> Result<bool, ConsumerError> {
+        let ns = Namespace { db, collection }.to_string();
+        let shard_key = self.shard_key_of(&ns).await?;
+        let key = index.get_document("key").ok();
+        Ok(shard_key
+            .zip(key)
+            .is_some_and(|(shard_key, key)| shard_key.is_key_of_index(key)))
     }
 
     /// Returns the definitions of the indexes of a collection that exists.
@@ -189,6 +225,16 @@ fn key(index: &Document) -> Vec<Bson> {
     fields
         .map(|(name, direction)| Bson::from(vec![Bson::from(name.as_str()), number(direction)]))
         .collect()
+}
+
+/// Returns true if two indexes differ only in their names.
+fn is_renamed(index: &Document, spec: &Document, made_non_unique: bool) -> bool {
+    let unnamed = |index: &Document| {
+        let mut definition = definition(index, made_non_unique);
+        definition.remove("name");
+        definition
+    };
+    unnamed(index) == unnamed(spec)
 }
 
 /// Returns the fields that define an index, by name, in a form that can be compared. `unique` is

@@ -1,6 +1,6 @@
 //! The shard key of a collection: its values in a document, and the updates that may change them.
 
-use mongodb::bson::Document as Bson;
+use mongodb::bson::{Bson as Value, Document as Bson};
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
 use crate::replay::plan::{Action, Routing, is_zero};
@@ -11,6 +11,8 @@ use crate::replay::plan::{Action, Routing, is_zero};
 pub(crate) struct ShardKey {
     /// The paths of its fields, without `_id`. A hashed field is routed by its value too.
     paths: Vec<String>,
+    /// The key of the index with which a cluster serves the shard key, by [`key_text`].
+    index: String,
     /// True if the collection has a collation of its own.
     has_collation: bool,
 }
@@ -22,8 +24,14 @@ impl ShardKey {
         let paths: Vec<String> = fields.cloned().collect();
         (!paths.is_empty() || has_collation).then_some(Self {
             paths,
+            index: key_text(pattern),
             has_collation,
         })
+    }
+
+    /// Returns true if an index with this key has exactly the fields of the shard key.
+    pub(crate) fn is_key_of_index(&self, key: &Bson) -> bool {
+        self.index == key_text(key)
     }
 
     /// Returns true if the collection has a collation of its own.
@@ -133,6 +141,18 @@ impl ShardKey {
     }
 }
 
+/// Returns the fields of an index key with their directions, in order. Servers and drivers write the
+/// directions as numbers of different types.
+fn key_text(key: &Bson) -> String {
+    let fields = key.iter().map(|(path, direction)| match direction {
+        Value::Int32(number) => format!("{path}_{number}"),
+        Value::Int64(number) => format!("{path}_{number}"),
+        Value::Double(number) => format!("{path}_{number}"),
+        other => format!("{path}_{}", other.as_str().unwrap_or_default()),
+    });
+    fields.collect::<Vec<_>>().join("_")
+}
+
 /// Returns the value at a path. A path cannot lead through an array, because servers accept none in a
 /// shard key.
 fn value_at<'d>(document: Document<'d>, path: &str) -> Result<Option<Element<'d>>, Malformed> {
@@ -173,6 +193,22 @@ mod tests {
         let document = bytes(&doc! { "_id": 7, "a": 2 });
         let values = key.values_of(Document::new(&document).unwrap()).unwrap();
         assert_eq!(values, bytes(&doc! { "a": 2 }));
+    }
+
+    #[test]
+    fn an_index_has_the_fields_of_the_shard_key_whatever_the_type_of_its_directions() {
+        let key = key(&doc! { "a": 1, "b": "hashed" });
+        assert!(key.is_key_of_index(&doc! { "a": 1.0, "b": "hashed" }));
+        assert!(key.is_key_of_index(&doc! { "a": 1_i64, "b": "hashed" }));
+        for other in [
+            doc! { "a": 1 },
+            doc! { "a": 1, "b": 1 },
+            doc! { "a": -1, "b": "hashed" },
+            doc! { "b": "hashed", "a": 1 },
+            doc! { "a": 1, "b": "hashed", "c": 1 },
+        ] {
+            assert!(!key.is_key_of_index(&other), "{other}");
+        }
     }
 
     #[test]

@@ -10,6 +10,14 @@ fn key_of(scene: &Scene) -> Option<String> {
     model.shard_key("db.c").map(ToString::to_string)
 }
 
+/// Returns the names of the indexes of the collection.
+fn indexes(scene: &Scene) -> Vec<String> {
+    let described = &scene.server.model().collections()["db"][0];
+    let indexes = described.get_array("indexes").into_iter().flatten();
+    let names = indexes.filter_map(|index| index.as_document()?.get_str("name").ok());
+    names.map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn a_collection_is_sharded_at_its_creation_and_after_a_drop() -> Result<()> {
     let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
@@ -95,5 +103,39 @@ async fn a_target_without_the_command_that_shards_a_collection_is_refused() -> R
     scene.rewind(0);
     scene.done(&[CREATE]).await?;
     assert!(key_of(&scene).is_some());
+    Ok(())
+}
+
+/// The cluster creates an index of the shard key when it shards a collection.
+#[tokio::test]
+async fn an_index_of_the_source_on_the_shard_key_is_the_index_of_the_cluster() -> Result<()> {
+    let flag = r#"--shard-collections=db.c={"k":1}"#;
+    let insert = ("i", 1, r#"{"_id":1,"k":1}"#);
+    for (version, keeps) in [(Version::V4_4, false), (Version::V6_0, true)] {
+        for name in ["k_1", "other"] {
+            let scene = Scene::with(Model::cluster(version, SHARDS), &[flag]).await?;
+            let index = format!(r#"{{"createIndexes":"c","v":2,"key":{{"k":1}},"name":"{name}"}}"#);
+            scene.done(&[CREATE, ("b", 0, &index), insert]).await?;
+            assert_eq!(indexes(&scene), ["_id_", "k_1"], "{name}");
+            let drop = format!(r#"{{"dropIndexes":"c","index":"{name}"}}"#);
+            scene.done(&[("b", 0, &drop)]).await?;
+            let is_left = keeps || name == "other";
+            assert_eq!(indexes(&scene).contains(&"k_1".to_owned()), is_left);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_cannot_replace_the_one_of_the_shard_key_is_refused_with_a_way_out()
+-> Result<()> {
+    let flag = r#"--shard-collections=db.c={"k":1}"#;
+    let index = r#"{"createIndexes":"c","v":2,"key":{"k":1},"name":"k_1","unique":true}"#;
+    let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[flag]).await?;
+    let reason = scene.refused(&[CREATE, ("b", 0, index)]).await?;
+    assert!(
+        reason.contains("create another index that begins with the shard key"),
+        "{reason}"
+    );
     Ok(())
 }

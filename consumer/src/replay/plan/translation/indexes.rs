@@ -156,7 +156,10 @@ pub(crate) fn drop_index(entry: &Entry<'_>, collection: &str) -> Result<Translat
         seconds: None,
     });
     Ok(Translated {
-        action: run(command, &[done::NO_COLLECTION, done::NO_INDEX]),
+        action: run(
+            command,
+            &[done::NO_COLLECTION, done::NO_INDEX, done::SHARD_KEY_INDEX],
+        ),
         withheld: ended.into_iter().collect(),
         ..plain(Action::Nothing)
     })

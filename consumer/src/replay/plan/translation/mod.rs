@@ -34,6 +34,9 @@ pub mod done {
     pub const NO_INDEX: i32 = 27;
     /// `createIndexes`: an index with that name or key exists; its definition must be checked.
     pub const INDEX_TAKEN: [i32; 2] = [85, 86];
+    /// `dropIndexes`, `CannotDropShardKeyIndex`: a cluster keeps the index that serves the shard key of
+    /// a collection.
+    pub const SHARD_KEY_INDEX: i32 = 370;
 }
 
 /// A change of the `expireAfterSeconds` of an index or a collection. It is withheld from the target,

@@ -143,8 +143,10 @@ impl Model {
 
     /// Runs a command on all shards, and returns the reply of the primary shard.
     pub(super) fn run_on_shards(&mut self, call: Call<'_>, key: &ShardKey) -> Answer {
-        if call.name == "createIndexes" {
-            check_unique(call, key)?;
+        match call.name {
+            "createIndexes" => check_unique(call, key)?,
+            "dropIndexes" | "deleteIndexes" => self.check_drop(call, key)?,
+            _ => {}
         }
         let mut reply = Vec::new();
         for shard in (0..self.count_of_shards()).rev() {
@@ -158,6 +160,26 @@ impl Model {
             }
         }
         Ok(reply)
+    }
+
+    /// Fails with 370 if no other index serves the shard key. Servers before 5.0 drop it.
+    fn check_drop(&mut self, call: Call<'_>, key: &ShardKey) -> Result<(), Failure> {
+        let dropped = call.get("index")?.map(Element::str).transpose()?;
+        if self.version < Version::V5_0 {
+            return Ok(());
+        }
+        let collection = self.required(call.db, call.collection()?)?;
+        let serving = collection.indexes.iter();
+        let serving = serving.filter(|index| key.is_served_by(&index.key()));
+        let names: Vec<&str> = serving.map(Index::name).collect();
+        match (names.as_slice(), dropped) {
+            ([only], Some(dropped)) if *only == dropped => {
+                let message =
+                    "Cannot drop the only compatible index for this collection's shard key";
+                Err(Failure::new(370, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn drop_shards(&mut self, call: Call<'_>) -> Answer {
