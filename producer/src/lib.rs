@@ -142,12 +142,17 @@ pub(crate) fn report(error: &ProducerError) -> ExitCode {
         }
         cause = next.source();
     }
-    let code = match error.directive() {
-        Directive::Stop(code) => code,
-        Directive::Retry => ExitCode::Failed,
-    };
+    let code = exit_code_of(error);
     tracing::error!(exit_code = code.code(), "{text}");
     code
+}
+
+/// Returns the exit code of a program that an error ends.
+pub(crate) fn exit_code_of(error: &ProducerError) -> ExitCode {
+    match error.directive() {
+        Directive::Stop(code) => code,
+        Directive::Retry => ExitCode::Failed,
+    }
 }
 
 async fn run_sources(config: RunConfig) -> Result<ExitCode, ProducerError> {

@@ -94,11 +94,17 @@ fn start(format: LogFormat, filter: EnvFilter) -> Result<(), TelemetryError> {
             registry.with(layer.with_ansi(color)).try_init()?;
         }
         LogFormat::Json => {
-            let layer = layer.json().flatten_event(true).with_current_span(false);
+            let layer = layer.json().flatten_event(true);
             registry.with(layer.with_span_list(false)).try_init()?;
         }
     }
     Ok(())
+}
+
+/// Returns work for another thread, whose messages are logged in the present span.
+pub fn in_current_span<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let span = tracing::Span::current();
+    move || span.in_scope(work)
 }
 
 /// Returns the value of the variable `NO_COLOR`, or `None` if it is empty, as no-color.org

@@ -93,8 +93,9 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     )?;
     let code = producer.wait(LIMIT)?;
     let log = producer.stderr_text()?;
+    let reported = log.lines().find(|line| line.contains("exit_code=3"));
     ensure!(
-        code == 3 && log.contains("exit_code=3"),
+        code == 3 && reported.is_some_and(|line| line.contains("source{name=\"lost\"}")),
         "ended with {code}: {log}"
     );
     let count = count_keys(&kafka.brokers(), "failing-whole")?;

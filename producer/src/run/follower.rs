@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use oplog_relay_runtime::retry::Backoff;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::error::ProducerError;
 use crate::instances::{Leadership, Lease};
@@ -219,18 +220,20 @@ impl Follower {
         let origin = origin?.reporting_stalls_after(health.limit());
         self.source.set_name(origin.name());
         let mut shown = JoinSet::new();
-        shown.spawn(status::show(
+        let showing = status::show(
             Arc::clone(&self.source.metrics),
             self.source.name().to_owned(),
             self.source.setting.is_alone(),
             shutdown.clone(),
-        ));
+        );
+        shown.spawn(showing.in_current_span());
         let origin = Arc::new(origin);
-        shown.spawn(head_room::watch(
+        let watching = head_room::watch(
             Arc::clone(&origin),
             Arc::clone(&self.source.metrics),
             shutdown.clone(),
-        ));
+        );
+        shown.spawn(watching.in_current_span());
         let timeout = transaction_timeout(&self.source.config.kafka);
         let supervisor = Supervisor {
             config: Arc::clone(&self.source.config),

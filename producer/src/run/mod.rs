@@ -18,15 +18,16 @@ use oplog_relay_runtime::shutdown::Shutdown;
 use oplog_relay_runtime::startup_error::StartupError;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span};
 
 use crate::config::{RunConfig, SourceConfig};
 use crate::error::ProducerError;
 use crate::instances::{Instances, Leadership};
 use crate::registry::SchemaRegistry;
-use crate::report;
 use crate::run::followed_source::{FollowedSource, Setting};
 use crate::run::follower::{Follower, Outages};
 use crate::session::pipeline::Outcome;
+use crate::{exit_code_of, report};
 
 /// Time that sessions have to end after the grace period of a shutdown.
 const AFTER_FORCED: Duration = Duration::from_millis(500);
@@ -71,7 +72,7 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
             outages: outages(setting, leadership),
             shutdown: shutdown.clone(),
         };
-        followers.spawn(follower.run());
+        followers.spawn(reported(follower.run(), setting).instrument(span_of(source, setting)));
     }
     let members = async {
         match instances {
@@ -92,6 +93,30 @@ pub async fn run(config: RunConfig, shutdown: Shutdown) -> Result<ExitCode, Prod
         () = after_forced(&shutdown) => Ok(shutdown.exit_code().unwrap_or(ExitCode::Failed)),
     };
     background.shutdown().await;
+    ended
+}
+
+/// Returns the span that names one of several sources in everything that is logged for it. At the level
+/// of errors it is never filtered out.
+fn span_of(source: &FollowedSource, setting: Setting) -> Span {
+    match setting.is_alone() {
+        true => Span::none(),
+        false => tracing::error_span!("source", name = source.name()),
+    }
+}
+
+/// Logs the error that ends one of several sources. The program itself reports the error of its only
+/// source.
+async fn reported(
+    following: impl Future<Output = Result<Outcome, ProducerError>>,
+    setting: Setting,
+) -> Result<Outcome, ProducerError> {
+    let ended = following.await;
+    if let Err(error) = &ended
+        && !setting.is_alone()
+    {
+        report(error);
+    }
     ended
 }
 
@@ -124,8 +149,7 @@ async fn await_all(
             Ok(outcome) => is_stopped |= outcome == Outcome::Stopped,
             Err(error) if setting.is_alone() => return Err(error),
             Err(error) => {
-                let code = report(&error);
-                failed.get_or_insert(code);
+                failed.get_or_insert(exit_code_of(&error));
                 if !followers.is_empty() {
                     // The program does not try it again by itself: after fencing, two programs would
                     // fence each other in turn.

@@ -7,6 +7,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::State;
 use oplog_relay_core::topic::position_topic;
 use oplog_relay_runtime::config::Start;
+use oplog_relay_runtime::telemetry::in_current_span;
 
 use super::Supervisor;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
@@ -252,12 +253,12 @@ impl Supervisor {
             smallest_limit: smallest,
         };
         let source = self.origin.name().to_owned();
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = tokio::task::spawn_blocking(in_current_span(move || {
             let prefix = &config.stream.topic_prefix;
             let transactional_id = format!("{prefix}.{source}");
             let topic = position_topic(prefix, &source);
             Publisher::open(&config.kafka, &transactional_id, &topic, &source, sizes)
-        });
+        }));
         opened
             .await
             .map_err(|_| ProducerError::Ended("the thread that opens the producer ended"))?

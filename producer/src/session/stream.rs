@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use oplog_relay_runtime::telemetry::in_current_span;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::Supervisor;
 use crate::error::ProducerError;
@@ -52,7 +54,7 @@ impl Supervisor {
         self.metrics.set_source_failing(false);
         let failing = self.source_report();
         let Begin { start, resume, .. } = begin;
-        let source = parts.spawn(async move {
+        let reading = async move {
             let stop = shutdown.clone();
             let feeding = async {
                 match begin.sync {
@@ -77,15 +79,16 @@ impl Supervisor {
                 fed = feeding => fed,
                 () = grace_over => Ok(()),
             })
-        });
+        };
+        let source = parts.spawn(reading.in_current_span());
         let metrics = Arc::clone(&self.metrics);
-        parts.spawn_blocking(move || {
+        parts.spawn_blocking(in_current_span(move || {
             Part::Encoder(pipeline::encode(encoder, events, &mut handover, &metrics))
-        });
+        }));
         let is_live = self.origin.client().is_some();
         let (metrics, health) = (Arc::clone(&self.metrics), self.health.clone());
         let publisher = publisher.paced(self.pace.clone(), health.clone());
-        parts.spawn_blocking(move || {
+        parts.spawn_blocking(in_current_span(move || {
             let publishing = PublishLoop::new(publisher, &metrics, &health, until, begin.begins_at);
             let mut publishing = publishing
                 .routing(begin.routing.0, begin.routing.1)
@@ -96,7 +99,7 @@ impl Supervisor {
                     runtime: Handle::current(),
                 });
             Part::Publisher(publishing.run(&intake))
-        });
+        }));
         join(parts, &source).await
     }
 }

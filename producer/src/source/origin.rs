@@ -12,6 +12,7 @@ use oplog_relay_core::topic::check_source_name;
 use oplog_relay_runtime::config::{Secret, Start};
 use oplog_relay_runtime::mongo::{self, Hello, REPLY_LIMIT, in_time};
 use oplog_relay_runtime::shutdown::Shutdown;
+use oplog_relay_runtime::telemetry::in_current_span;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 
@@ -400,9 +401,9 @@ impl Origin {
                 let dump = Arc::clone(dump);
                 let (queue, mut read) = channel(1);
                 let stop = shutdown.clone();
-                let reading = tokio::task::spawn_blocking(move || {
+                let reading = tokio::task::spawn_blocking(in_current_span(move || {
                     dump.run(start, resume.open, &queue, &stop)
-                });
+                }));
                 // Events are forwarded by this task, because the thread may block on a pipe without
                 // data. A receiver that finds the queue closed aborts this task, so the result must be
                 // available before the queue is closed.

@@ -7,6 +7,7 @@ use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::CopyKind;
 use oplog_relay_runtime::mongo::{REPLY_LIMIT, in_time};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::copies::Copy;
 use super::listing::number;
@@ -131,10 +132,11 @@ async fn measured(
     let mut reads = JoinSet::new();
     for range in ranges.into_iter().take(readers) {
         let (source, ns, limit) = (source.clone(), ns.clone(), copy.limit);
-        reads.spawn(async move {
+        let read = async move {
             let query = range.query();
             source.documents(&ns, &query, None, limit, from).await
-        });
+        };
+        reads.spawn(read.in_current_span());
     }
     let mut bytes = 0;
     while let Some(read) = reads.join_next().await {

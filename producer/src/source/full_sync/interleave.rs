@@ -12,6 +12,7 @@ use oplog_relay_runtime::clock::now_ms;
 use oplog_relay_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument;
 
 use super::FullSync;
 use super::copies::Copy;
@@ -301,7 +302,7 @@ impl Interleaving {
                     break;
                 };
                 let source = self.sync.source.clone();
-                open.spawn(read.make(source, from));
+                open.spawn(read.make(source, from).in_current_span());
             }
             let Some(found) = self.next_found(&mut open).await? else {
                 return if waits {

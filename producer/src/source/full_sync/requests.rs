@@ -6,6 +6,7 @@ use oplog_relay_core::document::{DocumentBuilder, kind};
 use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::state::{CopyKind, RequestRecord, State};
 use oplog_relay_runtime::mongo::is_transient;
+use tracing::Instrument;
 
 use super::copies::{Copy, parse_filter};
 use super::estimate::Estimate;
@@ -46,10 +47,11 @@ impl Interleaving {
             self.check_window().await?;
         }
         if let Some(mut requests) = self.sync.requests.take() {
-            self.reading.spawn(async move {
+            let reading = async move {
                 let result = requests.read().await;
                 ReadRequests { requests, result }
-            });
+            };
+            self.reading.spawn(reading.in_current_span());
         }
         Ok(())
     }
