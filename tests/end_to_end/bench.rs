@@ -44,6 +44,7 @@ fn every_case_of_the_bench_runs() -> Result<()> {
         "target, worst second",
         "consumer, peak",
         "bson, peak",
+        "takeover after SIGTERM",
     ];
     for case in cases.into_iter().chain(others) {
         let line = printed.lines().find(|line| line.starts_with(case));

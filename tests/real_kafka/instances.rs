@@ -221,8 +221,11 @@ fn an_instance_that_cannot_reach_a_source_leaves_it_to_another() -> Result<()> {
 
 #[test]
 fn four_sources_are_carried_once_while_three_instances_come_and_go() -> Result<()> {
-    const EVENTS: u64 = 12;
-    let sources = Sources::start("ha-many", &["a", "b", "c", "d"], 40)?;
+    let seconds: u64 = match std::env::var("OPLOG_RELAY_CHAOS_SECONDS") {
+        Ok(seconds) => seconds.parse()?,
+        Err(_) => 18,
+    };
+    let sources = Sources::start("ha-many", &["a", "b", "c", "d"], seconds + 22)?;
     let mut instances = Vec::new();
     for _ in 0..3 {
         instances.push(sources.start_instance()?);
@@ -233,7 +236,8 @@ fn four_sources_are_carried_once_while_three_instances_come_and_go() -> Result<(
         active.iter().sum::<usize>() == 4 && active.iter().all(|count| (1..=2).contains(count))
     })?;
     let mut suspended: Option<Instance> = None;
-    for event in 0..EVENTS {
+    // An event happens every one and a half seconds.
+    for event in 0..seconds * 2 / 3 {
         let begun = Instant::now();
         let life = Duration::from_millis(900 + 311 * (event * 7 % 5));
         wait_until("the next event", LIMIT, || begun.elapsed() >= life)?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -19,6 +19,8 @@ use oplog_relay_kit::stub::{Flow, Oplog, Recipe, Server, Shape, StubProcess};
 const PREFIX: &str = "idle";
 const ENTRIES: u64 = 1000;
 const LIMIT: Duration = Duration::from_secs(60);
+/// The exit code of a program that SIGTERM ends.
+const TERMINATED: i32 = 143;
 /// The largest permitted processor time, in percent of one core.
 const MOST_PERCENT: f64 = 1.0;
 /// Number of sources of the producer with many sources, and its permitted processor time.
@@ -51,8 +53,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
         lines.push(at_most(&format!("{name}, peak"), peak, MOST_MIB, "MiB"));
     }
     for program in [&mut consumer, &mut producer] {
-        program.terminate()?;
-        program.wait(LIMIT)?;
+        stop(program)?;
     }
     scene.remove(PREFIX)?;
     lines.extend(measure_many(scene, options)?);
@@ -78,7 +79,7 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
         let source = json!({
             "name": format!("s{number}"), "uri": server.uri(),
             // Sources never share a topic, and all of these have the same collection.
-            "topic_prefix": format!("{PREFIX}{number}"),
+            "topic_prefix": format!("{PREFIX}.s{number}"),
         });
         flags.push(format!("--source={source}"));
     }
@@ -95,13 +96,25 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
     let used = cpu(producer.id())?.saturating_sub(begin).as_secs_f64();
     let percent = used / options.idle.as_secs_f64() * 100.0;
     let peak = peak_kib(producer.id()).context("the producer is gone")? as f64 / 1024.0;
-    producer.terminate()?;
-    producer.wait(LIMIT)?;
+    stop(&mut producer)?;
+    scene.remove(PREFIX)?;
     let name = format!("producer of {SOURCES} sources");
     Ok(vec![
         at_most(&name, percent, MOST_PERCENT_OF_MANY, "% of core"),
         at_most(&format!("{name}, peak"), peak, MOST_MIB, "MiB"),
     ])
+}
+
+/// Stops a program, which must have no other reason to end.
+fn stop(program: &mut Program) -> Result<()> {
+    program.terminate()?;
+    let code = program.wait(LIMIT)?;
+    ensure!(
+        code == TERMINATED,
+        "a program ended with {code}: {}",
+        program.stderr_text()?
+    );
+    Ok(())
 }
 
 fn cpu(id: u32) -> Result<Duration> {

@@ -29,6 +29,7 @@
 //! | `idle` | processor time of idle programs |
 //! | `large` | the memory that documents of 16 MB need |
 //! | `ddl` | the lag of both programs while collections are created and dropped |
+//! | `takeover` | the time until another instance follows the source of an instance that has ended |
 //! | `growth` | speed and memory over partitions, collections and entries; the curves as a picture |
 //!
 //! The cases of a group have the same number of entries. The plain producer has the compression,
@@ -46,7 +47,7 @@
 //! | `baseline` | the baseline cases, as the child process runs them |
 //! | `scene` | the servers; runs a case and checks that everything arrived |
 //! | `ratios` | the cases with one number of partitions, and what they read |
-//! | `latency`, `idle`, `large`, `ddl`, `growth` | the measurements other than ratios |
+//! | `latency`, `idle`, `large`, `ddl`, `takeover`, `growth` | the measurements other than ratios |
 //! | `sample` | processor time and memory of a process |
 //! | `measure` | one case, from start to end |
 //! | `topic`, `target` | topics: created, counted, removed; the writes that reached a target |
@@ -66,6 +67,7 @@ mod sample;
 mod scene;
 mod svg;
 mod table;
+mod takeover;
 mod target;
 mod topic;
 mod verdict;
@@ -142,6 +144,7 @@ fn measure_extra(extra: Extra, scene: &Scene, options: &Options) -> Result<Strin
         Extra::Idle => idle::measure(scene, options),
         Extra::Large => large::measure(scene, options),
         Extra::Ddl => ddl::measure(scene, options),
+        Extra::Takeover => takeover::measure(scene, options),
         Extra::Growth => {
             let (text, charts) = growth::measure(scene, options)?;
             if let Some(path) = &options.svg {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::case::{Case, Group};
+use super::takeover::Ending;
 
 /// The usage text of the command line.
 pub const USAGE: &str = "\
@@ -16,7 +17,7 @@ usage: bench [--quick] [--cases NAME,NAME] [--entries N] [--partitions N,N] [--r
              [--latency-seconds N] [--steady-seconds N] [--idle-seconds N] [--ddl-rounds N]
              [--svg FILE]
 NAME is a case or a group of cases (produce, full-sync, emit, replay, ferretdb), or latency, steady,
-idle, large, ddl, growth. --quick runs everything with few entries, as a check. --svg draws the
+idle, large, ddl, takeover, growth. --quick runs everything with few entries, as a check. --svg draws the
 curves of growth.";
 
 /// A measurement other than ratios.
@@ -27,17 +28,19 @@ pub(super) enum Extra {
     Idle,
     Large,
     Ddl,
+    Takeover,
     Growth,
 }
 
 impl Extra {
     /// All measurements, with their names on the command line.
-    pub(super) const NAMES: [(Extra, &str); 6] = [
+    pub(super) const NAMES: [(Extra, &str); 7] = [
         (Extra::Latency, "latency"),
         (Extra::Steady, "steady"),
         (Extra::Idle, "idle"),
         (Extra::Large, "large"),
         (Extra::Ddl, "ddl"),
+        (Extra::Takeover, "takeover"),
         (Extra::Growth, "growth"),
     ];
 }
@@ -69,6 +72,8 @@ pub(super) struct Options {
     pub(super) idle: Duration,
     /// Number of collections that are created and dropped.
     pub(super) ddl_rounds: u32,
+    /// The ways in which instances end, for the time until another one takes over.
+    pub(super) endings: &'static [Ending],
     /// The file for the curves of growth.
     pub(super) svg: Option<PathBuf>,
     /// Permits a debug build, for work on the bench itself.
@@ -93,6 +98,7 @@ impl Options {
             steady: Duration::from_secs(600),
             idle: Duration::from_secs(30),
             ddl_rounds: 300,
+            endings: Ending::ALL,
             svg: None,
             allow_debug: false,
         }
@@ -113,6 +119,8 @@ impl Options {
             steady: Duration::from_secs(10),
             idle: Duration::from_secs(1),
             ddl_rounds: 20,
+            // A takeover after a crash takes as long as the session timeout.
+            endings: &[Ending::Stopped],
             ..Options::usual()
         }
     }
@@ -214,7 +222,7 @@ mod tests {
         );
         assert_eq!(options.rounds, 1);
         let all = parse("").expect("options");
-        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == 6);
+        assert!(all.cases.into_iter().eq(Case::all()) && all.extras.len() == Extra::NAMES.len());
         for wrong in [
             "--entries",
             "--entries x",
