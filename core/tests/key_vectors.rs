@@ -47,7 +47,7 @@ fn identity(value: &Value) -> Vec<u8> {
     out.split_off(6)
 }
 
-/// Returns a number in each of the four types that can hold it exactly.
+/// Returns the number `coefficient * 2^twos` in each of the four types that can hold it exactly.
 fn forms(coefficient: i64, twos: i32) -> Vec<Value> {
     let mut forms = Vec::new();
     // A dyadic fraction has as many decimal places as binary ones.
@@ -166,7 +166,7 @@ proptest! {
         let double = (integer as f64) * (1.0 + f64::from(near) * f64::EPSILON);
         let floor = double.floor();
         let expected = i128::from(integer).cmp(&(floor as i128));
-        // A fraction puts the double above its integral part.
+        // A fraction puts the double above its floor.
         let expected = if double > floor { expected.then(Ordering::Less) } else { expected };
         let integer = (0x12, integer.to_le_bytes().to_vec());
         let double = (0x01, double.to_le_bytes().to_vec());
@@ -247,7 +247,7 @@ fn golden_keys_and_partitions() {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
         let [hex, expected, of_4, of_16, of_64] = line.split('\t').collect::<Vec<_>>()[..] else {
-            panic!("five columns: {line}");
+            panic!("not five columns: {line}");
         };
         let bytes = from_hex(hex);
         let id = Document::new(&bytes).unwrap().get("_id").unwrap().unwrap();

@@ -14,10 +14,10 @@ use crate::topics::LIMIT;
 
 const ENTRIES: u64 = 2000;
 
-/// Starts a producer of these sources, each with topics of its own that begin with `group`.
+/// Starts a producer of these sources. The topic prefix of each is `<prefix>-<name>`.
 fn start(
     kafka: &Kafka,
-    group: &str,
+    prefix: &str,
     port: &Port,
     sources: &[(&str, String)],
     more: &[&str],
@@ -29,15 +29,15 @@ fn start(
         "--start=oldest".to_owned(),
     ];
     for (name, uri) in sources {
-        let prefix = format!("{group}-{name}");
-        let source = serde_json::json!({ "name": name, "uri": uri, "topic_prefix": prefix });
+        let topic_prefix = format!("{prefix}-{name}");
+        let source = serde_json::json!({ "name": name, "uri": uri, "topic_prefix": topic_prefix });
         flags.push(format!("--source={source}"));
     }
     Program::producer(flags.iter().map(String::as_str).chain(more.iter().copied()))
 }
 
 #[test]
-fn a_source_that_is_down_harms_no_other() -> Result<()> {
+fn a_source_that_is_down_does_not_affect_the_others() -> Result<()> {
     let kafka = Kafka::shared()?;
     let server = Server::start(Oplog::generate(ENTRIES, Shape::Inserts))?;
     let port = Port::lease()?;
@@ -45,7 +45,7 @@ fn a_source_that_is_down_harms_no_other() -> Result<()> {
     let sources = [("down", unreachable), ("up", server.uri())];
     let mut producer = start(&kafka, "several", &port, &sources, &[])?;
     let brokers = kafka.brokers();
-    wait_until("the entries of the source that is up", LIMIT, || {
+    wait_until("the entries of the reachable source", LIMIT, || {
         count_keys(&brokers, "several-up").is_ok_and(|count| count == ENTRIES)
     })?;
     let ready = || probe(port.number(), "/readyz").unwrap_or_else(|| panic!("no answer"));
@@ -53,7 +53,7 @@ fn a_source_that_is_down_harms_no_other() -> Result<()> {
         let ready = ready();
         !ready.passes && ready.text.lines().count() == 1 && ready.text.contains("source down: ")
     })?;
-    wait_until("the source that is up to be caught up", LIMIT, || {
+    wait_until("the reachable source to be caught up", LIMIT, || {
         status(port.number()).is_some_and(|shown| shown["sources"][1]["caught_up"] == true)
     })?;
     let all = metrics(port.number()).unwrap_or_default();
@@ -103,8 +103,8 @@ fn a_source_that_fails_for_good_determines_the_exit_code_and_the_others_are_fini
     Ok(())
 }
 
-/// The other program takes a source over for good; a retry would take it back, and the two would go on in
-/// turn.
+/// A second producer takes over a source. If the first one retried, it would take the source back, and
+/// the two would fence each other indefinitely.
 #[test]
 fn a_source_that_is_taken_over_ends_and_shows_no_oplog_and_the_others_are_followed() -> Result<()> {
     let kafka = Kafka::shared()?;
@@ -158,8 +158,8 @@ fn a_source_that_is_taken_over_ends_and_shows_no_oplog_and_the_others_are_follow
     Ok(())
 }
 
-/// The bytes in flight to Kafka are divided among the sources. The limit is that of one source with
-/// documents of 16 MB.
+/// The bytes in flight to Kafka are divided among the sources. The memory limit is the same as for one
+/// source with documents of 16 MB.
 #[test]
 fn sources_that_catch_up_together_need_little_memory() -> Result<()> {
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];

@@ -58,10 +58,10 @@ impl Board {
         self.lock().progress.save(saved);
     }
 
-    /// Returns the seconds in the source's time between what the producers have saved and what is
-    /// applied, and sets the metrics to it; `None` while the lag is unknown. Before the first saved
-    /// position is known, the lag is the age of the last entry applied, or 0 if nothing is left to
-    /// apply.
+    /// Returns the lag in seconds, and sets the metrics to it; `None` while the lag is unknown. The
+    /// lag is the source time between what the producers have saved and what is applied. Before the
+    /// first saved position is known, it is the age of the last entry applied, or 0 if nothing is
+    /// left to apply.
     pub fn lag_seconds(&self, metrics: &Metrics) -> Option<f64> {
         let shown = self.lock();
         let lag = shown.progress.lag(&shown.partitions);

@@ -16,7 +16,7 @@ use crate::worker::Worker;
 /// A rule of the protocol that is omitted, to check that the test detects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A follower commits the offset after its last record, not the barrier's own offset.
+    /// A worker at a barrier commits the offset after its last record, not the barrier's own offset.
     CommitsAfterLast,
     /// A follower continues as soon as the leader has reached the command, before the command has
     /// run.
@@ -27,7 +27,8 @@ pub(crate) enum Fault {
     PassesFiltered,
     /// A follower also checks whether an excluded command ran.
     ChecksExcluded,
-    /// The leader does not record an excluded command that followers cannot detect.
+    /// The leader does not record an excluded command, although the barrier does not show the followers
+    /// that it is excluded.
     ExcludesUnrecorded,
     /// The leader does not wait.
     LeadsWithoutWaiting,
@@ -72,12 +73,12 @@ pub(crate) enum Step {
     Seat(usize, usize),
     /// A partition is revoked, with or without a last commit.
     Revoke(usize, bool),
-    /// A member is removed from the group while one of its workers waits at a barrier, and learns of it
-    /// later.
+    /// A member loses a partition whose worker waits at a barrier. The worker continues, because the
+    /// member has not noticed the loss yet.
     Lose(usize),
     /// A member crashes and starts again.
     Crash(usize),
-    /// A worker whose partition was revoked continues.
+    /// A worker whose partition was revoked or lost continues.
     Zombie(usize),
 }
 
@@ -97,7 +98,7 @@ pub(crate) struct World<'l> {
     pub(crate) fault: Option<Fault>,
     pub(crate) committed: Offsets,
     pub(crate) metadata: Vec<String>,
-    /// The offset to which the operator last set each partition.
+    /// The offset at which each partition started after the last reset.
     pub(crate) starts: Vec<i64>,
     pub(crate) target: Target,
     /// The commands that each member knows to have run.
@@ -115,7 +116,7 @@ pub(crate) struct Group<'l> {
     pub(crate) world: World<'l>,
     /// The workers by partition.
     pub(crate) seats: Vec<Option<Seat>>,
-    /// Workers whose partitions have already been assigned to others.
+    /// Workers that continue although their partitions were revoked or lost.
     pub(crate) zombies: Vec<Seat>,
     pub(crate) crashes: usize,
     pub(crate) rebalances: usize,

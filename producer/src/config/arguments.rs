@@ -9,10 +9,10 @@ use crate::config::position_arguments::PositionArguments;
 
 /// Streams a MongoDB oplog into Kafka: every entry exactly once, in order per document.
 ///
-/// Reads the oplog of a replica set, or a dump of one, and writes its entries to one topic per
-/// collection, keyed by `_id`. Records and the position are committed in one Kafka transaction, so
-/// after a crash the program continues from the position that Kafka holds. It never writes to the
-/// source.
+/// Reads the oplog of a replica set, a dump of an oplog, or a change stream, and writes the entries to
+/// one topic per collection, keyed by `_id`. Records and the position are committed in one Kafka
+/// transaction, so after a crash the program continues from the position that Kafka holds. It never
+/// writes to the source.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "oplog-producer", version, after_help = after_help(), max_term_width = 100)]
 pub struct Arguments {
@@ -47,7 +47,7 @@ pub enum Command {
 /// Source and format of entries: common to `run` and `inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct StreamArguments {
-    /// MongoDB connection string of a replica set (mongodb:// or mongodb+srv://; with
+    /// MongoDB connection string of a replica set or of a mongos (mongodb:// or mongodb+srv://; with
     /// directConnection=true behind a port-forward), or a dump: oplog.bson, oplog.bson.gz, a folder
     /// of segments, or - for standard input. The connection string may be read from a file:
     /// file:/run/secrets/source. `run` follows several sources if the flag is repeated, each as
@@ -101,9 +101,10 @@ pub struct StreamArguments {
     #[arg(long, value_name = "none|lookup", default_value = "none")]
     pub full_document: String,
     /// Whether an update or delete also has the document before the change, for the same envelopes: none,
-    /// or lookup (as fullDocumentBeforeChange, or as before in Debezium's envelope; null if the source
-    /// does not have it). MongoDB 6.0 and later keep these documents in config.system.preimages for
-    /// collections with changeStreamPreAndPostImages; the user needs the privilege find on it.
+    /// or lookup (in the field fullDocumentBeforeChange, or in the field `before` of Debezium's envelope;
+    /// null if the source does not have it). MongoDB 6.0 and later keep these documents in
+    /// config.system.preimages for collections with changeStreamPreAndPostImages; the user needs the
+    /// privilege find on it.
     #[arg(long, value_name = "none|lookup", default_value = "none")]
     pub full_document_before: String,
     /// Content of the topics: changes (one record per change) or snapshot (the latest state of each
@@ -131,8 +132,8 @@ pub struct StreamArguments {
     #[arg(long, value_name = "auto|id|collection", default_value = "auto")]
     pub order: String,
     /// Where to begin if no position is saved: oldest, now, an RFC 3339 time, or
-    /// `<seconds>:<increment>`. `inspect` does not use a saved position, and begins with oldest by
-    /// default.
+    /// `<seconds>:<increment>`. `inspect` does not use a saved position; by default it begins with
+    /// oldest, or with now for a change stream.
     #[arg(long, value_name = "START")]
     pub start: Option<String>,
     /// Read only these namespaces: db.collection, db, or patterns with *. Repeat the flag or
@@ -149,7 +150,7 @@ pub struct StreamArguments {
 pub struct RegistryArguments {
     /// Address of the schema registry of --format avro, for example http://registry:8081. Every
     /// registry with Confluent's REST interface is supported. Repeat the flag or separate addresses by
-    /// commas: each one is used only if those before it do not respond or fail.
+    /// commas: each one is used only if those before it fail or do not respond.
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub registry_url: Vec<String>,
     /// User and password for the registry, as user:password. May be read from a file:
@@ -209,9 +210,9 @@ pub struct RunArguments {
     /// (raw and bson only). If other programs read the topic, raise its limit instead.
     #[arg(long, value_name = "stop|split", default_value = "stop")]
     pub oversize: String,
-    /// Continue with another --order or --format than the saved one. Barriers in the topics keep a
-    /// replay from applying a later entry before an earlier one. Without this flag such a start
-    /// ends with exit code 2.
+    /// Continue with an --order or --format that differs from the saved one. Barriers in the topics
+    /// keep a replay from applying a later entry before an earlier one. Without this flag such a
+    /// start ends with exit code 2.
     #[arg(long)]
     pub change_routing: bool,
     /// Continue with --include-namespaces or --exclude-namespaces that select more than before. The
@@ -232,9 +233,9 @@ pub struct RunArguments {
     /// continues from it, and also finishes a copy that was interrupted.
     #[arg(long, value_name = "full|tail|full-then-tail")]
     pub sync: Option<String>,
-    /// Follow the sources together with other instances: of all instances with this flag and the same
-    /// --topic-prefix, one follows each source, and the others stand by. They form a Kafka consumer
-    /// group, `__<prefix>.producers`, so the user needs Read on it. If an instance ends or sends no more
+    /// Share the sources with other instances: each source is followed by one of the instances with this
+    /// flag and the same --topic-prefix, while the others stand by for it. They form a Kafka consumer
+    /// group, `__<prefix>.producers`, so the user needs Read on it. If an instance ends or stops sending
     /// heartbeats, another one takes over its sources. Each source needs a name.
     #[arg(long)]
     pub high_availability: bool,

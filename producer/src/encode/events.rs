@@ -1,5 +1,5 @@
-//! The entries of a change stream. Each has its own identity, because several events may have one
-//! cluster time, and its own point at which the stream continues.
+//! The entries of a change stream. Each has its own identity, because several events may have the
+//! same cluster time, and its own resume point.
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use crate::error::ProducerError;
 
 /// Time limit of one request.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Time for which transient failures are retried: well below the transaction timeout.
+/// Time for which transient failures are retried: well below the default transaction timeout.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A topic with its number of partitions.
@@ -50,8 +50,9 @@ impl Ends {
         }
     }
 
-    /// Returns the next offset of each partition of each topic, in their order. Retries after
-    /// transient failures: right after a topic is created, partitions may have no leader.
+    /// Returns the end offset of each partition of each topic, in the order of `topics` and of their
+    /// partitions. Retries after transient failures: right after a topic is created, partitions may
+    /// have no leader.
     ///
     /// # Errors
     /// [`ProducerError::Kafka`].

@@ -132,7 +132,8 @@ impl CatalogInMemory {
         Arc::make_mut(&mut held.incarnations).take(ran)
     }
 
-    /// Returns, for each source, the position from which commands are held.
+    /// Returns, for each source, the position from which commands are held. A source of which all
+    /// commands are held is left out.
     fn held_from(&self) -> BTreeMap<String, EntryId> {
         let sources = self.sources();
         let begins = sources
@@ -308,7 +309,7 @@ mod tests {
         assert!(source.look_up(at(101), last).is_some());
         assert_eq!(held(&source), 12);
         assert!(source.look_up(at(94), last).is_none());
-        // A lookup that fails does not cause commands to be released.
+        // The failed lookup counts as well, so this pruning releases nothing.
         assert!(source.look_up(at(101), last + PRUNED_EVERY).is_some());
         assert_eq!(held(&source), 12);
     }

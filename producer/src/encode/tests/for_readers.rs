@@ -6,7 +6,7 @@ const DEBEZIUM: Format = Format::Debezium(Debezium {
     with_schema: false,
 });
 
-/// Returns topic, key and value of the records of data topics.
+/// Returns the topic, key and value of each record of a data topic.
 fn records(chunk: &Chunk) -> Vec<(&str, String, String)> {
     let is_data = |record: &&EncodedRecord| record.topic.0 > 0;
     let parts = |record: &EncodedRecord| {

@@ -3,8 +3,8 @@
 //! (`--full-document-before lookup`).
 //!
 //! The encoder looks ahead in the entries that it has received and asks for the documents of many
-//! entries at once. All these entries were in the oplog before the read, and the read waits until
-//! the server has them.
+//! entries at once. The read waits until the server has applied all these entries, so it sees their
+//! effects.
 //!
 //! # Modules
 //!
@@ -30,8 +30,8 @@ pub use stored_documents::StoredDocuments;
 
 /// Maximum number of documents that are asked for at a time.
 const MOST_DOCUMENTS: usize = 1000;
-/// Target number of bytes of the documents in one read, estimated from the size of earlier
-/// documents.
+/// Number of bytes that the documents of one read should have. The number of documents is derived
+/// from their average size in the previous read.
 const WANTED_BYTES: usize = 8 << 20;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) struct Waiting<'d> {
 /// The number of entries that were skipped, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// Number of entries that several segments contain.
+    /// Number of copies that were skipped because another segment contains the same entry.
     pub(super) repeated: u64,
     /// Number of entries that another segment proves to have been rolled back.
     pub(super) rolled_back: u64,
@@ -195,12 +195,12 @@ impl<'d> Merge<'d> {
                 proven = true;
                 continue;
             }
-            let is_newer_at_once =
+            let starts_in_newer_term =
                 other.next.at.term > own.next.at.term && other.next.at.ts <= own.next.at.ts;
-            let is_older_behind =
+            let continues_in_older_term =
                 other.next.at.term < own.next.at.term && other.next.at.term != NO_TERM && !shares;
             // One of the two starts here, so the point where they diverge is unknown.
-            if is_newer_at_once || is_older_behind {
+            if starts_in_newer_term || continues_in_older_term {
                 return Err(diverged(own, other).into());
             }
         }

@@ -33,7 +33,8 @@ async fn a_collection_is_sharded_at_its_creation_and_after_a_drop() -> Result<()
     Ok(())
 }
 
-/// Topics of other programs, and groups that begin in the middle, have no `create`.
+/// The topics of other programs have no `create`, and a group that starts in the middle of a topic does
+/// not read it.
 #[tokio::test]
 async fn a_collection_without_a_create_command_is_sharded_at_its_first_write() -> Result<()> {
     let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
@@ -48,7 +49,7 @@ async fn a_collection_without_a_create_command_is_sharded_at_its_first_write() -
     Ok(())
 }
 
-/// A crash between the command and its note repeats both.
+/// After a crash between the command and its note, the command runs again.
 #[tokio::test]
 async fn a_create_that_is_repeated_leaves_the_collection_sharded() -> Result<()> {
     let scene = Scene::with(Model::cluster(Version::V6_0, SHARDS), &[FLAG]).await?;
@@ -91,7 +92,7 @@ async fn a_unique_index_without_the_shard_key_is_refused_or_made_non_unique() ->
     Ok(())
 }
 
-/// Only `enableSharding` is not necessary.
+/// Of the two commands, a target may lack only `enableSharding`, which has no effect since 6.0.
 #[tokio::test]
 async fn a_target_without_the_command_that_shards_a_collection_is_refused() -> Result<()> {
     const NO_COMMAND: i32 = 59;

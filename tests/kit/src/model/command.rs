@@ -27,7 +27,7 @@ impl<'a> Call<'a> {
         let name = self.subject.str();
         let name = name.map_err(|_| Failure::new(73, "collection name has invalid type"))?;
         let invalid = name.is_empty() || name.starts_with('.') || name.contains(['$', '\0']);
-        // The limit is 120 bytes before 4.4.
+        // Servers before 4.4 accept only 120 bytes, which the model does not imitate.
         if invalid || self.db.is_empty() || self.db.len() + name.len() > 254 {
             let message = format!("Invalid namespace specified '{}.{name}'", self.db);
             return Err(Failure::new(73, message));
@@ -108,7 +108,7 @@ impl<'a> Call<'a> {
 
 /// The maximum number of writes in one command.
 const MOST_WRITES: usize = 100_000;
-/// Arguments that every command accepts beside its own.
+/// Arguments that every command accepts besides its own.
 const GENERIC: [&str; 10] = [
     "$db",
     "$clusterTime",

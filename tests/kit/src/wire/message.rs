@@ -49,7 +49,8 @@ impl Request<'_> {
     }
 }
 
-/// A document sequence: an argument of a command whose documents are beside the body.
+/// A document sequence: a command's argument whose documents are in a section of their own, not in
+/// the body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sequence<'b> {
     /// The argument's name.
@@ -114,7 +115,7 @@ pub(crate) fn parse(message: &[u8]) -> io::Result<Request<'_>> {
     match number(message, 12)? {
         OP_MSG => parse_msg(id, rest),
         OP_QUERY => parse_query(id, rest),
-        _ => Err(damaged("operation")),
+        _ => Err(damaged("opcode")),
     }
 }
 
@@ -217,5 +218,5 @@ fn number(bytes: &[u8], at: usize) -> io::Result<i32> {
 }
 
 fn damaged(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("wrong {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("invalid {what}"))
 }

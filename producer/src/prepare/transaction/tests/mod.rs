@@ -119,7 +119,7 @@ struct Record {
 }
 
 impl Record {
-    /// Returns index and count.
+    /// Returns the index of the operation in its transaction, and the number of operations there.
     fn place(&self) -> Option<(i32, i32)> {
         let txn = self.entry.get_document("txn").ok()?;
         txn.get_i32("index").ok().zip(txn.get_i32("count").ok())

@@ -64,7 +64,7 @@ async fn tail(
     Ok(())
 }
 
-/// Runs to the end on a runtime of one thread.
+/// Runs a future to completion on a single-threaded runtime.
 pub(in crate::comparison) fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
