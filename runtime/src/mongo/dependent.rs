@@ -52,8 +52,11 @@ fn depend_by_options(options: &Document) -> bool {
     is_set(options, "capped") || locale.is_some_and(|locale| locale != "simple")
 }
 
+/// Returns true for an index that refuses duplicates, other than that of `_id`. With `prepareUnique` it
+/// already refuses new ones.
 fn is_unique_besides_id(index: &Document) -> bool {
-    is_set(index, "unique") && index.get_str("name").ok() != Some("_id_")
+    (is_set(index, "unique") || is_set(index, "prepareUnique"))
+        && index.get_str("name").ok() != Some("_id_")
 }
 
 #[cfg(test)]
@@ -73,6 +76,8 @@ mod tests {
         let typed = doc! { "name": "a_1", "unique": 1 };
         assert!(is_unique_besides_id(&typed) && depend_by_options(&doc! { "capped": 1.0 }));
         assert!(is_unique_besides_id(&unique));
+        let prepared = doc! { "name": "a_1", "prepareUnique": true };
+        assert!(is_unique_besides_id(&prepared));
         assert!(!is_unique_besides_id(&plain) && !is_unique_besides_id(&id));
     }
 }

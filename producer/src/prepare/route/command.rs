@@ -4,7 +4,7 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{
     Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
 };
-use oplog_relay_core::document::kind;
+use oplog_relay_core::document::{Document, Malformed, kind};
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
 use oplog_relay_core::namespace::Namespace;
@@ -337,19 +337,22 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
             is_set(entry.o, "capped")? || locale.is_some_and(|locale| locale.str() != Ok("simple"))
         }
         b"convertToCapped" => true,
-        b"createIndexes" | b"commitIndexBuild" => index_specs(entry.o)?
-            .into_iter()
-            .any(|spec| is_set(spec, "unique") == Ok(true)),
+        b"createIndexes" | b"commitIndexBuild" => {
+            let mut specs = index_specs(entry.o)?.into_iter();
+            specs.any(|spec| refuses_duplicates(spec) == Ok(true))
+        }
         b"collMod" => match entry.o.get("index")? {
-            // `prepareUnique` already rejects new duplicates.
-            Some(index) => {
-                let index = index.document()?;
-                is_set(index, "unique")? || is_set(index, "prepareUnique")?
-            }
+            Some(index) => refuses_duplicates(index.document()?)?,
             None => false,
         },
         _ => false,
     })
+}
+
+/// Returns true if an index, or the change of an index, refuses duplicates. With `prepareUnique` an index
+/// already refuses new ones.
+fn refuses_duplicates(index: Document<'_>) -> Result<bool, Malformed> {
+    Ok(is_set(index, "unique")? || is_set(index, "prepareUnique")?)
 }
 
 /// Returns the error for a rename of a collection that is not streamed to a namespace that is.

@@ -237,7 +237,7 @@ fn an_index_that_can_refuse_documents_waits_for_earlier_writes_and_does_not_dela
 
 #[test]
 fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
-    let create_index = |unique: f64| {
+    let create_with = |flag: &str, value: f64| {
         let mut out = Vec::new();
         let mut bytes = DocumentBuilder::start(&mut out);
         bytes.raw("ts", kind::TIMESTAMP, &[1, 0, 0, 0, 1, 0, 0, 0]);
@@ -250,11 +250,14 @@ fn a_unique_index_moves_a_collection_to_one_partition_and_a_drop_forgets_it() {
         bytes.nested("o", kind::DOCUMENT, |o| {
             // Servers up to 4.4 keep the type of a flag as the user gave it.
             o.str("createIndexes", "a")
-                .raw("unique", kind::DOUBLE, &unique.to_le_bytes());
+                .raw(flag, kind::DOUBLE, &value.to_le_bytes());
         });
         bytes.finish();
         out
     };
+    let create_index = |unique| create_with("unique", unique);
+    let prepared = create_with("prepareUnique", 1.0);
+    assert!(command_route(&mut router(&[]), &prepared).ordered);
     let mut auto = router(&[]);
     let route = command_route(&mut auto, &create_index(1.0));
     assert!(route.ordered);
