@@ -68,7 +68,7 @@ pub enum SavedError {
         /// The reason.
         reason: String,
     },
-    /// A position among events with one cluster time has no resume token.
+    /// A position among events of the same cluster time has no resume token.
     #[error(
         "the saved position {position} has no resume token, so the rest of the events with its cluster \
          time cannot be found"

@@ -50,7 +50,7 @@ async fn a_stream_continues_at_every_position_with_the_same_entries() -> Result<
     for (place, last) in all.iter().enumerate() {
         let rest = &all[place + 1..];
         let is_within = rest.first().is_some_and(|next| next.id.ts == last.id.ts);
-        // Every position among events with one cluster time, and some of the others.
+        // Every position among events of the same cluster time, and some of the others.
         if !is_within && place % 25 != 0 {
             continue;
         }

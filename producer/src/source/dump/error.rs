@@ -62,7 +62,7 @@ pub enum DumpError {
         term: i64,
         /// The highest term before it.
         reached: i64,
-        /// Time of the last entry in that term.
+        /// Time of the first entry of that term.
         reached_at: Timestamp,
     },
     /// Two segments diverge before the first entry of one of them.

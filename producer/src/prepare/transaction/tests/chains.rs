@@ -158,21 +158,21 @@ fn txn_larger_than_memory_goes_through_a_file() {
         last(4, 3, 80..81, 80, session(1, 1)),
         abort(5, 2, session(2, 1)),
     ];
-    let mut kept = SpooledParts::with_budget(entries[0].len());
+    let mut spooled = SpooledParts::with_budget(entries[0].len());
     for bytes in &entries[..3] {
         let entry = Entry::parse(Document::new(bytes).unwrap()).unwrap();
         let Shape::Part(link) = Shape::of(&entry).unwrap() else {
             panic!("no part");
         };
-        kept.keep(&entry, link).unwrap();
+        spooled.keep(&entry, link).unwrap();
     }
     let expected = SpoolSize {
         bytes_in_memory: entries[0].len(),
         entries_in_file: 2,
     };
-    assert_eq!(kept.size(), expected);
+    assert_eq!(spooled.size(), expected);
     let start = Start {
-        kept: SpooledParts::with_budget(entries[0].len()),
+        spooled: SpooledParts::with_budget(entries[0].len()),
         ..Start::default()
     };
     let outcome = run_from(start, &entries).unwrap();
@@ -183,26 +183,29 @@ fn txn_larger_than_memory_goes_through_a_file() {
 
 #[test]
 fn ended_transactions_use_neither_memory_nor_file() {
-    let mut kept = SpooledParts::with_budget(300);
+    let mut spooled = SpooledParts::with_budget(300);
     let mut links = Vec::new();
     for seconds in 1..20 {
         let bytes = partial(seconds, seconds - 1, 1..3, session(1, 1));
         let entry = Entry::parse(Document::new(&bytes).unwrap()).unwrap();
         let link = Link::read(entry.raw).unwrap();
-        kept.keep(&entry, link).unwrap();
-        assert_eq!(kept.read(link.at).unwrap().unwrap(), bytes);
+        spooled.keep(&entry, link).unwrap();
+        assert_eq!(spooled.read(link.at).unwrap().unwrap(), bytes);
         links.push(link);
     }
-    let size = kept.size();
+    let size = spooled.size();
     assert!(
         size.bytes_in_memory <= 300 && size.entries_in_file >= 17,
         "{size:?}"
     );
     for link in links {
-        kept.forget(link.at);
-        assert_eq!(kept.read(link.at).unwrap(), None);
+        spooled.forget(link.at);
+        assert_eq!(spooled.read(link.at).unwrap(), None);
     }
-    assert_eq!((kept.size(), kept.oldest()), (SpoolSize::default(), None));
+    assert_eq!(
+        (spooled.size(), spooled.oldest()),
+        (SpoolSize::default(), None)
+    );
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn plain(seconds: u32, id: i32, more: &[Doc]) -> Vec<u8> {
 /// The start of a stream.
 struct Start {
     format: Format,
-    kept: SpooledParts,
+    spooled: SpooledParts,
     history: History,
     from_oldest: bool,
     end: Option<Position>,
@@ -98,7 +98,7 @@ impl Default for Start {
     fn default() -> Self {
         Self {
             format: Format::Bson,
-            kept: SpooledParts::default(),
+            spooled: SpooledParts::default(),
             history: History::default(),
             from_oldest: true,
             end: None,
@@ -195,7 +195,7 @@ fn encoder(start: Start) -> Encoder {
         partitions: 4,
     };
     let transactions = Transactions::new(
-        Parts::Spooled(start.kept),
+        Parts::Spooled(start.spooled),
         start.history,
         start.from_oldest,
         start.shutdown,
