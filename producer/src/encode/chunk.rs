@@ -1,6 +1,6 @@
 //! Encoded records on their way from the encoder to the publisher.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -198,13 +198,31 @@ pub struct Counts {
 pub struct TransactionCounts {
     /// Committed transactions whose operations are all in this chunk or before it.
     pub committed: u64,
-    /// Transactions that were aborted after a part of them was logged.
+    /// Transactions that an `abortTransaction` ended after a part of them was logged. If an election
+    /// or a later transaction of the session ended a transaction without such an entry, it is not
+    /// counted.
     pub aborted: u64,
-    /// Transactions that were skipped, because their first entries were gone at the start of the
-    /// stream.
+    /// Transactions that were skipped, because they began before the stream or in a gap, and their
+    /// first entries are gone.
     pub incomplete: u64,
     /// Operations of `applyOps` entries, including those that have no record.
     pub operations: u64,
+}
+
+impl AddAssign for TransactionCounts {
+    fn add_assign(&mut self, other: Self) {
+        // All fields are named, so a new one does not compile until it is added.
+        let Self {
+            committed,
+            aborted,
+            incomplete,
+            operations,
+        } = other;
+        self.committed += committed;
+        self.aborted += aborted;
+        self.incomplete += incomplete;
+        self.operations += operations;
+    }
 }
 
 impl Chunk {

@@ -105,13 +105,20 @@ impl TransactionCounters {
     }
 
     pub(super) fn add(&self, counts: TransactionCounts) {
+        // All fields are named, so a new one does not compile until it is counted.
+        let TransactionCounts {
+            committed,
+            aborted,
+            incomplete,
+            operations,
+        } = counts;
         for (outcome, count) in [
-            ("committed", counts.committed),
-            ("aborted", counts.aborted),
-            ("incomplete", counts.incomplete),
+            ("committed", committed),
+            ("aborted", aborted),
+            ("incomplete", incomplete),
         ] {
             self.by_outcome.with_label_values(&[outcome]).inc_by(count);
         }
-        self.operations.inc_by(counts.operations);
+        self.operations.inc_by(operations);
     }
 }

@@ -166,11 +166,7 @@ impl Stream {
                 self.records.push((topic, record.partition, id, value));
             }
         }
-        let counts = &mut self.counts;
-        counts.committed += chunk.counts.transactions.committed;
-        counts.aborted += chunk.counts.transactions.aborted;
-        counts.incomplete += chunk.counts.transactions.incomplete;
-        counts.operations += chunk.counts.transactions.operations;
+        self.counts += chunk.counts.transactions;
         if let Some(position) = chunk.reached.position {
             self.ends.push(End {
                 position,

@@ -165,10 +165,7 @@ impl Outcome {
         }
         self.ends
             .push((end, chunk.reached.history, self.records.len()));
-        self.counts.committed += chunk.counts.transactions.committed;
-        self.counts.aborted += chunk.counts.transactions.aborted;
-        self.counts.incomplete += chunk.counts.transactions.incomplete;
-        self.counts.operations += chunk.counts.transactions.operations;
+        self.counts += chunk.counts.transactions;
         chunk.clear();
     }
 
