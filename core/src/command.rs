@@ -13,6 +13,14 @@ use crate::namespace::Namespace;
 use crate::time_series::VIEWS;
 
 /// The way in which a command is carried and replayed.
+///
+/// The programs and their tests match on it without a wildcard:
+///
+/// - `prepare/route/command.rs` of the producer: the topics of a command
+/// - `replay/plan/translation/mod.rs` of the consumer: what is sent to the target
+/// - `worker/foreign_command.rs` of the consumer: commands in topics of other programs
+/// - `effect` in `tests/end_to_end/documents.rs`: the table in docs/replay.md
+/// - `home` in `tests/end_to_end/history.rs`: the topic that a command must be in
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Treatment {
     /// Runs after all earlier and before all later writes of its collections.

@@ -162,11 +162,13 @@ fn home(
 ) -> Result<(String, u32)> {
     let Namespace { db, collection } = entry.namespace();
     let topic = if entry.operation == Operation::Command {
-        match scope(entry)? {
-            Some(scope) if treatment(entry)? != Some(Treatment::Ignore) => {
+        match (scope(entry)?, treatment(entry)?) {
+            (Some(scope), Some(Treatment::Barrier | Treatment::Build | Treatment::Inline)) => {
                 collection_topic(prefix, scope.db, scope.collection)
             }
-            _ => command_topic(prefix, db),
+            (None, _) | (Some(_), Some(Treatment::Ignore | Treatment::Stop) | None) => {
+                command_topic(prefix, db)
+            }
         }
     } else {
         write_key(entry.document_id()?, key)?;

@@ -91,15 +91,13 @@ impl Router {
 
     /// Returns the topics of the collections that a command names, if it is sent to them.
     pub(crate) fn topics_of_command(&self, entry: &Entry<'_>) -> Vec<String> {
-        let is_sent = |treatment| {
-            matches!(
-                treatment,
-                Treatment::Barrier | Treatment::Build | Treatment::Inline
-            )
+        let scope = match treatment(entry).ok().flatten() {
+            Some(Treatment::Barrier | Treatment::Build | Treatment::Inline) => {
+                scope(entry).ok().flatten()
+            }
+            Some(Treatment::Ignore | Treatment::Stop) | None => None,
         };
-        let treatment = treatment(entry).ok().flatten();
-        let scope = scope(entry).ok().flatten();
-        let Some(scope) = scope.filter(|_| treatment.is_some_and(is_sent)) else {
+        let Some(scope) = scope else {
             return Vec::new();
         };
         if !self.passes(&scope.ns()) {
