@@ -59,7 +59,7 @@ const OWNED: &[OwnedOption] = &[
 /// The smallest value of `--queue-bytes`. Half of it is the budget for chunks, which is eight
 /// chunks of the smallest size.
 const MIN_QUEUE_BYTES: u64 = 1 << 20;
-const MAX_LANES: usize = 64;
+const MAX_LANES: u64 = 64;
 
 impl ReplayConfig {
     /// Checks the arguments of `replay`.
@@ -95,7 +95,7 @@ impl ReplayConfig {
         let if_not_empty = faults.take_or("--if-target-not-empty", if_not_empty);
         let refused_options = RefusedOptions::read(&arguments.refused_options);
         let refused_options = faults.take_or("--refused-options", refused_options);
-        let lanes = faults.take_or("--lanes", check_lanes(&arguments.lanes));
+        let lanes = check_number("--lanes", &arguments.lanes, MAX_LANES, &mut faults);
         let shard_collections = shard_collections::check(&arguments.shard_collections, &mut faults);
         let policies = unmatched.zip(unrepeatable).zip(if_not_empty);
         let checked = group
@@ -124,7 +124,7 @@ impl ReplayConfig {
             if_not_empty,
             refused_options,
             shard_collections,
-            lanes,
+            lanes: usize::try_from(lanes).expect("--lanes is limited"),
         })
     }
 }
@@ -209,6 +209,15 @@ fn required(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Stri
     }
 }
 
+/// Checks a flag whose value is a number from 1 to `most`.
+fn check_number(flag: &str, text: &str, most: u64, faults: &mut Faults) -> Option<u64> {
+    let number = match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from 1 to {most}")),
+    };
+    faults.take_or(flag, number)
+}
+
 fn check_uri(flag: &str, value: Option<&str>, faults: &mut Faults) -> Option<Secret> {
     let value = required(flag, value, faults)?;
     let secret = faults.take_or(flag, resolve_secret(&value))?;
@@ -263,13 +272,6 @@ fn check_group(
         serve: serve?,
         log: log?,
     })
-}
-
-fn check_lanes(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(lanes) if (1..=MAX_LANES).contains(&lanes) => Ok(lanes),
-        _ => Err(format!("must be a number from 1 to {MAX_LANES}")),
-    }
 }
 
 fn check_queue_bytes(text: &str) -> Result<usize, String> {

@@ -9,7 +9,7 @@ use oplog_relay_runtime::config::{ConfigError, Faults, Secret, parse_duration};
 use oplog_relay_runtime::kafka::{CONSUMER_OWNED, KafkaOptions, parse_options};
 use oplog_relay_runtime::telemetry::LogOptions;
 
-use super::{check_uri, no_faults, required};
+use super::{check_number, check_uri, no_faults, required};
 use crate::config::arguments::{AuditArguments, ReplayPlaceArguments, VerifyArguments};
 
 /// The replay that writes into a target.
@@ -186,14 +186,6 @@ fn check_mode(arguments: &VerifyArguments, faults: &mut Faults) -> Option<Verify
         _ => Err("must be count, sample or full"),
     };
     faults.take_or("--mode", mode)
-}
-
-fn check_number(flag: &str, text: &str, most: u64, faults: &mut Faults) -> Option<u64> {
-    let number = match text.parse() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err(format!("must be a number from 1 to {most}")),
-    };
-    faults.take_or(flag, number)
 }
 
 /// Checks the options of the replay: either all required ones are given, or none of them.
