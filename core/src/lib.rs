@@ -33,12 +33,8 @@
 //!
 //! # Terms
 //!
-//! *entry* (oplog), *document* (MongoDB), *record* (Kafka), *batch*, *key*; *position* (in the
-//! source), *offset* (Kafka only), *checkpoint* (a saved position), *commit* (Kafka offsets or
-//! transaction), *full sync* (a copy of the existing data), *tail* (follow the oplog), *replay*
-//! (apply to MongoDB), *emit* (write JSON for other programs), *barrier*, *incarnation* (a
-//! collection between its creation and its drop), *source* (a replica set, a sharded cluster, or a
-//! dump of an oplog), *lag*.
+//! The terms are defined in docs/glossary.md. In short: an *entry* is in the oplog, a *record* in Kafka
+//! and a *document* in MongoDB; a *position* is in the source, and an *offset* in a Kafka partition.
 //!
 //! # Modules
 //!

@@ -63,6 +63,10 @@ pub(super) struct Policies {
 }
 
 /// The settings of a replay.
+///
+/// The value of a flag passes from `ReplayArguments` through [`ReplayConfig`] to these settings, in
+/// [`MongoSink::connect`], and from them to `Policies`, the [`Planner`] or the [`Catalog`], in
+/// [`MongoSink::open`]. `verify/repair.rs` also creates settings, for the repairs of `verify`.
 #[derive(Debug, Clone)]
 pub struct Settings<'s> {
     /// The consumer group whose commands the catalog records.

@@ -12,7 +12,8 @@ use crate::worker::batch::Located;
 use crate::worker::chunk::Chunk;
 use crate::worker::foreign_command::{Handling, handling};
 
-/// A segment: entries that are applied together, and the stop after them.
+/// A segment: entries that are applied together, and the stop after them. The `Segment` of
+/// `replay/plan` is a part of it: the writes of one step.
 pub(super) struct Segment<'c> {
     pub(super) entries: Vec<Located<'c>>,
     pub(super) stop: Option<Stop<'c>>,

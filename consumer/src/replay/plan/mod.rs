@@ -173,7 +173,7 @@ impl Routing<'static> {
     };
 }
 
-/// A change of a document.
+/// A change of a document. The action for a command of the oplog is [`translation::Action`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
     /// Inserts the document.
@@ -387,7 +387,8 @@ struct PlannedWrite<'a> {
     identity: Range<usize>,
 }
 
-/// The writes of one step.
+/// The writes of one step. The `Segment` of `worker/segment.rs` is the whole batch, with the stop after
+/// it.
 struct Segment<'a> {
     partition: &'a TopicPartition,
     writes: Vec<PlannedWrite<'a>>,

@@ -67,7 +67,10 @@ impl Limits {
         }
     }
 
-    /// Splits the writes at the end of the next command.
+    /// Splits the writes at the end of the next command. All bulks pass through here, whether their
+    /// collection is sharded or not. Moves do not: `MOVES_AT_ONCE` in `sharding/moved.rs` limits the
+    /// number of documents in their transactions. Writes of a single document, such as a held one, do
+    /// not either, because they always fit.
     pub(crate) fn cut<'w, 'a>(&self, kind: BulkKind, writes: &'w [Write<'a>]) -> Cut<'w, 'a> {
         let most = match &self.updates {
             Some(limit) if kind == BulkKind::Update => limit.statements,

@@ -59,7 +59,8 @@ pub const POSTPONED_EXPIRY: i32 = i32::MAX;
 /// refuses it.
 const PRE_IMAGES: &[u8] = b"recordPreImages";
 
-/// The action for a command on a target.
+/// The action for a command on a target. The change of a document is
+/// [`plan::Action`](crate::replay::plan::Action).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Intentionally no action.
