@@ -16,7 +16,7 @@ use crate::run::followed_source::FollowedSource;
 use crate::session::pipeline::Outcome;
 use crate::session::{Supervisor, head_room};
 use crate::source::origin::Origin;
-use crate::telemetry::status;
+use crate::telemetry::status_line;
 
 /// First delay between two attempts to follow a source, or between two of its leases.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -220,7 +220,7 @@ impl Follower {
         let origin = origin?.reporting_stalls_after(health.limit());
         self.source.set_name(origin.name());
         let mut shown = JoinSet::new();
-        let showing = status::show(
+        let showing = status_line::show(
             Arc::clone(&self.source.metrics),
             self.source.name().to_owned(),
             self.source.setting.is_alone(),

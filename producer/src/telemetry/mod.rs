@@ -2,12 +2,12 @@
 //!
 //! # Modules
 //!
-//! - `metrics` has the metrics; `counters` has those of one subject, `queue` the bytes that wait for
-//!   the publisher, and `names` their names
+//! - `metrics` has the metrics and the body of `/status`; `counters` has those of one subject, `queue`
+//!   the bytes that wait for the publisher, and `names` their names
 //! - `latency` has the histogram of the parts of an entry's way
-//! - `oplog_window` has the gauges of the source's oplog
+//! - `oplog_window` has the gauges of the source's oplog, and their part of `/status`
 //! - `progress` has the progress of a full sync
-//! - `status` shows the progress of the stream
+//! - `status_line` shows the progress of the stream
 
 mod counters;
 pub mod latency;
@@ -16,4 +16,4 @@ mod names;
 pub mod oplog_window;
 pub mod progress;
 pub mod queue;
-pub mod status;
+pub mod status_line;
