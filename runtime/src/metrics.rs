@@ -29,7 +29,8 @@ pub fn register_build_info(
 ) -> prometheus::Result<()> {
     let opts = Opts::new(
         format!("{prefix}_build_info"),
-        "Versions of the program and of librdkafka; the value is always 1.",
+        "Always 1. The labels version and librdkafka have the versions of the program and of \
+         librdkafka.",
     );
     let gauge = registered(
         registry,

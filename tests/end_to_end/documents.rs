@@ -161,6 +161,30 @@ fn section_of_metrics(program: &str, registry: &Registry) -> String {
     format!("\n## Metrics of {program}\n\n| name | type | meaning |\n| --- | --- | --- |\n{rows}")
 }
 
+/// Checks that the help text of each metric names its labels and their values.
+fn check_labels(registry: &Registry) -> Result<()> {
+    for family in registry.gather() {
+        let (name, help) = (family.name(), family.help());
+        let is_in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let is_named = |text: &str| {
+            help.split(|c: char| !is_in_word(c))
+                .any(|word| word == text)
+        };
+        for metric in family.get_metric() {
+            for label in metric.get_label() {
+                let (label, value) = (label.name(), label.value());
+                ensure!(is_named(label), "{name}: no label {label} in {help:?}");
+                let is_version = name.ends_with("_build_info");
+                ensure!(
+                    is_version || is_named(value),
+                    "{name}: no {label} {value} in {help:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
     let producer = oplog_producer::telemetry::metrics::Metrics::new()?;
@@ -178,7 +202,11 @@ fn the_page_of_the_metrics_has_all_of_them() -> Result<()> {
         lost_in: None,
     }));
     consumer.count_error("commit");
-    consumer.count_dead_letter(Reason::Write);
+    for reason in Reason::ALL {
+        consumer.count_dead_letter(reason);
+    }
+    check_labels(&producer.registry)?;
+    check_labels(&consumer.registry)?;
     let programs = [
         ("oplog-producer", &producer.registry),
         ("oplog-consumer", &consumer.registry),

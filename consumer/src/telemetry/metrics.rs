@@ -96,9 +96,9 @@ impl Metrics {
         let by = |label: &str, name: &str, help: &str| {
             registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
         };
-        let by_operation = by("op", "entries_total", "Entries applied.")?;
-        let errors = by("kind", "errors_total", "Errors by kind.")?;
-        let dead_letters = by("reason", "dead_letters_total", "Dead letters written.")?;
+        let by_operation = by("op", "entries_total", ENTRIES)?;
+        let errors = by("kind", "errors_total", ERRORS)?;
+        let dead_letters = by("reason", "dead_letters_total", DEAD_LETTERS)?;
         let [
             filtered,
             dropped_entries,
@@ -242,6 +242,20 @@ impl Metrics {
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
+
+/// The help text of the counter of entries.
+const ENTRIES: &str = "Entries applied, by op: insert, update, delete, command or noop.";
+
+/// The help text of the counter of errors. The kinds that end the program are those of
+/// `ConsumerError::kind`.
+const ERRORS: &str = "Errors, by kind. Those that are retried or passed over: kafka, commit (of \
+    offsets), target, write_concern, dead_letter, and fragment (an incomplete record was \
+    discarded). Those that end the program: usage, undecodable, unplayable (an entry cannot be \
+    applied), refused, offsets_lost, kafka, target, output and internal.";
+
+/// The help text of the counter of dead letters.
+const DEAD_LETTERS: &str =
+    "Dead letters written, by reason: undecodable, command, write, unmatched or unrepeatable.";
 
 /// Names and help texts of the gauges of source time.
 const TIMES: [(&str, &str); 3] = [

@@ -67,7 +67,8 @@ impl LookupCounters {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let lookups = opts(
             "lookups_total",
-            "Changes whose document was looked up on the source, by result.",
+            "Changes whose document was looked up on the source, by result: found or gone (the \
+             document of an update), found_before or missing_before (the document before a change).",
         );
         let lookups = registered(registry, IntCounterVec::new(lookups, &["result"])?)?;
         Ok(Self {
@@ -90,8 +91,9 @@ impl TransactionCounters {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let ended = opts(
             "transactions_total",
-            "Transactions of the source that ended, by outcome. An incomplete transaction was \
-             skipped, because the stream started after its first entries.",
+            "Transactions of the source that ended, by outcome: committed, aborted (by an \
+             abortTransaction, after a part of the transaction was logged) or incomplete (skipped, \
+             because it began before the stream or in a gap, and its first entries are gone).",
         );
         let operations = opts(
             "transaction_operations_total",

@@ -59,8 +59,8 @@ impl Latency {
         let parts = PartHistograms::register(
             registry,
             "oplog_producer_latency_seconds",
-            "Time that a chunk of entries spends in each part of its way: read (from the wall time \
-             of its last entry), encode, queue, delivery, position and commit.",
+            "Time that a chunk of entries takes, by part: read (from the wall time of its last \
+             entry), encode, queue, delivery, position and commit.",
         )?;
         Ok(Self {
             read: parts.part(READ),

@@ -25,6 +25,15 @@ const COMMIT_BUCKETS: [f64; 12] = [
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
 
+/// The help text of the counter of entries.
+const ENTRIES: &str =
+    "Entries read from the source, by op: insert, update, delete, command or noop.";
+
+/// The help text of the counter of failures. The kinds are those of `ProducerError::kind`.
+const ERRORS: &str = "Failures, by kind: source, kafka, registry (the schema registry), \
+    undecodable (an entry cannot be read), position_lost, fenced (by another instance, or by a \
+    change of the position), usage (wrong configuration) or internal.";
+
 /// The label of the metrics of several sources.
 const SOURCE: &str = "source";
 
@@ -118,7 +127,7 @@ impl Metrics {
             registered(&registry, IntCounterVec::new(opts(name, help), &[label])?)
         };
         let metrics = Self {
-            entries: by_operation(&by("op", "entries_total", "Entries read from the source.")?),
+            entries: by_operation(&by("op", "entries_total", ENTRIES)?),
             filtered: counter(
                 "filtered_total",
                 "Entries for which no record was written: excluded by the filter, omitted from \
@@ -149,7 +158,7 @@ impl Metrics {
             queue_records: int_gauge("queue_records", "Records that wait for the broker.")?,
             queue_bytes: int_gauge("queue_bytes", "Encoded bytes that wait for the publisher.")?,
             turns: TurnMetrics::register(&registry)?,
-            errors: by("kind", "errors_total", "Failures, by kind.")?,
+            errors: by("kind", "errors_total", ERRORS)?,
             copied: CopyCounters::register(&registry)?,
             lookups: LookupCounters::register(&registry)?,
             oplog: OplogGauges::register(&registry)?,
