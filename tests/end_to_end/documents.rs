@@ -388,8 +388,13 @@ fn every_path_that_the_page_of_the_tests_names_exists() -> Result<()> {
     let page = read("tests/README.md")?;
     let rows = page.lines().filter(|line| line.starts_with("| "));
     let named = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+    // The others are commands, functions and environment variables.
+    let is_path = |text: &&str| {
+        let is_variable = text.starts_with("OPLOG_RELAY_");
+        !text.contains(' ') && !text.contains("::") && !is_variable
+    };
     let mut count = 0;
-    for path in named.filter(|text| !text.contains(' ')).flat_map(paths) {
+    for path in named.filter(is_path).flat_map(paths) {
         let places = ["tests", ".", "producer/src", "consumer/src"];
         let exists = places
             .iter()

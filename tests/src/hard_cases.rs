@@ -9,7 +9,7 @@ mod tests {
     use anyhow::{Context, Result, ensure};
 
     const TABLE: &str = include_str!("../hard_cases.md");
-    /// Number of lines of the checklists.
+    /// Number of rows in the table.
     const LINES: usize = 221;
     const REASONS: [&str; 3] = ["Cannot occur: ", "Not here: ", "Open: "];
 
