@@ -199,7 +199,8 @@ impl ConsumerError {
         }
     }
 
-    /// Returns the value of the error counter's `kind` label.
+    /// Returns the value of the label `kind` of the error counter. The counter's help text in
+    /// `telemetry/metrics.rs` names all values.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -209,7 +209,8 @@ impl ProducerError {
         }
     }
 
-    /// Returns the value of the label `kind` of the error counter.
+    /// Returns the value of the label `kind` of the error counter. The counter's help text in
+    /// `telemetry/metrics.rs` names all values.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
