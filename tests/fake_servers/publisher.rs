@@ -60,6 +60,7 @@ fn open(cluster: &Cluster) -> Result<Publisher, ProducerError> {
         RecordSizes {
             oversize: Oversize::Stop,
             smallest_limit: 1 << 20,
+            position_limit: 1 << 20,
         },
     )
 }

@@ -209,16 +209,24 @@ impl Metrics {
 
     /// Sets the lag behind the positions that the producers have saved.
     pub fn set_lag_behind_saved(&self, lag: Lag) {
-        let applied = i64::from(lag.applied.seconds) * 1000;
-        self.applied(applied);
+        self.applied(i64::from(lag.applied.seconds) * 1000);
         self.lag.set(f64::from(lag.lag));
-        let age = now_ms().saturating_sub(applied).max(0);
-        self.source_lag.set(seconds(age));
+        self.set_source_lag();
     }
 
     /// Shows that the lag is unknown.
     pub fn set_lag_unknown(&self) {
         self.lag.set(f64::NAN);
+        self.set_source_lag();
+    }
+
+    /// Sets the age of the last applied entry, which is unknown before the first one.
+    fn set_source_lag(&self) {
+        let age = match self.applied_ms.load(Ordering::Relaxed) {
+            0 => f64::NAN,
+            applied => seconds(now_ms().saturating_sub(applied).max(0)),
+        };
+        self.source_lag.set(age);
     }
 
     /// Sets the lag to the age of the last applied entry and returns it; `None` before the first
@@ -231,6 +239,7 @@ impl Metrics {
             (false, applied) => Some(seconds(now_ms().saturating_sub(applied)).max(0.0)),
         };
         self.lag.set(lag.unwrap_or(f64::NAN));
+        self.set_source_lag();
         lag
     }
 }
@@ -265,7 +274,7 @@ const TIMES: [(&str, &str); 3] = [
     ),
     (
         "source_lag_seconds",
-        "Age of the source time up to which everything is applied.",
+        "Age of the source time up to which everything is applied; NaN before the first entry.",
     ),
     (
         "position_timestamp_seconds",
@@ -332,4 +341,23 @@ fn all<M: Collector + Clone + 'static, const N: usize>(
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace(PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_the_last_entry_grows_while_the_lag_is_unknown() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_lag_unknown();
+        assert!(metrics.source_lag.get().is_nan());
+        metrics.applied(now_ms() - 10_000);
+        metrics.set_lag_unknown();
+        assert!(metrics.source_lag.get() >= 10.0);
+        metrics.applied(now_ms() - 5_000);
+        metrics.set_lag(false);
+        let age = metrics.source_lag.get();
+        assert!((5.0..10.0).contains(&age), "{age}");
+    }
 }

@@ -102,6 +102,7 @@ async fn fence(place: Place<'_>) -> Result<Publisher, ProducerError> {
     let sizes = RecordSizes {
         oversize: Oversize::Stop,
         smallest_limit: LARGEST,
+        position_limit: LARGEST,
     };
     blocking(move || {
         let transactional_id = format!("{prefix}.{source}");

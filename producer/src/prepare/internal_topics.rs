@@ -8,8 +8,19 @@ use crate::error::ProducerError;
 use crate::prepare::topics::error::InternalSetting;
 use crate::prepare::topics::error::TopicError;
 use crate::prepare::topics::{self, CLOCK_MARGIN_MS};
+use crate::publish::MAX_RECORD_BYTES;
 
-/// Creates the internal topics of a source if they are missing, and checks the settings of both.
+/// The largest record batch, in bytes, that each internal topic of a source accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InternalLimits {
+    /// The limit of the position topic.
+    pub position: usize,
+    /// The limit of the state topic.
+    pub state: usize,
+}
+
+/// Creates the internal topics of a source if they are missing, and checks the settings of both. Returns
+/// their limits.
 ///
 /// # Errors
 /// [`TopicError::Internal`] for a topic that is not suitable; [`ProducerError::KafkaFailure`].
@@ -18,7 +29,7 @@ pub async fn ensure_internal_topic(
     prefix: &str,
     source: &str,
     replication_factor: i32,
-) -> Result<(), ProducerError> {
+) -> Result<InternalLimits, ProducerError> {
     let names = [position_topic(prefix, source), state_topic(prefix, source)];
     for name in &names {
         if admin.partitions(name).await?.is_none() {
@@ -38,7 +49,9 @@ pub async fn ensure_internal_topic(
     for (name, settings) in &found {
         check(name, settings)?;
     }
-    Ok(())
+    let limit = |name: &String| found.get(name).map_or(MAX_RECORD_BYTES, topics::limit);
+    let [position, state] = names.each_ref().map(limit);
+    Ok(InternalLimits { position, state })
 }
 
 fn check(name: &str, settings: &TopicSettings) -> Result<(), TopicError> {

@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::state::PositionRecord;
+use oplog_relay_core::topic::{PositionTopicName, parse_position_topic, state_topic};
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
@@ -75,6 +76,15 @@ pub enum Oversize {
 struct Sent {
     records: u64,
     bytes: u64,
+    /// The bytes of those that are known to be delivered.
+    delivered: u64,
+}
+
+impl Sent {
+    /// Returns the mean number of bytes of a record.
+    fn each(self) -> u64 {
+        self.bytes / self.records.max(1)
+    }
 }
 
 /// Default time that a Kafka transaction may stay open at the broker.
@@ -104,6 +114,8 @@ pub struct Publisher {
     producer: BaseProducer<PublisherContext>,
     transactional_id: String,
     position_topic: String,
+    /// The largest record batch that the position topic accepts, in bytes.
+    position_limit: usize,
     source: String,
     topics: Vec<NewTopic>,
     oversize: Oversize,
@@ -138,6 +150,8 @@ pub struct RecordSizes {
     pub oversize: Oversize,
     /// The smallest limit of the topics in bytes.
     pub smallest_limit: usize,
+    /// The limit of the position topic in bytes.
+    pub position_limit: usize,
 }
 
 impl Publisher {
@@ -156,6 +170,7 @@ impl Publisher {
         RecordSizes {
             oversize,
             smallest_limit: smallest,
+            position_limit,
         }: RecordSizes,
     ) -> Result<Self, ProducerError> {
         let mut config = client_config(options);
@@ -192,6 +207,7 @@ impl Publisher {
             producer,
             transactional_id: transactional_id.to_owned(),
             position_topic: position_topic.to_owned(),
+            position_limit,
             source: source.to_owned(),
             topics: Vec::new(),
             oversize,
@@ -412,12 +428,20 @@ impl Publisher {
         let found = self.topics.iter().find(|topic| topic.name == failure.topic);
         // If a record below the known limit is refused, the limit has been lowered since then. A
         // new session reads the new limit.
-        let limit = found.map_or(MAX_RECORD_BYTES, |topic| topic.max_bytes);
+        let is_position = failure.topic == self.position_topic;
+        let limit = match found {
+            Some(topic) => topic.max_bytes,
+            None if is_position => self.position_limit,
+            None => MAX_RECORD_BYTES,
+        };
         if failure.is_size() && failure.bytes > limit {
             let bytes = failure.bytes - RECORD_OVERHEAD;
+            // Records of the internal topics are never split.
             return match self.oversize {
-                Oversize::Stop => too_large(place, bytes, limit),
-                Oversize::Split => cannot_be_split(place, bytes, limit),
+                Oversize::Stop if !self.is_internal(&failure.topic) => {
+                    too_large(place, bytes, limit)
+                }
+                Oversize::Stop | Oversize::Split => cannot_be_split(place, bytes, limit),
             };
         }
         if failure.is_refusal() {
@@ -427,6 +451,13 @@ impl Publisher {
         let right = format!("Write on topic {}", failure.topic);
         let doing = format!("delivering a record to {place}");
         self.failed(&with_right(doing, error, &right), error)
+    }
+
+    /// Returns true for the position topic and the state topic of the source.
+    fn is_internal(&self, topic: &str) -> bool {
+        let name = parse_position_topic(&self.position_topic);
+        let state = name.map(|PositionTopicName { prefix, source }| state_topic(prefix, source));
+        topic == self.position_topic || state.is_some_and(|state| topic == state)
     }
 
     /// Flushes the records, adds the position, and commits both.
@@ -471,7 +502,7 @@ impl Publisher {
     pub fn abort(&mut self) {
         let is_slow = |begun: Instant| begun.elapsed() >= self.transaction_timeout / 2;
         if self.begun.is_some_and(is_slow) {
-            let bytes = self.pace.expired();
+            let bytes = self.pace.expired(self.allowed_in_flight());
             tracing::warn!(
                 limit_of_bytes_in_flight = bytes,
                 transaction_timeout = ?self.transaction_timeout,

@@ -41,8 +41,8 @@ pub struct Pace {
     most: u64,
 }
 
-/// Number of bytes handed over since the last adjustment, and the time that the publisher waited for
-/// them.
+/// Number of bytes delivered since the last adjustment, and the time that the publisher waited for
+/// them. Bytes that were only handed to the client tell nothing about the broker.
 #[derive(Debug, Default, Clone, Copy)]
 struct Sample {
     bytes: u64,
@@ -104,19 +104,20 @@ impl Pace {
         usize::try_from(self.bytes()).unwrap_or(usize::MAX)
     }
 
-    /// Notes that `bytes` more were handed to the client, and how long the publisher waited because too
-    /// many were in flight.
-    pub(crate) fn handed(&self, bytes: u64, waited: Duration) {
+    /// Notes that `bytes` more were delivered, and how long the publisher waited because too many were in
+    /// flight.
+    pub(crate) fn delivered(&self, bytes: u64, waited: Duration) {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         sample.bytes += bytes;
         sample.waited += waited;
         self.judge(&mut sample);
     }
 
-    /// Notes how long the publisher waited until everything was delivered, before a commit. A short
-    /// wait for few bytes is ignored: it is only the round trip to the broker.
-    pub(crate) fn drained(&self, waited: Duration) {
+    /// Notes that the last `bytes` were delivered before a commit, and how long the publisher waited for
+    /// them. A short wait for few bytes is ignored: it is only the round trip to the broker.
+    pub(crate) fn drained(&self, bytes: u64, waited: Duration) {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        sample.bytes += bytes;
         if waited < self.measured() && sample.bytes < self.bytes() / 2 {
             *sample = Sample::default();
             return;
@@ -126,9 +127,10 @@ impl Pace {
     }
 
     /// Lowers the limit after a transaction that was aborted at half of its timeout or later, and
-    /// keeps it there for a while. Returns the new limit.
-    pub(crate) fn expired(&self) -> u64 {
-        let bytes = (self.bytes() / 2).max(LEAST_BYTES);
+    /// keeps it there for a while. `allowed` is the number of bytes that were allowed in flight, which
+    /// may be less than the limit. Returns the new limit.
+    pub(crate) fn expired(&self, allowed: u64) -> u64 {
+        let bytes = (self.bytes().min(allowed) / 2).max(LEAST_BYTES);
         let ceiling = Ceiling {
             bytes,
             set: Instant::now(),
@@ -174,12 +176,12 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Simulates a broker that accepts `rate` bytes per second: hands over as many bytes as are
-    /// allowed, repeatedly, and waits for each quarter of them.
+    /// Simulates a broker that accepts `rate` bytes per second, and delivers as many bytes as are allowed,
+    /// repeatedly, with a wait for each quarter of them.
     fn settle(pace: &Pace, rate: u64) -> u64 {
         for _ in 0..200 {
             let bytes = pace.bytes() / 4;
-            pace.handed(bytes, Duration::from_micros(bytes * 1_000_000 / rate));
+            pace.delivered(bytes, Duration::from_micros(bytes * 1_000_000 / rate));
         }
         pace.bytes()
     }
@@ -221,21 +223,35 @@ mod tests {
     fn only_long_waits_change_the_limit() {
         let pace = Pace::new(TIMEOUT);
         for _ in 0..1000 {
-            pace.handed(1000, Duration::ZERO);
-            pace.drained(Duration::from_millis(200));
+            pace.delivered(1000, Duration::ZERO);
+            pace.drained(0, Duration::from_millis(200));
         }
         assert_eq!(pace.bytes(), FIRST_BYTES);
-        pace.handed(FIRST_BYTES / 4, Duration::ZERO);
-        pace.drained(Duration::from_secs(20));
+        pace.delivered(FIRST_BYTES / 8, Duration::ZERO);
+        pace.drained(FIRST_BYTES / 8, Duration::from_secs(20));
         assert_eq!(pace.bytes(), FIRST_BYTES / 4 / 4);
+    }
+
+    #[test]
+    fn bytes_that_are_not_delivered_do_not_raise_the_limit() {
+        let pace = Pace::new(TIMEOUT);
+        for _ in 0..1000 {
+            pace.delivered(0, Duration::ZERO);
+        }
+        assert_eq!(pace.bytes(), FIRST_BYTES);
+        // The broker has not accepted anything for a while.
+        pace.delivered(0, Duration::from_secs(20));
+        assert_eq!(pace.bytes(), LEAST_BYTES);
     }
 
     #[test]
     fn an_expired_transaction_halves_the_limit_down_to_the_minimum() {
         let pace = Pace::new(TIMEOUT);
-        assert_eq!(pace.expired(), FIRST_BYTES / 2);
+        assert_eq!(pace.expired(MOST_BYTES), FIRST_BYTES / 2);
+        // A limit that few partitions do not use has no part in the reason.
+        assert_eq!(pace.expired(FIRST_BYTES / 4), FIRST_BYTES / 8);
         for _ in 0..20 {
-            pace.expired();
+            pace.expired(MOST_BYTES);
         }
         assert_eq!(pace.clone().bytes(), LEAST_BYTES);
     }
@@ -244,7 +260,7 @@ mod tests {
     fn a_burst_does_not_raise_the_limit_above_the_one_that_an_expired_transaction_left() {
         let pace = Pace::new(TIMEOUT);
         assert_eq!(settle(&pace, 100_000_000), MOST_BYTES);
-        assert_eq!(pace.expired(), MOST_BYTES / 2);
+        assert_eq!(pace.expired(MOST_BYTES), MOST_BYTES / 2);
         assert_eq!(settle(&pace, 100_000_000), MOST_BYTES / 2);
         // A lower rate still lowers it, and the bound does not keep it there.
         assert_eq!(settle(&pace, 100_000), 500_000);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Publisher, REQUEST_TIMEOUT, Sent};
+use super::{Publisher, REQUEST_TIMEOUT};
 use crate::error::ProducerError;
 
 /// Pause between two checks of outstanding deliveries.
@@ -23,14 +23,10 @@ const OUTSTANDING_EACH: u64 = 256 << 10;
 impl Publisher {
     /// Checks deliveries, and waits while too many bytes are outstanding.
     pub(crate) fn hold_back(&mut self) -> Result<(), ProducerError> {
-        let handed = self.unpolled_bytes as u64;
         (self.unpolled, self.unpolled_bytes) = (0, 0);
         self.poll(Duration::ZERO)?;
-        let Sent { records, bytes } = self.sent;
-        let each = bytes / records.max(1);
-        let most = (self.known.partitions() * OUTSTANDING_EACH)
-            .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end())
-            .min(self.pace.bytes());
+        let each = self.sent.each();
+        let most = self.allowed_in_flight();
         let begun = Instant::now();
         let mut least = i32::MAX;
         loop {
@@ -53,8 +49,26 @@ impl Publisher {
             std::thread::sleep(DRAIN_PAUSE);
             self.poll(Duration::ZERO)?;
         }
-        self.pace.handed(handed, begun.elapsed());
+        let delivered = self.newly_delivered();
+        self.pace.delivered(delivered, begun.elapsed());
         Ok(())
+    }
+
+    /// Returns the number of bytes that may be in flight.
+    pub(super) fn allowed_in_flight(&self) -> u64 {
+        (self.known.partitions() * OUTSTANDING_EACH)
+            .clamp(*OUTSTANDING_BYTES.start(), *OUTSTANDING_BYTES.end())
+            .min(self.pace.bytes())
+    }
+
+    /// Returns the number of bytes that were delivered since the last call, estimated from the number of
+    /// records in flight.
+    fn newly_delivered(&mut self) -> u64 {
+        let waiting = u64::try_from(self.in_flight()).unwrap_or_default() * self.sent.each();
+        let delivered = self.sent.bytes.saturating_sub(waiting);
+        let newly = delivered.saturating_sub(self.sent.delivered);
+        self.sent.delivered = delivered.max(self.sent.delivered);
+        newly
     }
 
     /// Waits until every record is delivered. The client's own flush checks deliveries only every 100
@@ -68,7 +82,8 @@ impl Publisher {
             let waiting = self.in_flight();
             if waiting == 0 {
                 self.known.delivered();
-                self.pace.drained(begun.elapsed());
+                let delivered = self.newly_delivered();
+                self.pace.drained(delivered, begun.elapsed());
                 return Ok(());
             }
             if waiting < least {

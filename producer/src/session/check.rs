@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::Supervisor;
 use crate::error::ProducerError;
 use crate::prepare::claims::{Claims, OtherSources};
-use crate::prepare::internal_topics;
+use crate::prepare::internal_topics::{InternalLimits, ensure_internal_topic};
 use crate::prepare::route::check_rule;
 use crate::prepare::topics::{self, Cluster, DataTopicSettings, Topics};
 use crate::publish::MAX_RECORD_BYTES;
@@ -42,6 +42,8 @@ pub(super) struct FoundCluster {
     pub(super) existing: BTreeMap<String, TopicSettings>,
     /// Settings of data topics that do not exist yet.
     pub(super) new_settings: DataTopicSettings,
+    /// The limits of the source's internal topics.
+    pub(super) internal: InternalLimits,
 }
 
 /// The saved state, which agrees with the configuration.
@@ -58,7 +60,7 @@ impl Supervisor {
         let (prefix, source) = (&self.config.stream.topic_prefix, self.origin.name());
         let admin = Admin::connect(&self.config.kafka).await?;
         let replication_factor = self.config.replication_factor;
-        internal_topics::ensure_internal_topic(&admin, prefix, source, replication_factor).await?;
+        let internal = ensure_internal_topic(&admin, prefix, source, replication_factor).await?;
         let names = admin.topics().await?;
         let existing = topics::existing(&admin, names.keys().map(String::as_str), prefix).await?;
         let new_settings = self.new_topic_settings(&admin).await?;
@@ -68,6 +70,7 @@ impl Supervisor {
             reader: Reader::new(&self.config.kafka),
             names,
             existing,
+            internal,
         })
     }
 
@@ -174,6 +177,7 @@ impl Supervisor {
             others,
             oldest,
             existing: cluster.existing.clone(),
+            state_limit: cluster.internal.state,
             prepared: BTreeMap::new(),
             registry: self.registry.clone(),
             shutdown: self.shutdown.clone(),

@@ -13,6 +13,7 @@ use super::Supervisor;
 use crate::encode::{Encoder, FIRST_ROUTING, Rules};
 use crate::error::ProducerError;
 use crate::prepare::claims::Claims;
+use crate::prepare::internal_topics::InternalLimits;
 use crate::prepare::lookup::{BeforeLookup, CurrentLookup};
 use crate::prepare::route::Router;
 use crate::prepare::topics::{self, Topics};
@@ -244,13 +245,16 @@ impl Supervisor {
 
     async fn open_publisher(&self, cluster: &FoundCluster) -> Result<Publisher, ProducerError> {
         let config = Arc::clone(&self.config);
+        let InternalLimits { position, state } = cluster.internal;
         let limits = cluster.existing.values().map(topics::limit);
+        let limits = limits.chain([position, state]);
         let smallest = limits.fold(cluster.new_settings.max_bytes, usize::min);
         // A batch is at most half of the allowed bytes, because several are in flight at once.
         let smallest = smallest.min(self.pace.buffer_bytes() / 2);
         let sizes = RecordSizes {
             oversize: config.oversize,
             smallest_limit: smallest,
+            position_limit: position,
         };
         let source = self.origin.name().to_owned();
         let opened = tokio::task::spawn_blocking(in_current_span(move || {

@@ -208,6 +208,8 @@ pub struct Cluster {
     pub runtime: Handle,
     /// Name of the source's state topic.
     pub state_topic: String,
+    /// The largest record batch that the state topic accepts, in bytes.
+    pub state_limit: usize,
     /// Number of partitions of new topics.
     pub partitions: u32,
     /// Replication factor of new topics.
@@ -258,6 +260,9 @@ impl Cluster {
     }
 
     fn max_bytes(&self, name: &str) -> usize {
+        if name == self.state_topic {
+            return self.state_limit;
+        }
         let created = self.new_settings.max_bytes;
         self.existing.get(name).map_or(created, limit)
     }

@@ -86,8 +86,8 @@ impl SourceReader {
     /// collection or view by its name.
     ///
     /// # Errors
-    /// [`ProducerError::Source`]; without a UUID, [`SourceError::BucketsUnlisted`] if a time series
-    /// has the name.
+    /// [`ProducerError::Source`]; [`SourceError::BucketsUnlisted`] for a time series that has the UUID or,
+    /// without a UUID, the name.
     pub async fn find(
         &self,
         ns: &str,
@@ -110,9 +110,9 @@ impl SourceReader {
             for described in &found {
                 // A server that does not support the second filter may return everything.
                 let listed = match listed(db, described, &found) {
-                    // A time series now has the name of the collection with the UUID.
+                    // Another collection, a time series, now has the name of the one with the UUID.
                     Err(ProducerError::SourceUnfit(SourceError::BucketsUnlisted { .. }))
-                        if ui.is_some() =>
+                        if ui.is_some() && uuid_of(described) != ui =>
                     {
                         continue;
                     }
@@ -218,20 +218,21 @@ fn listed(db: &str, described: &Typed, all: &[Typed]) -> Result<Option<Listed>, 
     if is_own && name != "system.js" && !name.starts_with("system.buckets.") {
         return Ok(None);
     }
-    let ui = match described
-        .get_document("info")
-        .ok()
-        .and_then(|info| info.get("uuid"))
-    {
-        Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionUuid),
-        _ => None,
-    };
     Ok(Some(Listed {
         ns,
-        ui,
+        ui: uuid_of(described),
         kind,
         options,
     }))
+}
+
+/// Returns the UUID in an element of a reply to `listCollections`; views have none.
+fn uuid_of(described: &Typed) -> Option<CollectionUuid> {
+    let info = described.get_document("info").ok()?;
+    match info.get("uuid") {
+        Some(Bson::Binary(uuid)) => uuid.bytes.as_slice().try_into().ok().map(CollectionUuid),
+        _ => None,
+    }
 }
 
 /// Reads a number, whose type differs between servers.
