@@ -203,3 +203,28 @@ fn a_member_killed_between_fragments_loses_nothing_and_a_start_between_them_is_r
     );
     Ok(())
 }
+
+/// Nobody can split these records, and a repetition would be refused as well.
+#[test]
+fn a_record_that_an_internal_topic_refuses_ends_the_producer() -> Result<()> {
+    for kind in ["state", "position"] {
+        let prefix = format!("tiny-{kind}");
+        let topics = Topics::none(&prefix)?;
+        let mut made = Made::default();
+        made.create("s.a", 1)?;
+        made.insert("s.a", 1, 1)?;
+        topics.produce(&made.oplog()?, &[])?;
+        let name = format!("__{prefix}.{kind}.golden");
+        let topic = ["--entity-type", "topics", "--entity-name", &name];
+        let alter = ["--alter", "--add-config", "max.message.bytes=100"];
+        topics.tool("kafka-configs", &[&alter[..], &topic[..]].concat())?;
+        made.create("s.b", 2)?;
+        made.insert("s.b", 2, 2)?;
+        for oversize in ["stop", "split"] {
+            let flag = format!("--oversize={oversize}");
+            let refusal = (6, "it cannot be split");
+            topics.produce_to_code(&made.oplog()?, &[&flag], refusal)?;
+        }
+    }
+    Ok(())
+}
