@@ -269,6 +269,7 @@ impl MongoSink {
             bypass_validation,
             upsert_unmatched: self.policies.unmatched == Unmatched::Upsert,
             max_time_ms: MAX_TIME_MS,
+            literal_zeros: self.target.accepts_literals,
             in_transaction: false,
         };
         let bytes: usize = writes.iter().map(statement_bytes).sum();

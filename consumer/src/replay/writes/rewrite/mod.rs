@@ -217,13 +217,25 @@ impl MongoSink {
             let document = Document::new(&outcome.document).map_err(failed)?;
             let action = Action::Rewritten(document);
             writes.push(write(action));
-            writes.extend(restoring_zeros(action).map_err(failed)?.map(write));
+            writes.extend(self.restoring_zeros(ns, action)?.map(write));
         }
         let count = u64::try_from(outcomes.len()).expect("a count has at most 64 bits");
         self.target.metrics.rewritten_documents.inc_by(count);
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };
         Box::pin(self.send_bulk(&bulk, token)).await
+    }
+
+    /// Returns the action that must follow this one to restore the zero timestamps of its document. A
+    /// program that ends between the two leaves the server's time in them, and an update that is applied
+    /// again would not notice. So there is none if the target can store the document as it is.
+    pub(crate) fn restoring_zeros<'a>(
+        &self,
+        ns: &str,
+        action: Action<'a>,
+    ) -> Result<Option<Action<'a>>, ConsumerError> {
+        let accepts_literals = self.target.accepts_literals;
+        Ok(restoring_zeros(action, accepts_literals).map_err(|error| damaged(ns, &error))?)
     }
 
     /// Counts the updates of missing documents, which may become dead letters. The documents are
@@ -282,7 +294,7 @@ impl MongoSink {
             let document = Document::new(document).map_err(failed)?;
             let action = Action::Replace(document);
             writes.push(Write { action, ..*last });
-            let restoring = restoring_zeros(action).map_err(failed)?;
+            let restoring = self.restoring_zeros(ns, action)?;
             writes.extend(restoring.map(|action| Write { action, ..*last }));
         }
         let kind = BulkKind::Update;
