@@ -76,10 +76,12 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        match acquire(&self.permits.rewrites, token).await {
-            Some(_permit) => self.rewrite(bulk.ns, &bulk.writes, token).await,
-            None => Ok(Applied::Abandoned),
-        }
+        let Some(_permit) = acquire(&self.permits.rewrites, token).await else {
+            return Ok(Applied::Abandoned);
+        };
+        let mut writes = bulk.writes.clone();
+        self.remove_zeros_of_refused(bulk.ns, &mut writes);
+        self.rewrite(bulk.ns, &writes, token).await
     }
 
     /// Reads, changes and replaces the documents of these writes. A missing document counts as an
