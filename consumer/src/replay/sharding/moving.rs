@@ -166,7 +166,11 @@ impl MongoSink {
         };
         if self.stored(ns, write).await?.is_none() {
             let Note { document, .. } = read(&found)?;
-            if self.insert_kept(ns, write, &document, token).await? == Applied::Abandoned {
+            let inserted = self.insert_kept(ns, write, &document, token).await?;
+            // If an index refuses the kept content, it stays in its note. A document that is held would
+            // keep the committed offset back although nothing waits for it.
+            self.held().remove(&held_key(ns, write.document_id)?);
+            if inserted == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
             if self.stored(ns, write).await?.is_none() {
