@@ -113,6 +113,12 @@ impl MongoSink {
         ours
     }
 
+    /// Discards the refusals of a partition that was revoked.
+    pub(crate) fn forget_refused(&self, topic: &str, partition: i32) {
+        let is_of = |refusal: &Refusal| refusal.position.name.is(topic, partition);
+        self.refused().retain(|refusal| !is_of(refusal));
+    }
+
     /// Adds the state of a held document, and the position of its first held entry, to the refusal of
     /// its write, because the batch of its entry may already be done. Returns true if the write was
     /// refused.

@@ -95,9 +95,10 @@ impl MongoSink {
         })
     }
 
-    /// Discards the documents held and the indexes suspended for a partition that was revoked. Its
-    /// next owner reads the entries and the notes again.
+    /// Discards the documents held, the writes refused and the indexes suspended for a partition that was
+    /// revoked. Its next owner reads the entries and the notes again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
+        self.forget_refused(topic, partition);
         self.held().retain(|_, held| !held.is_of(topic, partition));
         self.forget_suspended(topic, partition);
     }
