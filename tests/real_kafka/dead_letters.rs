@@ -417,3 +417,69 @@ fn a_held_document_at_a_barrier_stops_or_becomes_a_dead_letter() -> Result<()> {
     ensure!(value.get_document("o")? == &whole, "{value}");
     Ok(())
 }
+
+/// Returns a target with a unique index and a document, because of which the first document of the
+/// history is held, and the topics of that history. Its command creates an index that may refuse
+/// documents; if `is_last` is false, another one creates a unique index.
+fn held_before_commands(prefix: &str, is_last: bool) -> Result<(Topics, ModelServer)> {
+    let mut made = Made::default();
+    made.create("s.a", 1)?;
+    made.insert_with("s.a", 1, doc! { "_id": 0, "x": 7 })?;
+    let passable =
+        doc! { "createIndexes": "a", "v": 2, "key": { "p": "2dsphere" }, "name": "p_2dsphere" };
+    made.command("s.a", 1, passable)?;
+    if !is_last {
+        let unique =
+            doc! { "createIndexes": "a", "v": 2, "unique": true, "key": { "k": 1 }, "name": "k" };
+        made.command("s.a", 1, unique)?;
+    }
+    let topics = Topics::none(prefix)?;
+    topics.produce(&made.oplog()?, &["--order=collection"])?;
+    let target = ModelServer::start(Model::default())?;
+    let uri = target.uri();
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let database = mongodb::Client::with_uri_str(uri).await?.database("s");
+        let index = doc! { "key": { "x": 1 }, "name": "x", "unique": true, "sparse": true };
+        let other = doc! { "insert": "a", "documents": [{ "_id": 100, "x": 7 }] };
+        let command = doc! { "createIndexes": "a", "indexes": [index] };
+        database.run_command(other).await?;
+        database.run_command(command).await.map(drop)
+    })?;
+    Ok((topics, target))
+}
+
+/// The document is held before a command. When it is tried again, the target refuses it for another
+/// reason than an index, so it is no longer held.
+#[test]
+fn a_held_document_that_is_refused_at_a_barrier_is_a_dead_letter_before_the_commit() -> Result<()> {
+    const DUPLICATE: i32 = 11000;
+    const INVALID: i32 = 121;
+    const CANNOT_CREATE_INDEX: i32 = 67;
+    // The document is tried after the first command, and at the barrier of the second one.
+    for (prefix, is_last, codes) in [
+        ("letters-after", true, &[INVALID, INVALID][..]),
+        ("letters-before", false, &[DUPLICATE, INVALID, INVALID]),
+    ] {
+        let (topics, target) = held_before_commands(prefix, is_last)?;
+        target.hold("createIndexes", "a");
+        let more = ["--dead-letter=write", "--until-caught-up"];
+        let mut member = topics.start(&target, prefix, &more)?;
+        wait_until("the first command", LIMIT, || target.held() > 0)?;
+        for code in codes {
+            target.refuse_next("update a", *code);
+        }
+        // The second command stops the replay, so no later batch makes the dead letter.
+        // Its index is tried in two forms.
+        for _ in 0..2 {
+            target.fail_next("createIndexes", CANNOT_CREATE_INDEX);
+        }
+        target.resume();
+        let code = member.wait(LIMIT)?;
+        let log = member.stderr_text()?;
+        ensure!((code == 0) == is_last, "{code}: {log}");
+        let (lines, _) = letters(&topics, prefix)?;
+        ensure!(count(&lines) == counts(&[("write", 1)]), "{lines:?}: {log}");
+        ensure!(lines[0]["code"] == INVALID, "{lines:?}");
+    }
+    Ok(())
+}

@@ -74,6 +74,13 @@ impl MongoSink {
         self.refused().iter().any(|it| it.is_of(ns, write))
     }
 
+    /// Removes the writes that restore the zero timestamps of documents whose own writes were refused:
+    /// the documents are stored as they were before, or not at all.
+    pub(crate) fn remove_zeros_of_refused(&self, ns: &str, writes: &mut Vec<Write<'_>>) {
+        let is_zeros = |write: &Write<'_>| matches!(write.action, Action::Zeros(_));
+        writes.retain(|write| !is_zeros(write) || !self.is_refused(ns, write));
+    }
+
     /// Refuses a write that was sent as a part of another write, which was refused.
     pub(crate) fn refuse_with(&self, ns: &str, write: &Write<'_>, other: &Write<'_>) {
         let mut refused = self.refused();
@@ -104,6 +111,12 @@ impl MongoSink {
         let (ours, others) = std::mem::take(&mut *refused).into_iter().partition(is_of);
         *refused = others;
         ours
+    }
+
+    /// Discards the refusals of a partition that was revoked.
+    pub(crate) fn forget_refused(&self, topic: &str, partition: i32) {
+        let is_of = |refusal: &Refusal| refusal.position.name.is(topic, partition);
+        self.refused().retain(|refusal| !is_of(refusal));
     }
 
     /// Adds the state of a held document, and the position of its first held entry, to the refusal of

@@ -8,7 +8,7 @@ use oplog_relay_runtime::mongo;
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::error::ConsumerError;
-use crate::replay::capabilities::accepts_uuids;
+use crate::replay::capabilities::{accepts_literals, accepts_uuids};
 use crate::replay::sharding::known::Sharding;
 use crate::replay::writes::bypass::Bypass;
 use crate::replay::writes::limits::{Limits, is_ferretdb};
@@ -28,6 +28,9 @@ pub(super) struct Target {
     pub(super) limits: Limits,
     /// True if the target accepts `collectionUUID` in commands.
     pub(super) accepts_uuids: bool,
+    /// True if the target accepts a whole document as a literal in an update pipeline, which keeps
+    /// zero timestamps.
+    pub(super) accepts_literals: bool,
     pub(super) bypass: Bypass,
     /// The shard keys of collections, if the target is a sharded cluster.
     pub(super) sharding: Option<Sharding>,
@@ -53,6 +56,7 @@ impl Target {
         Ok(Self {
             limits: Limits::of(&hello, is_ferretdb(&client).await),
             accepts_uuids: accepts_uuids(&client).await.map_err(failed)?,
+            accepts_literals: accepts_literals(&client).await.map_err(failed)?,
             bypass: Bypass::default(),
             sharding: hello.is_mongos.then(Sharding::default),
             client,

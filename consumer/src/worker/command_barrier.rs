@@ -215,9 +215,13 @@ impl CommandBarrier<'_> {
             entries,
         };
         match self.target.apply(&batch, &self.assignment.token).await {
-            Ok(applied) => {
+            Ok(Applied::Abandoned) => Ok(Applied::Abandoned),
+            Ok(Applied::Done) => {
                 self.context.metrics.count(entries);
-                Ok(applied)
+                // Documents that were held before a passable barrier were tried again after the command.
+                self.context
+                    .post_refused(self.assignment, self.topic, &batch)
+                    .await
             }
             Err(SinkError::Fatal(error)) => Err(error),
             Err(SinkError::Entry(error)) => {

@@ -368,6 +368,15 @@ impl PartitionWorker {
         if target.release_held(&nothing, ran, token).await? == Applied::Abandoned {
             return Ok(Applied::Abandoned);
         }
+        // A document that was refused for another reason is no longer held, so its offset is about to
+        // be committed.
+        let posted = self
+            .context
+            .post_refused(&self.assignment, topic, &nothing)
+            .await?;
+        if posted == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
         self.context
             .post_held(target, &self.assignment, topic)
             .await

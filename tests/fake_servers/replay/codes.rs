@@ -126,3 +126,33 @@ async fn validation_is_bypassed_again_after_another_refusal() -> Result<()> {
     assert_eq!(refused[0].code, Some(121));
     Ok(())
 }
+
+/// A refused insert or replacement is not followed by the update that restores its zero timestamps.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zero_timestamps_of_a_refused_document_are_not_sent() -> Result<()> {
+    const VALIDATION: i32 = 121;
+    let whole = r#"{"_id":1,"t":{"$timestamp":{"t":0,"i":0}}}"#;
+    let stored = r#"{"_id":1,"r":[1,2],"t":{"$timestamp":{"t":5,"i":5}}}"#;
+    // The update is a rewrite, and so is what follows an insert of the same document.
+    let rewrite = r#"{"$v":2,"diff":{"i":{"n":1},"sr":{"a":true,"l":1}}}"#;
+    let rewritten = r#"{"_id":1,"r":[1],"t":{"$timestamp":{"t":5,"i":5}},"n":1}"#;
+    let flags = ["--dead-letter=write", "--unmatched=stop"];
+    let scene = Scene::with(Model::default(), &flags).await?;
+    scene.server.refuse_next("insert", VALIDATION);
+    let (applied, refused) = scene.apply_all(&[("i", 1, whole)]).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1));
+    assert_eq!(scene.documents()?, [""; 0]);
+    scene.done(&[("i", 1, stored)]).await?;
+    for (command, op) in [("insert", "i"), ("update", "u")] {
+        scene.server.refuse_next(command, VALIDATION);
+        let (applied, refused) = scene.apply_all(&[(op, 1, whole)]).await?;
+        assert_eq!((applied, refused.len()), (Applied::Done, 1));
+        assert_eq!(scene.documents()?, [stored], "{command}");
+    }
+    scene.server.refuse_next("insert", VALIDATION);
+    let log = [("i", 1, whole), ("u", 1, rewrite)];
+    let (applied, refused) = scene.apply_all(&log).await?;
+    assert_eq!((applied, refused.len()), (Applied::Done, 1));
+    assert_eq!(scene.documents()?, [rewritten]);
+    Ok(())
+}

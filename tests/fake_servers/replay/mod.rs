@@ -2,6 +2,7 @@
 
 mod codes;
 mod commands;
+mod crash;
 mod fill;
 mod held;
 mod literals;

@@ -9,7 +9,7 @@ use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_kit::model::{Model, Version};
 
-use super::Scene;
+use super::{Scene, UNAUTHORIZED};
 
 /// Returns the commands of `index-options-of-old-servers.bson`. An index that was logged as a
 /// document becomes the command that a producer makes of it.
@@ -124,26 +124,31 @@ async fn a_clustered_collection_is_a_plain_one_on_an_older_target() -> Result<()
     Ok(())
 }
 
-/// The replay stops after the index was dropped and before it is built.
+/// The replay stops before the index is dropped, or after that and before it is built.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversion_that_was_interrupted_does_not_lose_the_index() -> Result<()> {
     const CANNOT_CREATE_INDEX: i32 = 67;
-    let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
-    let described = |scene: &Scene| format!("{:?}", scene.server.model().collections());
-    scene.on_target(
-        r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
-    )?;
-    let change = r#"{"collMod":"c","index":{"name":"k_1","forceNonUnique":true}}"#;
-    scene.server.fail_next("createIndexes", CANNOT_CREATE_INDEX);
-    let reason = scene.refused(&[("c", 0, change)]).await?;
-    ensure!(reason.contains("k_1"), "{reason}");
-    ensure!(!described(&scene).contains("k_1"));
-    scene.rewind(0);
-    scene.done(&[("c", 0, change)]).await?;
-    let text = described(&scene);
-    ensure!(text.contains("k_1") && !text.contains("unique"), "{text}");
-    let state = scene.server.model().state();
-    let notes = state.get("oplog_relay.suspended_indexes");
-    ensure!(notes.is_none_or(Vec::is_empty), "a note remains");
+    for (command, code) in [
+        ("createIndexes", CANNOT_CREATE_INDEX),
+        ("dropIndexes", UNAUTHORIZED),
+    ] {
+        let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
+        let described = |scene: &Scene| format!("{:?}", scene.server.model().collections());
+        scene.on_target(
+            r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+        )?;
+        let change = r#"{"collMod":"c","index":{"name":"k_1","forceNonUnique":true}}"#;
+        scene.server.fail_next(command, code);
+        let reason = scene.refused(&[("c", 0, change)]).await?;
+        ensure!(reason.contains("index"), "{reason}");
+        ensure!(described(&scene).contains("k_1") == (command == "dropIndexes"));
+        scene.rewind(0);
+        scene.done(&[("c", 0, change)]).await?;
+        let text = described(&scene);
+        ensure!(text.contains("k_1") && !text.contains("unique"), "{text}");
+        let state = scene.server.model().state();
+        let notes = state.get("oplog_relay.suspended_indexes");
+        ensure!(notes.is_none_or(Vec::is_empty), "a note remains");
+    }
     Ok(())
 }

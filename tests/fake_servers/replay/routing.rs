@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use oplog_consumer::replay::suspended_indexes;
 use oplog_consumer::worker::applied::Applied;
 use oplog_consumer::worker::batch::Located;
 use oplog_relay_core::document::Document;
@@ -11,7 +12,7 @@ use oplog_relay_core::filter::NamespaceFilter;
 use oplog_relay_core::position::{EntryId, Position, Timestamp};
 use oplog_relay_core::routing::{RoutingChange, SpreadCollection};
 
-use super::{NS, Scene};
+use super::{NS, Scene, UNAUTHORIZED};
 
 const UNIQUE: &str = r#"{"createIndexes":"c","indexes":[
     {"key":{"k":1},"name":"k_1","unique":true,"sparse":true},{"key":{"m":1},"name":"m_1"}]}"#;
@@ -87,38 +88,54 @@ async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Re
     Ok(())
 }
 
-/// The replay stops after the index was dropped and before it is built.
+/// The replay stops before the index is dropped, or after that and before it is built.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_was_dropped_to_be_rebuilt_is_built_when_the_change_is_repeated() -> Result<()>
 {
     const CANNOT_CREATE_INDEX: i32 = 67;
-    let scene = Scene::new("count").await?;
-    scene.on_target(UNIQUE)?;
-    let (id, entry) = spread_entry();
-    let located = Located {
-        offset: 0,
-        id,
-        entry: Entry::parse(Document::new(&entry)?)?,
-    };
-    let none = NamespaceFilter::default();
-    scene.server.fail_next("createIndexes", CANNOT_CREATE_INDEX);
-    let stopped = scene
-        .sink
-        .change_routing("rs0", &located, &none, &scene.token)
-        .await;
-    let reason = stopped.expect_err("the build was refused").to_string();
-    assert!(
-        reason.contains("k_1") && reason.contains("suspended_indexes"),
-        "{reason}"
-    );
     let other = ("m_1".to_owned(), false, false);
-    assert_eq!(indexes(&scene), std::slice::from_ref(&other));
+    let unique = ("k_1".to_owned(), true, true);
+    for (command, code, left, message) in [
+        (
+            "createIndexes",
+            CANNOT_CREATE_INDEX,
+            None,
+            "suspended_indexes",
+        ),
+        (
+            "dropIndexes",
+            UNAUTHORIZED,
+            Some(unique),
+            "dropping an index",
+        ),
+    ] {
+        let scene = Scene::new("count").await?;
+        scene.on_target(UNIQUE)?;
+        let (id, entry) = spread_entry();
+        let located = Located {
+            offset: 0,
+            id,
+            entry: Entry::parse(Document::new(&entry)?)?,
+        };
+        let none = NamespaceFilter::default();
+        scene.server.fail_next(command, code);
+        let stopped = scene
+            .sink
+            .change_routing("rs0", &located, &none, &scene.token)
+            .await;
+        let reason = stopped.expect_err("a command was refused").to_string();
+        assert!(reason.contains(message), "{reason}");
+        let left: Vec<_> = left.into_iter().chain([other.clone()]).collect();
+        assert_eq!(indexes(&scene), left);
 
-    let next = Scene::on(Arc::clone(&scene.server), &[]).await?;
-    let changed = next
-        .sink
-        .change_routing("rs0", &located, &none, &next.token);
-    assert_eq!(changed.await?, Applied::Done);
-    assert_eq!(indexes(&next), [("k_1".to_owned(), false, true), other]);
+        let next = Scene::on(Arc::clone(&scene.server), &[]).await?;
+        let changed = next
+            .sink
+            .change_routing("rs0", &located, &none, &next.token);
+        assert_eq!(changed.await?, Applied::Done);
+        let rebuilt = ("k_1".to_owned(), false, true);
+        assert_eq!(indexes(&next), [rebuilt, other.clone()]);
+        assert_eq!(suspended_indexes(next.sink.client(), "g").await?, [""; 0]);
+    }
     Ok(())
 }

@@ -29,6 +29,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: true,
     upsert_unmatched: false,
     max_time_ms: 1000,
+    literal_zeros: false,
     in_transaction: false,
 };
 /// The fields that every bulk command has.

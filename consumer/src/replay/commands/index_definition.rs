@@ -239,7 +239,10 @@ fn is_renamed(index: &Document, spec: &Document, made_non_unique: bool) -> bool 
 
 /// Returns the fields that define an index, by name, in a form that can be compared. `unique` is
 /// left out if `made_non_unique` is true.
-fn definition(index: &Document, made_non_unique: bool) -> std::collections::BTreeMap<String, Bson> {
+pub(crate) fn definition(
+    index: &Document,
+    made_non_unique: bool,
+) -> std::collections::BTreeMap<String, Bson> {
     let is_option = |name: &str, value: &Bson| {
         let withheld = made_non_unique && name == "unique";
         let is_off = FLAGS.contains(&name) && !is_set(index, name);

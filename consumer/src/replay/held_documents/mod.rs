@@ -43,7 +43,7 @@ use crate::replay::held_documents::held_document::{
     DocumentKey, HeldDocument, IdentifiedDocument, KeyedDocument, MAX_HELD_BYTES, read,
 };
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
-use crate::replay::plan::{Action, BulkKind, Write, restoring_zeros, rewritten};
+use crate::replay::plan::{Action, BulkKind, Write, rewritten};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::find::{Fields, find_command};
 use crate::replay::writes::reply::WriteError;
@@ -95,9 +95,10 @@ impl MongoSink {
         })
     }
 
-    /// Discards the documents held and the indexes suspended for a partition that was revoked. Its
-    /// next owner reads the entries and the notes again.
+    /// Discards the documents held, the writes refused and the indexes suspended for a partition that was
+    /// revoked. Its next owner reads the entries and the notes again.
     pub fn forget_held(&self, topic: &str, partition: i32) {
+        self.forget_refused(topic, partition);
         self.held().retain(|_, held| !held.is_of(topic, partition));
         self.forget_suspended(topic, partition);
     }
@@ -406,15 +407,15 @@ impl MongoSink {
         self.restore_zeros(ns, write, token).await
     }
 
-    /// Restores the zero timestamps of a held document that `write` has stored.
+    /// Restores the zero timestamps of a held document that `write` has stored, if the target did not
+    /// keep them.
     pub(crate) async fn restore_zeros(
         &self,
         ns: &str,
         write: Write<'_>,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        let restoring = restoring_zeros(write.action).map_err(|error| damaged(ns, &error))?;
-        let Some(action) = restoring else {
+        let Some(action) = self.restoring_zeros(ns, write.action)? else {
             return Ok(Tried::Released);
         };
         let zeros = [Write { action, ..write }];

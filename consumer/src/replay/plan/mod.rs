@@ -32,7 +32,10 @@
 //! its own time. Such a write is followed by a `$set` of the field. If the field's name cannot be
 //! used as a path, the document is sent as `[{$replaceWith: {$literal: <document>}}]` instead,
 //! which MongoDB 5.0 and later store byte for byte. A replacement by a document with a top-level
-//! name that begins with a dollar sign has the same form.
+//! name that begins with a dollar sign has the same form. A document that is derived from the stored
+//! one (a rewrite, a document that moves to another shard, and a held document) has this form
+//! whenever it has a zero timestamp: if the program ended between two writes, an update that is
+//! applied again would take the server's time for the value of the field.
 //!
 //! The operations of a user's own `applyOps` are in the oplog as the user wrote them. An update
 //! with `b: true` is sent as an upsert. Update operators that are not idempotent are sent only with

@@ -111,18 +111,34 @@ pub(crate) fn zero_timestamps_of(document: Document<'_>) -> Result<ZeroTimestamp
 }
 
 /// Returns true if the document can replace another one only as a literal in an aggregation pipeline.
-/// In a regular replacement, top-level names cannot begin with a dollar sign, and zero timestamps are
-/// lost.
+/// In a regular replacement, top-level names cannot begin with a dollar sign, and zero timestamps that
+/// no `$set` can restore are lost.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
 pub(crate) fn needs_literal(document: Document<'_>) -> Result<bool, Malformed> {
+    is_literal(document, false)
+}
+
+/// Returns true if a replacement by the document is sent as a literal: because it must be, or because
+/// it has zero timestamps and the target accepts literals.
+///
+/// # Errors
+/// [`Malformed`] if the document is damaged.
+pub(crate) fn is_literal(
+    document: Document<'_>,
+    accepts_literals: bool,
+) -> Result<bool, Malformed> {
     for field in document.elements() {
         if field?.name.starts_with(b"$") {
             return Ok(true);
         }
     }
-    Ok(zero_timestamps_of(document)? == ZeroTimestamps::Hidden)
+    Ok(match zero_timestamps_of(document)? {
+        ZeroTimestamps::Absent => false,
+        ZeroTimestamps::Settable => accepts_literals,
+        ZeroTimestamps::Hidden => true,
+    })
 }
 
 /// Returns true if a `$set` of zero timestamps must follow a replacement by the document. This is
@@ -135,11 +151,14 @@ pub fn loses_zeros(document: Document<'_>) -> Result<bool, Malformed> {
 }
 
 /// Returns the action that restores the zero timestamps of a document after this action has stored it;
-/// `None` if the action keeps them.
+/// `None` if the action keeps them, as any replacement does if the target accepts literals.
 ///
 /// # Errors
 /// [`Malformed`] if the document is damaged.
-pub(crate) fn restoring_zeros(action: Action<'_>) -> Result<Option<Action<'_>>, Malformed> {
+pub(crate) fn restoring_zeros(
+    action: Action<'_>,
+    accepts_literals: bool,
+) -> Result<Option<Action<'_>>, Malformed> {
     let (document, is_insert) = match action {
         Action::Insert(document) => (document, true),
         Action::Replace(document) | Action::Rewritten(document) => (document, false),
@@ -148,12 +167,16 @@ pub(crate) fn restoring_zeros(action: Action<'_>) -> Result<Option<Action<'_>>, 
     if zero_timestamps_of(document)? == ZeroTimestamps::Absent {
         return Ok(None);
     }
-    if !needs_literal(document)? {
-        return Ok(Some(Action::Zeros(document)));
+    if !is_insert && is_literal(document, accepts_literals)? {
+        return Ok(None);
     }
-    // A replacement is sent as a literal, which keeps them. An insert has no such form, so the
-    // document is replaced afterwards.
-    Ok(is_insert.then_some(Action::Rewritten(document)))
+    // An insert has no form that keeps them. If no `$set` can restore all of them, the document is
+    // replaced afterwards.
+    Ok(Some(if needs_literal(document)? {
+        Action::Rewritten(document)
+    } else {
+        Action::Zeros(document)
+    }))
 }
 
 /// Returns true if a server replaces the value of this top-level field with its own time.

@@ -2,7 +2,7 @@
 
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
-use crate::replay::plan::rewrite::{needs_literal, write_zeros};
+use crate::replay::plan::rewrite::{is_literal, write_zeros};
 use crate::replay::plan::{Action, BulkKind, PlanFault, Write};
 
 /// The operators that servers write into their oplogs.
@@ -21,6 +21,9 @@ pub struct CommandOptions {
     /// Time limit for the server, in milliseconds. It prevents a write of a member that was removed
     /// from the group from taking effect late.
     pub max_time_ms: i64,
+    /// True if every document with zero timestamps that replaces another one is sent as a literal, which
+    /// keeps them.
+    pub literal_zeros: bool,
     /// True if the command is part of a transaction, whose commit has the write concern.
     pub in_transaction: bool,
 }
@@ -128,10 +131,10 @@ fn write_statement(
     write_filter(write, statement)?;
     match write.action {
         Action::Insert(document) | Action::Replace(document) => {
-            write_whole(document, statement)?;
+            write_whole(document, options, statement)?;
             statement.boolean("upsert", true);
         }
-        Action::Rewritten(document) => write_whole(document, statement)?,
+        Action::Rewritten(document) => write_whole(document, options, statement)?,
         Action::Modify(modifiers) => {
             let mut outcome = Ok(());
             statement.nested("u", kind::DOCUMENT, |update| {
@@ -188,9 +191,10 @@ fn write_statement(
 /// be refused or changed.
 fn write_whole(
     document: Document<'_>,
+    options: CommandOptions,
     statement: &mut DocumentBuilder<'_>,
 ) -> Result<(), Malformed> {
-    if !needs_literal(document)? {
+    if !is_literal(document, options.literal_zeros)? {
         statement.document("u", document);
         return Ok(());
     }

@@ -9,11 +9,11 @@ use crate::dead_letter::Reason;
 use crate::error::ConsumerError;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::{identity_of, key as held_key};
-use crate::replay::plan::{Action, BulkKind, Write, restoring_zeros};
+use crate::replay::plan::{Action, BulkKind, Write};
 use crate::replay::sharding::move_commands::Move;
 use crate::replay::sharding::routed::{Sending, place_at};
 use crate::replay::sharding::run::{Base, Change, Place, Places, Values};
-use crate::replay::sink::{MongoSink, count};
+use crate::replay::sink::MongoSink;
 use crate::replay::writes::bulk::Sent;
 use crate::replay::writes::find::{Fields, Replies, find_command};
 use crate::replay::writes::permits::acquire;
@@ -216,7 +216,7 @@ impl MongoSink {
     }
 
     /// Sends documents in their new form: replacements of those that keep their shard key, then the moves
-    /// of the others, then the zero timestamps that the server replaced with its own time.
+    /// of the others.
     async fn send_part(
         &self,
         sending: Sending<'_>,
@@ -224,7 +224,7 @@ impl MongoSink {
     ) -> Result<Sent, ConsumerError> {
         let Sending { ns, key, token, .. } = sending;
         let failed = |error: Malformed| damaged(ns, &error);
-        let (mut updates, mut moves, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut updates, mut moves, mut replaced) = (Vec::new(), Vec::new(), 0);
         for changed in part {
             let document = Document::new(&changed.document).map_err(failed)?;
             if changed.before.as_ref() == Some(&changed.document) {
@@ -247,26 +247,20 @@ impl MongoSink {
                     stored: &changed.stored,
                     before: changed.before.as_deref(),
                 }),
-                _ => updates.push(write(action)),
+                _ => {
+                    replaced += 1;
+                    updates.push(write(action));
+                    updates.extend(self.restoring_zeros(ns, action)?.map(write));
+                }
             }
-            zeros.extend(restoring_zeros(action).map_err(failed)?.map(write));
         }
-        self.target
-            .metrics
-            .rewritten_documents
-            .inc_by(count(updates.len()));
+        self.target.metrics.rewritten_documents.inc_by(replaced);
         let kind = BulkKind::Update;
         let sent = self.send_in_parts(ns, kind, &updates, token).await?;
         if !matches!(sent, Sent::Done) {
             return Ok(sent);
         }
-        let sent = Box::pin(self.move_documents(sending, &moves)).await?;
-        if !matches!(sent, Sent::Done) {
-            return Ok(sent);
-        }
-        // A document whose move was refused is stored as it was.
-        zeros.retain(|write| !self.is_refused(ns, write));
-        self.send_in_parts(ns, kind, &zeros, token).await
+        Box::pin(self.move_documents(sending, &moves)).await
     }
 
     /// Reads the stored documents of changes, as many as one reply holds.

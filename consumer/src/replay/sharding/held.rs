@@ -261,7 +261,7 @@ impl MongoSink {
             {
                 Transaction::Committed => {
                     self.target.metrics.moved_documents.inc();
-                    Attempt::Done(self.restore_zeros(ns, placing.write, token).await?)
+                    Attempt::Done(Tried::Released)
                 }
                 Transaction::Refused(error) => {
                     self.after_refused_held(ns, placing, error, token).await?

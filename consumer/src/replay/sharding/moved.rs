@@ -298,7 +298,13 @@ impl MongoSink {
             }
             inserted => inserted?,
         };
-        Ok(match inserted.errors.into_iter().next() {
+        let mut errors = inserted.errors;
+        if errors.is_empty()
+            && let Some(restore) = &commands.restore
+        {
+            errors = self.run_in(ns, restore, session).await?.errors;
+        }
+        Ok(match errors.into_iter().next() {
             Some(error) => Transaction::Refused(error),
             None => Transaction::Committed,
         })
@@ -351,15 +357,13 @@ impl MongoSink {
                 None => None,
             };
             let deletes = deletes_of(sending, one).map_err(|error| damaged(ns, &error))?;
-            let insert = std::slice::from_ref(&one.write);
-            for (kind, writes) in [
-                (BulkKind::Delete, deletes.as_slice()),
-                (BulkKind::Insert, insert),
-            ] {
-                let sent = Box::pin(self.send_routed(ns, kind, writes, token)).await?;
-                if !matches!(sent, Sent::Done) {
-                    return Ok(sent);
-                }
+            let kind = BulkKind::Delete;
+            let mut sent = Box::pin(self.send_routed(ns, kind, &deletes, token)).await?;
+            if matches!(sent, Sent::Done) {
+                sent = self.insert_moved(ns, one.write, token).await?;
+            }
+            if !matches!(sent, Sent::Done) {
+                return Ok(sent);
             }
             let is_held = self
                 .held()

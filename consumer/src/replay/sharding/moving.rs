@@ -27,7 +27,7 @@ use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
 use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::note::write_note;
-use crate::replay::plan::{Action, BulkKind, Routing, Write, restoring_zeros};
+use crate::replay::plan::{Action, Routing, Write};
 use crate::replay::sharding::run::{Place, Places};
 use crate::replay::sink::MongoSink;
 use crate::replay::writes::bulk::Sent;
@@ -166,7 +166,11 @@ impl MongoSink {
         };
         if self.stored(ns, write).await?.is_none() {
             let Note { document, .. } = read(&found)?;
-            if self.insert_kept(ns, write, &document, token).await? == Applied::Abandoned {
+            let inserted = self.insert_kept(ns, write, &document, token).await?;
+            // If an index refuses the kept content, it stays in its note. A document that is held would
+            // keep the committed offset back although nothing waits for it.
+            self.held().remove(&held_key(ns, write.document_id)?);
+            if inserted == Applied::Abandoned {
                 return Ok(Applied::Abandoned);
             }
             if self.stored(ns, write).await?.is_none() {
@@ -268,23 +272,12 @@ impl MongoSink {
             Some(key) => key.routing(&values).map_err(failed)?,
             None => Routing::NONE,
         };
-        let insert = [Write {
+        let insert = Write {
             action: Action::Insert(document),
             routing,
             ..*write
-        }];
-        let sent = Box::pin(self.send_routed(ns, BulkKind::Insert, &insert, token)).await?;
-        let [insert] = insert;
-        let restoring = restoring_zeros(insert.action).map_err(failed)?;
-        let sent = match (sent, restoring) {
-            // The insert may have been refused.
-            (Sent::Done, Some(action)) if self.stored(ns, write).await?.is_some() => {
-                let zeros = [Write { action, ..insert }];
-                Box::pin(self.send_routed(ns, BulkKind::Update, &zeros, token)).await?
-            }
-            (sent, _) => sent,
         };
-        Ok(match sent {
+        Ok(match self.insert_moved(ns, insert, token).await? {
             Sent::Abandoned => Applied::Abandoned,
             Sent::Done | Sent::Misrouted(_) => Applied::Done,
         })

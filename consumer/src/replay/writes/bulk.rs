@@ -172,7 +172,11 @@ impl MongoSink {
         let mut rest = writes.to_vec();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut failures = 0;
-        while !rest.is_empty() {
+        loop {
+            self.remove_zeros_of_refused(ns, &mut rest);
+            if rest.is_empty() {
+                return Ok(Sent::Done);
+            }
             if !token.is_valid() {
                 return Ok(Sent::Abandoned);
             }
@@ -215,7 +219,6 @@ impl MongoSink {
                 return Ok(Sent::Abandoned);
             }
         }
-        Ok(Sent::Done)
     }
 
     /// Sends the two halves of a bulk, one after the other.
@@ -269,6 +272,7 @@ impl MongoSink {
             bypass_validation,
             upsert_unmatched: self.policies.unmatched == Unmatched::Upsert,
             max_time_ms: MAX_TIME_MS,
+            literal_zeros: self.target.accepts_literals,
             in_transaction: false,
         };
         let bytes: usize = writes.iter().map(statement_bytes).sum();

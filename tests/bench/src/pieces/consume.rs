@@ -188,6 +188,7 @@ fn command(name: &'static str, entries: Vec<Vec<u8>>) -> Piece {
         bypass_validation: true,
         upsert_unmatched: false,
         max_time_ms: 30_000,
+        literal_zeros: false,
         in_transaction: false,
     };
     let mut out = Vec::new();

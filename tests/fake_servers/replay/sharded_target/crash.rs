@@ -1,15 +1,10 @@
-//! Crashes at each step of a move: the sink is dropped after the target has executed the step and
-//! before the reply arrives.
+//! Crashes at each step of a move.
 
-use std::time::{Duration, Instant};
-
+use super::super::crash::{Step, crash_after, crash_before};
 use super::*;
 
-/// A step of a move: the name of a command, and its collection.
-type MoveStep = (&'static str, &'static str);
-
-const IN_TRANSACTION: [MoveStep; 2] = [("delete", "c"), ("insert", "c")];
-const WITHOUT_TRANSACTION: [MoveStep; 4] = [
+const IN_TRANSACTION: [Step; 2] = [("delete", "c"), ("insert", "c")];
+const WITHOUT_TRANSACTION: [Step; 4] = [
     ("update", "moving"),
     ("delete", "c"),
     ("insert", "c"),
@@ -33,28 +28,6 @@ const MOVES: [&[(&str, i32, &str)]; 3] = [
         ("u", 1, r#"{"$v":1,"$set":{"x":2}}"#),
     ],
 ];
-
-/// Applies a batch until the target holds the answer to a step. Returns false if the batch has no such
-/// step.
-async fn crash_after(scene: &Scene, step: MoveStep, log: &[(&str, i32, &str)]) -> Result<bool> {
-    scene.server.hold(step.0, step.1);
-    let deadline = Instant::now() + super::super::LIMIT;
-    let held = async {
-        while scene.server.held() == 0 {
-            assert!(Instant::now() < deadline, "{step:?} was not reached");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let crashed = tokio::select! {
-        applied = scene.apply(log) => {
-            assert_eq!(applied?, Applied::Done);
-            false
-        }
-        () = held => true,
-    };
-    scene.server.resume();
-    Ok(crashed)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_step_of_a_move_neither_loses_nor_doubles_the_document() -> Result<()> {
@@ -85,6 +58,45 @@ async fn a_crash_at_any_step_of_a_move_neither_loses_nor_doubles_the_document() 
                 // The next write of the document removes what is left of the move.
                 next.done(&[("u", 1, r#"{"$v":1,"$set":{"x":3}}"#)]).await?;
                 assert!(notes(&next).is_empty(), "{message}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The zero timestamps of a document arrive together with it, whether it moves or keeps its shard key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_step_of_a_change_keeps_zero_timestamps() -> Result<()> {
+    const ZERO: &str = r#"{"$timestamp":{"t":0,"i":0}}"#;
+    let before = format!(r#"{{"_id":1,"k":1,"x":1,"r":[1,2],"t":{ZERO}}}"#);
+    let before = [("i", 1, before.as_str())];
+    let in_place: &[(&str, i32, &str)] = &[(
+        "u",
+        1,
+        r#"{"$v":2,"diff":{"i":{"y":1},"sr":{"a":true,"l":1}}}"#,
+    )];
+    let mut steps: Vec<Step> = WITHOUT_TRANSACTION.to_vec();
+    steps.push(("update", "c"));
+    for transactions in [true, false] {
+        for log in [MOVES[0], MOVES[1], in_place] {
+            for (step, executes) in steps.iter().flat_map(|step| [(step, true), (step, false)]) {
+                let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+                if !transactions {
+                    scene.server.model().refuse_transactions();
+                }
+                scene.done(&before).await?;
+                // Not every log has every step.
+                if executes {
+                    crash_after(&scene, *step, log).await?;
+                } else {
+                    crash_before(&scene, *step, log).await?;
+                }
+                let next = another(&scene).await?;
+                next.rewind(1);
+                next.done(log).await?;
+                let message = format!("{transactions}, {executes}: {step:?} of {log:?}");
+                let all = [&before, log].concat();
+                assert_eq!(next.documents()?, expected(&all).await?, "{message}");
             }
         }
     }

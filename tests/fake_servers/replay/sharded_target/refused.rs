@@ -166,3 +166,29 @@ async fn a_held_document_that_stops_the_replay_is_stored_as_it_was() -> Result<(
     assert_eq!(scene.documents()?, [before]);
     Ok(())
 }
+
+/// The document is held without its stored form, and another document takes the values of that form.
+#[tokio::test]
+async fn a_held_document_that_is_given_up_is_not_held_again() -> Result<()> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
+    scene.server.model().refuse_transactions();
+    scene.on_target(UNIQUE)?;
+    let other = r#"{"_id":2,"k":2,"u":"a"}"#;
+    scene
+        .done(&[("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#), ("i", 2, other)])
+        .await?;
+    scene
+        .done(&[("u", 1, r#"{"$v":1,"$set":{"k":2}}"#)])
+        .await?;
+    let taken = r#"{"_id":3,"k":1,"u":"a"}"#;
+    scene.done(&[("i", 3, taken)]).await?;
+    assert!(scene.sink.held_since("t", 0).is_some());
+    // The worker reaches a command.
+    assert_eq!(scene.sink.refuse_held("t", 0)?.len(), 1);
+    scene.sink.give_up_held("t", 0).await?;
+    assert_eq!(scene.sink.held_since("t", 0), None);
+    assert_eq!(scene.documents()?, [other, taken]);
+    // The previous content is not lost.
+    assert_eq!(notes(&scene).len(), 1);
+    Ok(())
+}

@@ -19,6 +19,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: true,
     upsert_unmatched: false,
     max_time_ms: 1000,
+    literal_zeros: false,
     in_transaction: false,
 };
 const PATH_NOT_VIABLE: i32 = 28;

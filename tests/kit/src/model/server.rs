@@ -39,6 +39,8 @@ struct Shared {
     resumed: Condvar,
     /// Commands and collections whose answers are held, and the number of answers that wait.
     held: Mutex<(Vec<(String, String)>, usize)>,
+    /// Commands and collections that are not executed, and the number of commands that wait.
+    blocked: Mutex<(Vec<(String, String)>, usize)>,
 }
 
 impl ModelServer {
@@ -58,6 +60,7 @@ impl ModelServer {
                 paused: Mutex::default(),
                 resumed: Condvar::new(),
                 held: Mutex::default(),
+                blocked: Mutex::default(),
             }
         })?;
         Ok(ModelServer { shared, listener })
@@ -86,7 +89,8 @@ impl ModelServer {
     }
 
     /// Makes the next command of that name succeed as a command, while each of its writes that is
-    /// attempted fails with this code and is not executed. Several requests are queued.
+    /// attempted fails with this code and is not executed. Several requests are queued. The name may be
+    /// followed by a space and a collection.
     pub fn refuse_next(&self, command: &str, code: i32) {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
@@ -115,15 +119,29 @@ impl ModelServer {
         lock(&self.shared.held).0.push(what);
     }
 
+    /// Stops each command of that name to a collection from now on before it is executed. When the
+    /// server resumes, their connections are closed: the commands were never executed.
+    pub fn block(&self, command: &str, collection: &str) {
+        let what = (command.to_owned(), collection.to_owned());
+        lock(&self.shared.blocked).0.push(what);
+    }
+
+    /// Returns the number of commands that [`ModelServer::block`] has stopped.
+    #[must_use]
+    pub fn blocked(&self) -> usize {
+        lock(&self.shared.blocked).1
+    }
+
     /// Returns the number of answers that [`ModelServer::hold`] holds.
     #[must_use]
     pub fn held(&self) -> usize {
         lock(&self.shared.held).1
     }
 
-    /// Releases the held answers.
+    /// Releases the held answers and the blocked commands.
     pub fn resume(&self) {
         lock(&self.shared.held).0.clear();
+        lock(&self.shared.blocked).0.clear();
         *lock(&self.shared.paused) = false;
         self.shared.resumed.notify_all();
     }
@@ -141,7 +159,7 @@ impl Shared {
     fn failure(&self, name: &[u8], command: Document<'_>) -> Option<Failure> {
         let of_collection = || {
             let collection = command.get("collection").ok()??.str().ok()?;
-            take(&self.failing, &[name, b" ", collection.as_bytes()].concat())
+            take(&self.failing, &of(name, collection))
         };
         let (command, code) = take(&self.failing, name).or_else(of_collection)?;
         Some(Failure::new(code, format!("{command} fails on request")))
@@ -150,7 +168,8 @@ impl Shared {
     /// Returns the answer to a command whose writes are refused on request: the first write if they
     /// are ordered, otherwise all of them.
     fn refused(&self, name: &[u8], command: Document<'_>) -> Option<io::Result<Vec<u8>>> {
-        let (command_name, code) = take(&self.refusing, name)?;
+        let of_collection = || take(&self.refusing, &of(name, collection_of(command)?));
+        let (command_name, code) = take(&self.refusing, name).or_else(of_collection)?;
         let version = lock(&self.model).version;
         let mut lists = ["documents", "updates", "deletes"].into_iter();
         let list = lists.find_map(|list| command.get(list).ok()??.document().ok());
@@ -196,23 +215,32 @@ impl Shared {
 impl Shared {
     /// Waits while the answer is held.
     fn hold(&self, name: &[u8], command: Document<'_>) {
-        let first = command.first().ok().flatten();
-        let Some(collection) = first.and_then(|first| first.str().ok()) else {
-            return;
-        };
         let limit = command.get("limit").ok().flatten();
-        if limit.is_some_and(|limit| limit.integer() == Ok(1)) {
-            return;
+        if limit.is_none_or(|limit| limit.integer() != Ok(1)) {
+            self.wait_in(&self.held, name, command);
         }
-        let is_it = |held: &(String, String)| held.0.as_bytes() == name && held.1 == collection;
-        let is_held = |held: &(Vec<(String, String)>, usize)| held.0.iter().any(is_it);
-        let mut held = lock(&self.held);
-        if !is_held(&held) {
-            return;
+    }
+
+    /// Waits while commands like this one are on the list. Returns true if the command had to wait.
+    fn wait_in(
+        &self,
+        list: &Mutex<(Vec<(String, String)>, usize)>,
+        name: &[u8],
+        command: Document<'_>,
+    ) -> bool {
+        let Some(collection) = collection_of(command) else {
+            return false;
+        };
+        let is_it = |one: &(String, String)| one.0.as_bytes() == name && one.1 == collection;
+        let is_listed = |list: &(Vec<(String, String)>, usize)| list.0.iter().any(is_it);
+        let mut waiting = lock(list);
+        if !is_listed(&waiting) {
+            return false;
         }
-        held.1 += 1;
-        let held = self.resumed.wait_while(held, |held| is_held(held));
-        held.unwrap_or_else(PoisonError::into_inner).1 -= 1;
+        waiting.1 += 1;
+        let waited = self.resumed.wait_while(waiting, |list| is_listed(list));
+        waited.unwrap_or_else(PoisonError::into_inner).1 -= 1;
+        true
     }
 }
 
@@ -222,6 +250,9 @@ impl Service for Shared {
         let command = Document::new(&command).map_err(io::Error::other)?;
         let name = command.first().map_err(io::Error::other)?;
         let name = name.map_or(&b""[..], |name| name.name);
+        if self.wait_in(&self.blocked, name, command) {
+            return Err(io::Error::other("the command is blocked on request"));
+        }
         let answer = match self.failure(name, command) {
             Some(failure) => {
                 let version = lock(&self.model).version;
@@ -265,6 +296,16 @@ fn is_empty_batch(reply: &[u8]) -> bool {
         Some(open && batch.first().ok()?.is_none())
     };
     is_empty().unwrap_or_default()
+}
+
+/// Returns the collection that a command names first.
+fn collection_of(command: Document<'_>) -> Option<&str> {
+    command.first().ok()??.str().ok()
+}
+
+/// Returns the name of a request that concerns one collection.
+fn of(command: &[u8], collection: &str) -> Vec<u8> {
+    [command, b" ", collection.as_bytes()].concat()
 }
 
 /// Returns the database. `OP_QUERY` requests name it elsewhere, but they are only handshakes.

@@ -161,6 +161,11 @@ impl MongoSink {
             write_note(&notes, &index.note, note).await
         })
         .await?;
+        self.drop_recorded(index).await
+    }
+
+    /// Drops an index whose note was written.
+    async fn drop_recorded(&self, index: &SuspendedIndex) -> Result<(), ConsumerError> {
         let Namespace { db, collection } = Namespace::split(&index.ns);
         let drop = doc! { "dropIndexes": collection, "index": index.name() };
         self.run_on_indexes("dropping an index", db, &drop).await?;
@@ -337,6 +342,7 @@ impl MongoSink {
         // If the note is gone, another member has built the index, or a command has dropped its
         // collection. If the collection is gone, building the index would create it again.
         if note.is_some() && self.listed(namespace).await?.is_some() {
+            self.drop_old_definition(index).await?;
             let mut definition = index.definition.clone();
             definition.remove("ns");
             let command = doc! { "createIndexes": namespace.collection, "indexes": [definition] };

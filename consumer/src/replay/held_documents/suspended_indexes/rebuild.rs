@@ -4,6 +4,8 @@ use mongodb::bson::{Document, doc};
 use oplog_relay_core::position::EntryId;
 
 use crate::error::ConsumerError;
+use crate::replay::commands::index_definition::definition;
+use crate::replay::held_documents::suspended_indexes::note::SuspendedIndex;
 use crate::replay::plan::translation::POSTPONED_EXPIRY;
 use crate::replay::sink::MongoSink;
 use crate::worker::applied::Applied;
@@ -51,5 +53,26 @@ impl MongoSink {
         let mut noted = self.noted(doc! { "ns": ns }).await?;
         noted.retain(|index| index.owner.is_none());
         self.restore_all(noted, token).await
+    }
+
+    /// Drops the index that a command rebuilds if it still has its old definition, because the program
+    /// ended after it had recorded the new definition and before it dropped the index. The target would
+    /// refuse to build the new one beside it.
+    pub(super) async fn drop_old_definition(
+        &self,
+        index: &SuspendedIndex,
+    ) -> Result<(), ConsumerError> {
+        if index.owner.is_some() {
+            return Ok(());
+        }
+        let all = self.indexes_of(&index.ns).await?;
+        let is_old = |found: &Document| {
+            let has_name = found.get_str("name").ok() == Some(index.name());
+            has_name && definition(found, false) != definition(&index.definition, false)
+        };
+        if all.iter().any(is_old) {
+            self.drop_recorded(index).await?;
+        }
+        Ok(())
     }
 }

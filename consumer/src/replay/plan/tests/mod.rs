@@ -313,6 +313,7 @@ fn command_text(kind: BulkKind, writes: &[Write<'_>]) -> String {
         bypass_validation: true,
         upsert_unmatched: false,
         max_time_ms: 30_000,
+        literal_zeros: false,
         in_transaction: false,
     };
     let mut out = Vec::new();
@@ -372,6 +373,7 @@ fn commands_have_the_servers_form() {
             bypass_validation: true,
             upsert_unmatched: true,
             max_time_ms: 1,
+            literal_zeros: false,
             in_transaction: false,
         };
         write_command("c", kind, &[write], options, &mut command).unwrap();

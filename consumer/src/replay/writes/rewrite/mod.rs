@@ -76,10 +76,12 @@ impl MongoSink {
         bulk: &Bulk<'_>,
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        match acquire(&self.permits.rewrites, token).await {
-            Some(_permit) => self.rewrite(bulk.ns, &bulk.writes, token).await,
-            None => Ok(Applied::Abandoned),
-        }
+        let Some(_permit) = acquire(&self.permits.rewrites, token).await else {
+            return Ok(Applied::Abandoned);
+        };
+        let mut writes = bulk.writes.clone();
+        self.remove_zeros_of_refused(bulk.ns, &mut writes);
+        self.rewrite(bulk.ns, &writes, token).await
     }
 
     /// Reads, changes and replaces the documents of these writes. A missing document counts as an
@@ -217,13 +219,25 @@ impl MongoSink {
             let document = Document::new(&outcome.document).map_err(failed)?;
             let action = Action::Rewritten(document);
             writes.push(write(action));
-            writes.extend(restoring_zeros(action).map_err(failed)?.map(write));
+            writes.extend(self.restoring_zeros(ns, action)?.map(write));
         }
         let count = u64::try_from(outcomes.len()).expect("a count has at most 64 bits");
         self.target.metrics.rewritten_documents.inc_by(count);
         let kind = BulkKind::Update;
         let bulk = Bulk { ns, kind, writes };
         Box::pin(self.send_bulk(&bulk, token)).await
+    }
+
+    /// Returns the action that must follow this one to restore the zero timestamps of its document. A
+    /// program that ends between the two leaves the server's time in them, and an update that is applied
+    /// again would not notice. So there is none if the target can store the document as it is.
+    pub(crate) fn restoring_zeros<'a>(
+        &self,
+        ns: &str,
+        action: Action<'a>,
+    ) -> Result<Option<Action<'a>>, ConsumerError> {
+        let accepts_literals = self.target.accepts_literals;
+        Ok(restoring_zeros(action, accepts_literals).map_err(|error| damaged(ns, &error))?)
     }
 
     /// Counts the updates of missing documents, which may become dead letters. The documents are
@@ -282,7 +296,7 @@ impl MongoSink {
             let document = Document::new(document).map_err(failed)?;
             let action = Action::Replace(document);
             writes.push(Write { action, ..*last });
-            let restoring = restoring_zeros(action).map_err(failed)?;
+            let restoring = self.restoring_zeros(ns, action)?;
             writes.extend(restoring.map(|action| Write { action, ..*last }));
         }
         let kind = BulkKind::Update;

@@ -149,11 +149,15 @@ fn timestamp_zero_top_level_preserved() {
             .unwrap()
             .unwrap();
         let document = Document::new(&found.document).unwrap();
-        let restoring = restoring_zeros(Action::Rewritten(document)).unwrap();
-        let expected = sets_zeros.then_some(Action::Zeros(document));
-        assert_eq!(restoring, expected, "{fields}");
+        for accepts_literals in [true, false] {
+            let rewritten = Action::Rewritten(document);
+            let restoring = restoring_zeros(rewritten, accepts_literals).unwrap();
+            let is_set = sets_zeros && !accepts_literals;
+            let expected = is_set.then_some(Action::Zeros(document));
+            assert_eq!(restoring, expected, "{fields}");
+        }
         // An insert has no literal form.
-        let after_insert = restoring_zeros(Action::Insert(document)).unwrap();
+        let after_insert = restoring_zeros(Action::Insert(document), true).unwrap();
         assert!(after_insert.is_some(), "{fields}");
     }
     let after = bson(&format!(r#"{{"_id":1,"t":{zero}}}"#));

@@ -33,6 +33,7 @@ const OPTIONS: CommandOptions = CommandOptions {
     bypass_validation: false,
     upsert_unmatched: false,
     max_time_ms: 30_000,
+    literal_zeros: false,
     in_transaction: false,
 };
 
