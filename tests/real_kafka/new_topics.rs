@@ -15,6 +15,8 @@ fn a_new_topic_is_read_at_once() -> Result<()> {
     made.insert("s.a", 1, 1)?;
     let topics = Topics::carry("new-topics", &made.oplog()?)?;
     let target = ModelServer::start(Model::default())?;
+    // With the long interval the client takes minutes to find the start offsets of a new group.
+    topics.replay(&target, "new-topics", 1, &[])?;
     let seldom = "--kafka-option=topic.metadata.refresh.interval.ms=900000";
     let mut replay = topics.start(&target, "new-topics", &[seldom])?;
     let written = |ns: &str| {
