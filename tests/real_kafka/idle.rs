@@ -40,7 +40,8 @@ pub(crate) fn taken(prefix: &str) -> Result<(Topics, ModelServer)> {
     Ok((topics, target))
 }
 
-fn on_target(target: &ModelServer, command: Document) -> Result<()> {
+/// Runs a command on the database of the histories.
+pub(crate) fn on_target(target: &ModelServer, command: Document) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let client = Client::with_uri_str(target.uri()).await?;
         client.database("s").run_command(command).await?;

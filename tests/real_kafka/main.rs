@@ -13,6 +13,7 @@ mod examples;
 mod foreign_input;
 mod foreign_readers;
 mod full_documents;
+mod held_moves;
 mod idle;
 mod incarnations;
 mod instances;

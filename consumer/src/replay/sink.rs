@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use mongodb::Client;
 use oplog_relay_runtime::config::{ConfigError, Fault};
-use oplog_relay_runtime::mongo;
+use oplog_relay_runtime::mongo::{self, REPLY_LIMIT};
 use oplog_relay_runtime::shutdown::Shutdown;
 
 use crate::config::{GroupConfig, NotEmpty, RefusedOptions, ReplayConfig, ShardKeys, Unmatched};
@@ -19,7 +20,7 @@ use crate::replay::held_documents::held_document::{HeldByKey, HeldDocuments};
 use crate::replay::held_documents::suspended_indexes::note::MakingWay;
 use crate::replay::ordered::Known;
 use crate::replay::plan::{BulkKind, Lane, Plan, Planner, Step};
-use crate::replay::target::Target;
+use crate::replay::target::{LONGEST_PAUSE, Target};
 use crate::replay::writes::permits::Permits;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::Readiness;
@@ -31,6 +32,10 @@ use crate::worker::batch::Batch;
 const CONNECTIONS: u32 = 64;
 /// Interval between two checks of the namespaces that the catalog records for the group.
 const SUBSCRIPTION_INTERVAL: Duration = Duration::from_secs(3);
+/// Number of writes whose documents are looked up among those that are being moved with one query.
+const RESTORED_AT_ONCE: usize = 1_000;
+/// Time after a failure for which the commands of other lanes may still be under way.
+const LANES_PATIENCE: Duration = REPLY_LIMIT.saturating_add(LONGEST_PAUSE);
 /// Server selection timeout, after which an attempt counts as failed and is retried.
 const SELECTION_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -344,26 +349,60 @@ impl MongoSink {
         lanes: &[Lane<'_>],
         token: &Token,
     ) -> Result<Applied, ConsumerError> {
-        let sent = lanes.iter().map(|lane| async move {
-            for bulk in &lane.bulks {
-                let sent = match bulk.kind {
-                    BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
-                    BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
-                        self.send_bulk(bulk, token).await?
-                    }
-                };
-                if sent == Applied::Abandoned {
-                    return Ok::<_, ConsumerError>(Applied::Abandoned);
+        let right = token.dependent();
+        let sent = lanes.iter().map(|lane| self.send_lane(lane, &right));
+        let mut sent: FuturesUnordered<_> = sent.collect();
+        let mut all = Applied::Done;
+        while let Some(applied) = sent.next().await {
+            let error = match applied {
+                Ok(Applied::Done) => continue,
+                Ok(Applied::Abandoned) => {
+                    all = Applied::Abandoned;
+                    continue;
                 }
+                Err(error) => error,
+            };
+            // The other lanes stop after the commands under way, whose effect would be unknown if they
+            // were given up: a document that moves may be deleted and not inserted yet.
+            right.invalidate();
+            let ended = sent.for_each(|_| std::future::ready(()));
+            if tokio::time::timeout(LANES_PATIENCE, ended).await.is_err() {
+                return Err(error);
             }
-            Ok(Applied::Done)
-        });
-        let all: Vec<Applied> = try_join_all(sent).await?;
-        let done = all.iter().all(|applied| *applied == Applied::Done);
-        Ok(if done {
-            Applied::Done
-        } else {
-            Applied::Abandoned
-        })
+            return Err(Box::pin(self.restore_lanes(lanes, error, token)).await);
+        }
+        Ok(all)
+    }
+
+    async fn send_lane(&self, lane: &Lane<'_>, token: &Token) -> Result<Applied, ConsumerError> {
+        for bulk in &lane.bulks {
+            let sent = match bulk.kind {
+                BulkKind::Rewrite => self.rewrite_bulk(bulk, token).await?,
+                BulkKind::Insert | BulkKind::Delete | BulkKind::Update => {
+                    self.send_bulk(bulk, token).await?
+                }
+            };
+            if sent == Applied::Abandoned {
+                return Ok(Applied::Abandoned);
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Restores the documents of lanes that were being moved when another lane failed with this error.
+    /// Returns the error.
+    async fn restore_lanes(
+        &self,
+        lanes: &[Lane<'_>],
+        mut error: ConsumerError,
+        token: &Token,
+    ) -> ConsumerError {
+        for bulk in lanes.iter().flat_map(|lane| &lane.bulks) {
+            for writes in bulk.writes.chunks(RESTORED_AT_ONCE) {
+                let restoring = self.restore_before_stop(bulk.ns, writes, error, token);
+                error = restoring.await;
+            }
+        }
+        error
     }
 }

@@ -15,11 +15,18 @@ use crate::worker::chunk::Chunk;
 /// The right to write for a partition. It is invalidated before the partition is given up, and checked
 /// before each write. Kafka fences members of a group, but not their writes to other systems.
 #[derive(Debug, Clone)]
-pub struct Token(Arc<AtomicBool>);
+pub struct Token {
+    own: Arc<AtomicBool>,
+    /// The token that this one depends on.
+    parent: Option<Box<Token>>,
+}
 
 impl Default for Token {
     fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self {
+            own: Arc::new(AtomicBool::new(true)),
+            parent: None,
+        }
     }
 }
 
@@ -27,12 +34,23 @@ impl Token {
     /// Returns true if this member still owns the partition.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        let parent = self.parent.as_ref();
+        self.own.load(Ordering::Acquire) && parent.is_none_or(|parent| parent.is_valid())
+    }
+
+    /// Returns a token that becomes invalid with this one, and that can be invalidated alone: to stop a
+    /// part of the writes of a partition that this member still owns.
+    #[must_use]
+    pub fn dependent(&self) -> Self {
+        Self {
+            own: Arc::new(AtomicBool::new(true)),
+            parent: Some(Box::new(self.clone())),
+        }
     }
 
     /// Revokes the right permanently.
     pub fn invalidate(&self) {
-        self.0.store(false, Ordering::Release);
+        self.own.store(false, Ordering::Release);
     }
 }
 

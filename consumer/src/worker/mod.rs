@@ -109,10 +109,9 @@ impl PartitionWorker {
     /// acknowledged.
     pub async fn run(mut self) -> Result<(), ConsumerError> {
         let assignment = self.assignment.number;
-        let reports = Arc::clone(&self.context.reports);
         let _end = EndReport {
             assignment,
-            reports: Arc::clone(&reports),
+            reports: Arc::clone(&self.context.reports),
         };
         let (topic, partition) = (self.assignment.topic.clone(), self.assignment.partition);
         let context = Arc::clone(&self.context);
@@ -122,9 +121,28 @@ impl PartitionWorker {
         let Some(_lock) = lock.await else {
             return Ok(());
         };
-        if let Some(target) = context.target() {
-            target.recall_held(&topic, partition).await?;
+        let Some(target) = context.target() else {
+            return self.apply_chunks().await;
+        };
+        target.recall_held(&topic, partition).await?;
+        match self.apply_chunks().await {
+            Ok(()) => {
+                target.forget_held(&topic, partition);
+                Ok(())
+            }
+            // A held document that was deleted to be moved must not be missing while the replay is
+            // stopped.
+            Err(error) => {
+                let token = &self.assignment.token;
+                Err(target.restore_held(&topic, partition, error, token).await)
+            }
         }
+    }
+
+    /// Applies chunks until the queue is closed or the partition is revoked.
+    async fn apply_chunks(&mut self) -> Result<(), ConsumerError> {
+        let assignment = self.assignment.number;
+        let reports = Arc::clone(&self.context.reports);
         let mut reached = None;
         while let Some(mut chunk) = self.next_chunk(reached).await? {
             let last = chunk
@@ -140,9 +158,6 @@ impl PartitionWorker {
             if outcome? == Applied::Abandoned {
                 break;
             }
-        }
-        if let Some(target) = context.target() {
-            target.forget_held(&topic, partition);
         }
         Ok(())
     }

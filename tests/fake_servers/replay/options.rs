@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document as Bson, doc};
+use oplog_consumer::worker::applied::Applied;
 use oplog_relay_core::document::Document;
 use oplog_relay_core::json::{Mode, write_document};
 use oplog_relay_kit::model::{Model, Version};
 
-use super::{Scene, UNAUTHORIZED};
+use super::{LIMIT, Scene, UNAUTHORIZED};
 
 /// Returns the commands of `index-options-of-old-servers.bson`. An index that was logged as a
 /// document becomes the command that a producer makes of it.
@@ -149,6 +151,49 @@ async fn a_conversion_that_was_interrupted_does_not_lose_the_index() -> Result<(
         let state = scene.server.model().state();
         let notes = state.get("oplog_relay.suspended_indexes");
         ensure!(notes.is_none_or(Vec::is_empty), "a note remains");
+    }
+    Ok(())
+}
+
+/// The partition is revoked while the target does not accept the note of the index, when the note has been
+/// written, or while the target does not drop the index. The next owner may already have built the index.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_owner_does_not_drop_the_index_that_it_was_to_convert() -> Result<()> {
+    const SHUTDOWN_IN_PROGRESS: i32 = 91;
+    for failing in [Some("update"), Some("dropIndexes"), None] {
+        let scene = Scene::of(Model::of(Version::V5_0), "count").await?;
+        let described = |scene: &Scene| format!("{:?}", scene.server.model().collections());
+        scene.on_target(
+            r#"{"createIndexes":"c","indexes":[{"key":{"k":1},"name":"k_1","unique":true}]}"#,
+        )?;
+        match failing {
+            Some(command) => {
+                scene.server.fail_next(command, SHUTDOWN_IN_PROGRESS);
+                scene.server.fail_next(command, SHUTDOWN_IN_PROGRESS);
+            }
+            None => scene.server.hold("update", "suspended_indexes"),
+        }
+        let change = (
+            "c",
+            0,
+            r#"{"collMod":"c","index":{"name":"k_1","forceNonUnique":true}}"#,
+        );
+        let log = [change];
+        let revoked = async {
+            let deadline = Instant::now() + LIMIT;
+            while scene.server.requested() != 1 && scene.server.held() == 0 {
+                ensure!(Instant::now() < deadline, "{failing:?} was not reached");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            scene.token.invalidate();
+            scene.server.resume();
+            Ok(())
+        };
+        let (applied, revoked) = tokio::join!(scene.apply(&log), revoked);
+        revoked?;
+        ensure!(applied? == Applied::Abandoned, "{failing:?}");
+        let text = described(&scene);
+        ensure!(text.contains("unique"), "{failing:?}: {text}");
     }
     Ok(())
 }

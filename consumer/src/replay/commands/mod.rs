@@ -90,7 +90,21 @@ impl MongoSink {
         db: &str,
         command: &Document,
     ) -> Result<Document, ConsumerError> {
-        self.persist(doing, || async {
+        let own = Token::default();
+        let reply = self.run_on_owned_indexes(doing, db, command, &own).await?;
+        Ok(reply.expect("the token was not invalidated"))
+    }
+
+    /// Runs a command on indexes while this member owns the partition. Returns `None` if it was revoked,
+    /// and an empty reply if the collection or the index does not exist.
+    pub(crate) async fn run_on_owned_indexes(
+        &self,
+        doing: &str,
+        db: &str,
+        command: &Document,
+        token: &Token,
+    ) -> Result<Option<Document>, ConsumerError> {
+        self.persist_owned(doing, token, || async {
             let database = self.target.client.database(db);
             match database.run_command(command.clone()).await {
                 Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
@@ -116,14 +130,35 @@ impl MongoSink {
     where
         F: Future<Output = DriverResult<T>>,
     {
+        let answer = self.persist_owned(doing, &Token::default(), ask).await?;
+        Ok(answer.expect("the token was not invalidated"))
+    }
+
+    /// Runs an operation as [`MongoSink::persist`] does, but makes no attempt after the partition was
+    /// revoked. Returns `None` then: the next owner may already have done the same and more.
+    ///
+    /// # Errors
+    /// Returns the errors of [`MongoSink::persist`].
+    pub(crate) async fn persist_owned<T, F>(
+        &self,
+        doing: &str,
+        token: &Token,
+        ask: impl Fn() -> F,
+    ) -> Result<Option<T>, ConsumerError>
+    where
+        F: Future<Output = DriverResult<T>>,
+    {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            if !token.is_valid() {
+                return Ok(None);
+            }
             let error = match in_time(REPLY_LIMIT, ask()).await {
                 Ok(answer) => {
                     if backoff.attempts() > 0 {
                         self.target.readiness.target_reached();
                     }
-                    return Ok(answer);
+                    return Ok(Some(answer));
                 }
                 Err(error) => error,
             };

@@ -344,7 +344,8 @@ impl MongoSink {
                     Tried::Refused(error) => {
                         // A newer index is suspended at once, because it would refuse the other
                         // documents too.
-                        if self.make_way(&key.ns, held, &error, making_way).await? {
+                        let made = self.make_way(&key.ns, held, &error, making_way, token);
+                        if made.await? {
                             progress = true;
                             break;
                         }

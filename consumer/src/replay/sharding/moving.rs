@@ -25,6 +25,7 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
+use crate::replay::held_documents::held_document::{KeyedDocument, read as read_document};
 use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::note::write_note;
 use crate::replay::plan::{Action, Routing, Write};
@@ -208,6 +209,30 @@ impl MongoSink {
                 "documents that were being moved cannot be restored before the replay stops; their \
                  content is kept in oplog_relay.moving until their entries are applied again"
             );
+        }
+        error
+    }
+
+    /// Restores the documents of a partition that are held while they move, before the replay stops
+    /// because of this error. They are no longer held then. Returns the error.
+    pub async fn restore_held(
+        &self,
+        topic: &str,
+        partition: i32,
+        mut error: ConsumerError,
+        token: &Token,
+    ) -> ConsumerError {
+        for KeyedDocument { key, held } in self.held_of(topic, partition) {
+            // A document that is held is not restored.
+            self.held().remove(&key);
+            let Ok(document) = read_document(&key.ns, &held.document) else {
+                continue;
+            };
+            let write = held.write(document.document_id, Action::Replace(document.document));
+            let writes = std::slice::from_ref(&write);
+            error = self
+                .restore_before_stop(&key.ns, writes, error, token)
+                .await;
         }
         error
     }

@@ -1,5 +1,9 @@
 //! Moves that the target refuses for good, with `--dead-letter write`.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
+
 use super::*;
 
 const DEAD_LETTER: &[&str] = &["--dead-letter=write"];
@@ -190,5 +194,60 @@ async fn a_held_document_that_is_given_up_is_not_held_again() -> Result<()> {
     assert_eq!(scene.documents()?, [other, taken]);
     // The previous content is not lost.
     assert_eq!(notes(&scene).len(), 1);
+    Ok(())
+}
+
+/// Another lane of the same batch fails after a document was deleted and before it is inserted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_of_another_lane_does_not_leave_a_document_deleted() -> Result<()> {
+    const SHUTDOWN_IN_PROGRESS: i32 = 91;
+    const UPDATES: i32 = 70;
+    let before = r#"{"_id":1,"k":1,"x":0}"#;
+    let mut interrupted = 0;
+    // Some of these documents are in another lane than the one that moves.
+    for other in 2..8 {
+        let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
+        scene.server.model().refuse_transactions();
+        // The cluster refuses the transaction of this move, so the next move begins without one.
+        let first = ("u", 1, r#"{"$v":1,"$set":{"k":1}}"#);
+        scene
+            .done(&[("i", 1, r#"{"_id":1,"k":0,"x":0}"#), first])
+            .await?;
+        let updates: Vec<String> = (0..UPDATES)
+            .map(|x| format!(r#"{{"$v":1,"$set":{{"x":{x},"k":2}}}}"#))
+            .collect();
+        let insert = format!(r#"{{"_id":{other},"k":1}}"#);
+        let mut log = vec![("i", other, insert.as_str())];
+        log.extend(updates.iter().map(|update| ("u", 1, update.as_str())));
+        scene.server.hold("delete", "c");
+        // The insert is repeated for a while, until the document has been deleted.
+        scene.server.fail_next("insert", SHUTDOWN_IN_PROGRESS);
+        scene.server.fail_next("insert", SHUTDOWN_IN_PROGRESS);
+        scene.server.refuse_next("insert c", INVALID);
+        let mut applying = std::pin::pin!(scene.apply(&log));
+        let both = async {
+            while scene.server.held() == 0 || scene.server.requested() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut applying => Some(ended),
+            () = both => {
+                interrupted += 1;
+                // A replay that does not wait for the reply to the delete ends now.
+                tokio::time::timeout(Duration::from_millis(500), &mut applying).await.ok()
+            }
+        };
+        scene.server.resume();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => applying.await,
+        };
+        let reason = format!("{:#}", ended.err().context("the batch was applied")?);
+        assert!(reason.contains("code 121"), "{reason}");
+        assert_eq!(scene.documents()?, [before], "{other}");
+        assert!(notes(&scene).is_empty(), "{other}");
+    }
+    assert!(interrupted > 0, "no document is in another lane");
     Ok(())
 }

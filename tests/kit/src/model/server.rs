@@ -95,6 +95,12 @@ impl ModelServer {
         lock(&self.shared.refusing).push_back((command.to_owned(), code));
     }
 
+    /// Returns the number of failures and refusals that were requested and have not happened yet.
+    #[must_use]
+    pub fn requested(&self) -> usize {
+        lock(&self.shared.failing).len() + lock(&self.shared.refusing).len()
+    }
+
     /// Executes the next command of that name, but answers it with a write concern error of this
     /// code.
     pub fn fail_write_concern_next(&self, command: &str, code: i32) {

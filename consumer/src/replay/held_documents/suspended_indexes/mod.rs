@@ -54,6 +54,7 @@ use crate::replay::held_documents::held_document::HeldDocument;
 use crate::replay::note::write_note;
 use crate::replay::plan::translation::done;
 use crate::replay::sink::MongoSink;
+use crate::replay::writes::bulk::MAX_TIME_MS;
 use crate::replay::writes::reply::WriteError;
 use crate::worker::applied::Applied;
 use crate::worker::assignment::Token;
@@ -86,13 +87,15 @@ impl MongoSink {
     }
 
     /// Suspends the indexes that may have refused a held document with this error, if `making_way`
-    /// allows that. Returns true if at least one was suspended.
+    /// allows that. Returns true if at least one was suspended. None is suspended after the partition was
+    /// revoked.
     pub(crate) async fn make_way(
         &self,
         ns: &str,
         held: &HeldDocument,
         error: &WriteError,
         making_way: MakingWay,
+        token: &Token,
     ) -> Result<bool, ConsumerError> {
         let mut is_any_suspended = false;
         for definition in self.indexes_of(ns).await? {
@@ -113,8 +116,7 @@ impl MongoSink {
                 owner: Some(held.position.name.clone()),
                 ..self.index_to_drop(ns, held.id, definition)
             };
-            self.suspend(index).await?;
-            is_any_suspended = true;
+            is_any_suspended |= self.suspend(index, token).await? == Applied::Done;
         }
         Ok(is_any_suspended)
     }
@@ -135,7 +137,11 @@ impl MongoSink {
     }
 
     /// Suspends an index of a partition.
-    async fn suspend(&self, index: SuspendedIndex) -> Result<(), ConsumerError> {
+    async fn suspend(
+        &self,
+        index: SuspendedIndex,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         tracing::warn!(
             ns = index.ns,
             index = %index.definition,
@@ -144,34 +150,56 @@ impl MongoSink {
              that is being applied again. Its definition is recorded in {CATALOG_DB}.{COLLECTION}; \
              the index is built again when the stretch has been applied"
         );
-        self.record_and_drop(&index).await?;
+        if self.record_and_drop(&index, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
         let mut suspended = self.suspended();
         suspended.retain(|other| other.note != index.note);
         suspended.push(index);
-        Ok(())
+        Ok(Applied::Done)
     }
 
-    /// Records an index and drops it.
-    async fn record_and_drop(&self, index: &SuspendedIndex) -> Result<(), ConsumerError> {
+    /// Records an index and drops it, unless the partition is revoked before the drop: the next owner may
+    /// have built the index again in the meantime.
+    async fn record_and_drop(
+        &self,
+        index: &SuspendedIndex,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         let notes = self.suspended_notes();
         // The note is written before the index is dropped, so that a member that finds it after a crash
         // builds the index again.
-        self.persist("recording a suspended index", || async {
-            let note = index.document(self.catalog.group())?;
-            write_note(&notes, &index.note, note).await
-        })
-        .await?;
-        self.drop_recorded(index).await
+        let recorded = self
+            .persist_owned("recording a suspended index", token, || async {
+                let note = index.document(self.catalog.group())?;
+                write_note(&notes, &index.note, note).await
+            })
+            .await?;
+        match recorded {
+            Some(()) => self.drop_recorded(index, token).await,
+            None => Ok(Applied::Abandoned),
+        }
     }
 
     /// Drops an index whose note was written.
-    async fn drop_recorded(&self, index: &SuspendedIndex) -> Result<(), ConsumerError> {
+    async fn drop_recorded(
+        &self,
+        index: &SuspendedIndex,
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         let Namespace { db, collection } = Namespace::split(&index.ns);
-        let drop = doc! { "dropIndexes": collection, "index": index.name() };
-        self.run_on_indexes("dropping an index", db, &drop).await?;
+        let drop = doc! {
+            "dropIndexes": collection, "index": index.name(), "maxTimeMS": MAX_TIME_MS,
+        };
+        let dropped = self
+            .run_on_owned_indexes("dropping an index", db, &drop, token)
+            .await?;
         // Without the unique index, the order across documents may no longer matter.
         self.forget_order();
-        Ok(())
+        Ok(match dropped {
+            Some(_) => Applied::Done,
+            None => Applied::Abandoned,
+        })
     }
 
     /// Returns the definitions of a collection's indexes; an empty list if the collection does not
@@ -342,7 +370,9 @@ impl MongoSink {
         // If the note is gone, another member has built the index, or a command has dropped its
         // collection. If the collection is gone, building the index would create it again.
         if note.is_some() && self.listed(namespace).await?.is_some() {
-            self.drop_old_definition(index).await?;
+            if self.drop_old_definition(index, token).await? == Applied::Abandoned {
+                return Ok(Restored::Abandoned);
+            }
             let mut definition = index.definition.clone();
             definition.remove("ns");
             let command = doc! { "createIndexes": namespace.collection, "indexes": [definition] };

@@ -35,7 +35,9 @@ impl MongoSink {
             definition.remove(EXPIRES);
         }
         let index = self.index_to_drop(ns, entry, definition);
-        self.record_and_drop(&index).await?;
+        if self.record_and_drop(&index, token).await? == Applied::Abandoned {
+            return Ok(Applied::Abandoned);
+        }
         self.restore_all(vec![index], token).await
     }
 
@@ -61,9 +63,10 @@ impl MongoSink {
     pub(super) async fn drop_old_definition(
         &self,
         index: &SuspendedIndex,
-    ) -> Result<(), ConsumerError> {
+        token: &Token,
+    ) -> Result<Applied, ConsumerError> {
         if index.owner.is_some() {
-            return Ok(());
+            return Ok(Applied::Done);
         }
         let all = self.indexes_of(&index.ns).await?;
         let is_old = |found: &Document| {
@@ -71,8 +74,8 @@ impl MongoSink {
             has_name && definition(found, false) != definition(&index.definition, false)
         };
         if all.iter().any(is_old) {
-            self.drop_recorded(index).await?;
+            return self.drop_recorded(index, token).await;
         }
-        Ok(())
+        Ok(Applied::Done)
     }
 }
