@@ -43,7 +43,8 @@ impl Target {
     /// Queries the limits and features of a server.
     ///
     /// # Errors
-    /// Returns an error if the server does not reply.
+    /// Returns an error if the server does not reply, refuses `hello`, or replies to a probe of a feature
+    /// with a transient error.
     pub(super) async fn open(
         client: Client,
         metrics: Arc<Metrics>,

@@ -89,7 +89,7 @@ fn check_combination(
     let is_json = binary.is_none();
     let has_events = is_json || binary.is_some_and(Format::has_schemas);
     if !is_json && envelope != Envelope::ChangeEvent {
-        faults.add("--envelope", "is a shape of --format json");
+        faults.add("--envelope", "must be change-event unless --format is json");
     }
     if envelope != Envelope::Debezium && arguments.envelope_schema {
         faults.add("--envelope-schema", "needs --envelope debezium");

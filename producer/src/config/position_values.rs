@@ -54,7 +54,7 @@ impl FromStr for NewPosition {
             Start::Now => Ok(Self::Now),
             Start::Oldest => Err(
                 "must be now, a time, <seconds>:<increment> or a resume token; \
-                 oldest is no position, because a position names an entry that was sent"
+                 oldest is not a position, because a position names an entry that was sent"
                     .to_owned(),
             ),
             Start::At(millis) => u32::try_from(millis.div_euclid(1000))
@@ -110,7 +110,7 @@ impl FromStr for OtherProgram {
 pub enum CheckpointPlace {
     /// A file.
     File(PathBuf),
-    /// A collection of a MongoDB.
+    /// A collection on a MongoDB server.
     Collection {
         /// The connection string.
         uri: Secret,

@@ -37,7 +37,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 struct Resigned {
     source: Arc<SharedSource>,
-    /// The time at which it subscribes to the source again; `None` if it never does.
+    /// The time at which this instance subscribes to the source again; `None` if it never does.
     until: Option<Instant>,
 }
 
@@ -67,8 +67,9 @@ impl Member {
         }
     }
 
-    /// Joins the group and stays in it until the shutdown. The group is left only when all sessions have
-    /// ended, so that the next instance of a source starts where they stopped.
+    /// Joins the group and stays in it until the shutdown. Unless the shutdown is forced, the member leaves
+    /// the group only when all sessions have ended, so that the next instance of a source starts where
+    /// they stopped.
     ///
     /// # Errors
     /// [`InstancesError`].
@@ -160,8 +161,9 @@ impl Member {
         InstancesError::Refused { group, source }
     }
 
-    /// Returns the error if only an operator can remove its cause. librdkafka recovers from all other
-    /// errors by itself.
+    /// Returns the error if it ends the membership and only an operator can remove its cause. Other errors
+    /// are logged: a missing right to a position topic concerns only its source, and librdkafka recovers
+    /// from the rest by itself.
     fn judge(&self, error: &KafkaError) -> Result<(), InstancesError> {
         let group = || self.config.group.clone();
         if is_group_refused(error) {
@@ -269,7 +271,7 @@ mod tests {
 
     /// An answer may take half a minute, and the loop reports between two of them that it is alive.
     #[test]
-    fn requests_that_wait_are_answered_one_in_each_round() {
+    fn waiting_requests_are_answered_one_per_round() {
         let config = InstancesConfig {
             group: "__cdc.producers".to_owned(),
             takeover_after: Duration::from_secs(10),

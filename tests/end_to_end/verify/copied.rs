@@ -1,4 +1,4 @@
-//! `oplog-consumer audit` of the topics of a full sync, in every format.
+//! `oplog-consumer audit` of the topics of a full sync, in the formats bson, raw and json.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn log(model: &mut Model, increment: u32, fields: Document) -> Result<()> {
     logged.map_err(|failure| anyhow::anyhow!("{failure:?}"))
 }
 
-/// Returns a source with a collection that has an index, and one entry.
+/// Returns a source with an indexed collection, and an oplog with one entry.
 fn source() -> Result<ModelServer> {
     let mut model = Model::default();
     log(
@@ -76,8 +76,8 @@ fn produce(kafka: &Kafka, source: &ModelServer, prefix: &str, format: &str) -> R
     Ok(())
 }
 
-/// Sends a record again, at the end of its partition.
-fn again(kafka: &Kafka, topic: &str, partition: i32, record: &TopicRecord) -> Result<()> {
+/// Sends a record again, without its key, to the end of its partition.
+fn send_again(kafka: &Kafka, topic: &str, partition: i32, record: &TopicRecord) -> Result<()> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka.brokers())
         .create()?;
@@ -105,7 +105,7 @@ fn last(kafka: &Kafka, prefix: &str) -> Result<(String, i32, TopicRecord)> {
 }
 
 #[test]
-fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()> {
+fn a_full_sync_and_the_changes_after_it_are_sound_in_each_format() -> Result<()> {
     let kafka = Kafka::shared()?;
     for (prefix, format) in FORMATS {
         let source = source()?;
@@ -116,13 +116,13 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
             "{prefix}: {code}:\n{said}"
         );
 
-        // The document is read again, as after a crash.
+        // A document that was already copied is sent again, as after a crash.
         let (topic, partition, read) = last(&kafka, prefix)?;
-        again(&kafka, &topic, partition, &read)?;
+        send_again(&kafka, &topic, partition, &read)?;
         let (code, said) = audit(&kafka, prefix, &[])?;
         ensure!(code == 0, "{prefix}: {code}:\n{said}");
 
-        // Every document is changed, and then a read arrives that is older than the change.
+        // Every document is changed, and then a copy of a document arrives that is older than its change.
         {
             let mut model = source.model();
             for n in 0..DOCUMENTS {
@@ -137,19 +137,19 @@ fn a_full_sync_and_the_changes_after_it_are_sound_in_every_format() -> Result<()
             code == 0 && said.contains("update 300"),
             "{prefix}: {code}:\n{said}"
         );
-        again(&kafka, &topic, partition, &read)?;
+        send_again(&kafka, &topic, partition, &read)?;
         let (code, said) = audit(&kafka, prefix, &[])?;
         let undone = said.contains("out-of-order") && said.contains("of the same key");
         ensure!(code == 7 && undone, "{prefix}: {code}:\n{said}");
 
-        // One change arrives twice, and another one is cut off.
+        // One change arrives a second time, and then a third time with only half of its value.
         let contents = read_undecoded(&kafka.brokers(), prefix)?;
         let records = contents.get(&(topic.clone(), partition));
         let change = records.context("its partition")?.iter().rev().nth(1);
         let mut change = change.context("no change")?.clone();
-        again(&kafka, &topic, partition, &change)?;
+        send_again(&kafka, &topic, partition, &change)?;
         change.value.truncate(change.value.len() / 2);
-        again(&kafka, &topic, partition, &change)?;
+        send_again(&kafka, &topic, partition, &change)?;
         let folder = tempfile::tempdir()?;
         let report = folder.path().join("report");
         let (code, said) = audit(&kafka, prefix, &[&format!("--report={}", report.display())])?;

@@ -27,7 +27,7 @@ fn ts(seconds: u32) -> BsonTimestamp {
     }
 }
 
-/// Returns the document that a source keeps of a change.
+/// Returns the document that a source stores in `config.system.preimages` for a change.
 fn pre_image(seconds: u32, index: i64, n: i32) -> Doc {
     let id = doc! { "nsUUID": uuid(), "ts": ts(seconds), "applyOpsIndex": index };
     let at = bson::DateTime::from_millis(0);
@@ -103,7 +103,7 @@ fn updates_and_deletes_have_the_document_that_the_source_has_kept() {
     ];
     let expected = expected.map(|(operation, n)| (operation.to_owned(), n));
     assert_eq!(before(&chunk), expected);
-    // All of them were asked for at once, after the source had the last entry.
+    // One request asks for all four documents. Its time is that of the last entry.
     assert_eq!(*asked.lock().unwrap(), [(Timestamp::new(5, 1), 4)]);
 }
 
@@ -149,7 +149,7 @@ fn documents_that_a_reply_has_no_room_for_are_asked_for_again() {
 
 /// A request for several collections could read the documents of many others.
 #[test]
-fn each_collection_is_asked_for_alone_and_the_others_stay() {
+fn each_request_is_for_one_collection_and_keeps_the_documents_of_the_others() {
     let of = |collection: u8, mut fields: Doc| {
         fields.insert("ui", uuid_of(collection));
         fields

@@ -15,7 +15,7 @@ use crate::prepare::transaction::Link;
 /// Number of bytes of entries that are kept in memory; the excess goes to a file.
 const MEMORY_BYTES: usize = 64 << 20;
 
-/// Entries by their time, until their transaction ends.
+/// The entries of open transactions, by timestamp. Each is stored until its transaction ends.
 #[derive(Debug)]
 pub struct SpooledParts {
     parts: BTreeMap<Timestamp, Part>,

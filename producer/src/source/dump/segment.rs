@@ -13,7 +13,7 @@ use crate::entry_fault::EntryFault;
 use crate::error::ProducerError;
 use crate::source::dump::error::DumpError;
 
-/// Maximum size of an entry in bytes. The server's limit is 16 MiB and 16 KiB; the rest is a margin
+/// Maximum size of an entry in bytes. The server's limit is 16 MiB plus 16 KiB; the rest is a margin
 /// for handmade entries.
 const MAX_ENTRY: usize = 64 << 20;
 /// Magic number of gzip, and its only compression method.
@@ -78,7 +78,7 @@ impl SegmentReader {
         &self.name
     }
 
-    /// Appends the next document; returns `false` at the end.
+    /// Appends the next document to `out`; returns false at the end of the segment.
     pub(super) fn read_document(&mut self, out: &mut Vec<u8>) -> Result<bool, ProducerError> {
         match self.input.fill_buf().map(<[u8]>::is_empty) {
             Ok(true) => return Ok(false),
@@ -146,8 +146,8 @@ impl SegmentReader {
 }
 
 /// Returns true if the input is gzip. A BSON document of certain lengths starts with the same
-/// bytes, so later bytes are examined too: in BSON the name of the first field, in gzip the time of
-/// the compressed file.
+/// bytes, so later bytes are examined too: in BSON the name of the first field, in gzip the
+/// modification time of the compressed file.
 fn is_gzip(start: &[u8]) -> bool {
     let first_field = start.get(5..).unwrap_or_default();
     let name = first_field.iter().take(FIRST_NAME);

@@ -70,7 +70,7 @@ impl Estimate {
         })
     }
 
-    /// Returns the minimum duration; `None` if the size or the rate is unknown.
+    /// Returns the expected duration; `None` if the rate is unknown, or if the size is unknown or 0.
     fn takes(self) -> Option<Gap> {
         let seconds = self.bytes.div_ceil(self.rate?.max(1));
         (self.bytes > 0).then(|| Gap {
@@ -152,7 +152,7 @@ fn rate_of(bytes: usize, took: Duration) -> Option<u64> {
     u64::try_from(rate).ok().filter(|rate| *rate > 0)
 }
 
-/// Returns the size of the oplog in percent of its maximum.
+/// Returns the size of the oplog in percent of its maximum; `None` if the server does not report it.
 async fn filled(source: &SourceReader) -> Option<u64> {
     let local = source.client().database("local");
     let stats = local.run_command(doc! { "collStats": "oplog.rs" });

@@ -98,12 +98,13 @@ impl Ord for Id {
     }
 }
 
-/// A part of a collection that is not read completely.
+/// A part of a collection that has not been read completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     /// The first `_id`.
     from: Id,
-    /// The first `_id` after the range; equal to `from` for a range of only that `_id`.
+    /// The first `_id` after the range; equal to `from` for a range of only that `_id`, and `None` for
+    /// the last range of a type.
     until: Option<Id>,
     /// The last `_id` that was read.
     after: Option<Id>,
@@ -180,7 +181,8 @@ impl Range {
 }
 
 /// Splits a collection into ranges. `smallest` contains the smallest `_id` of each type in the
-/// collection, and `samples` some of its `_id`s. Each type is split into at most `parts` ranges.
+/// collection, and `samples` some of its `_id`s. Each type is split into at most `parts` ranges, not
+/// counting the one for NaN.
 #[must_use]
 pub(super) fn split(smallest: &[Id], mut samples: Vec<Id>, parts: usize) -> Vec<Range> {
     samples.sort_unstable();

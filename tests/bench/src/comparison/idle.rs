@@ -21,10 +21,11 @@ const ENTRIES: u64 = 1000;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The exit code of a program that SIGTERM ends.
 const TERMINATED: i32 = 143;
-/// The largest permitted processor time, in percent of one core.
+/// Maximum processor time of a program, in percent of one core.
 const MOST_PERCENT: f64 = 1.0;
-/// Number of sources of the producer with many sources, and its permitted processor time.
+/// Number of sources of the producer with many sources.
 const SOURCES: usize = 50;
+/// Maximum processor time of that producer, in percent of one core.
 const MOST_PERCENT_OF_MANY: f64 = 5.0;
 
 /// Measures the idle cost after a thousand entries went through both programs, and returns the
@@ -105,7 +106,7 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
     ])
 }
 
-/// Stops a program, which must have no other reason to end.
+/// Stops a program with SIGTERM. Fails if it ends for another reason.
 fn stop(program: &mut Program) -> Result<()> {
     program.terminate()?;
     let code = program.wait(LIMIT)?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 pub(super) use oplog_relay_kit::services::peak_kib;
 
-/// The unit of times in `/proc/<id>/stat`: on every Linux, user space sees 100 of them a second.
+/// The unit of times in `/proc/<id>/stat`. Linux reports 100 of them per second to user space,
+/// whatever the kernel's own timer frequency is.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A sample of a process.
@@ -33,7 +34,7 @@ pub(super) fn sample(id: u32) -> Option<Sample> {
     })
 }
 
-/// Returns a child of this process that runs a program of that name.
+/// Returns a child of this process that runs the program with this name.
 pub(super) fn child(name: &str) -> Option<u32> {
     let ids = fs::read_dir("/proc").ok()?.filter_map(|entry| {
         let id = entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?;

@@ -40,7 +40,7 @@ const STYLE: &str = "\
 .s3{stroke:#9e4c13;fill:#9e4c13}}.curve.s0,.curve.s1,.curve.s2,.curve.s3{fill:none}\
 .curve.s2,.curve.s3{stroke-dasharray:4 3}";
 
-/// Draws the charts, three in a row.
+/// Draws the charts, three to a row.
 pub(super) fn draw(charts: &[Chart]) -> Result<String, fmt::Error> {
     let rows = charts.len().div_ceil(COLUMNS);
     let (width, height) = (WIDTH * COLUMNS as f64, HEAD + HEIGHT * rows as f64);
@@ -78,9 +78,11 @@ fn legend(charts: &[Chart], out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-/// The drawing area of a chart.
+/// The ranges of a chart's axes, which place values in its drawing area.
 struct Frame {
+    /// The smallest value on the horizontal axis.
     least: f64,
+    /// The largest value on the horizontal axis.
     most: f64,
     /// The value at the top of the vertical axis, which begins at zero.
     top: f64,
@@ -172,7 +174,7 @@ impl Frame {
     }
 }
 
-/// Returns the next number that consists of the digit 1, 2, 4 or 8 and zeros.
+/// Rounds a number up to 1, 2, 4 or 8 times a power of ten. Returns 1 if it is not positive.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;

@@ -1,12 +1,12 @@
-//! Virtual environments of Python, each with one package.
+//! Python virtual environments, each with one package.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::services::cache;
 
-/// Returns the interpreter of a virtual environment with that package, which is created on first
-/// use. Returns `None` if the machine does not have Python 3 or cannot install the package.
+/// Returns the interpreter of a virtual environment with `package`. The environment is created
+/// on first use. Returns `None` if the machine does not have Python 3 or cannot install the package.
 #[must_use]
 pub fn python_with(package: &str) -> Option<PathBuf> {
     let folder = cache::installed("python", &[package], |folder| {
