@@ -2,7 +2,7 @@
 
 use mongodb::Client;
 use mongodb::bson::doc;
-use oplog_relay_runtime::mongo::Hello;
+use oplog_relay_runtime::mongo::{Hello, REPLY_LIMIT, in_time};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::replay::plan::{BulkKind, Write, statement_bytes};
@@ -102,10 +102,9 @@ impl Limits {
 
 /// Returns true if the target is FerretDB. A target that does not reply is treated as MongoDB.
 pub(crate) async fn is_ferretdb(client: &Client) -> bool {
-    let reply = client
-        .database("admin")
-        .run_command(doc! { "buildInfo": 1 })
-        .await;
+    let admin = client.database("admin");
+    let asking = admin.run_command(doc! { "buildInfo": 1 });
+    let reply = in_time(REPLY_LIMIT, asking).await;
     reply.is_ok_and(|reply| reply.contains_key("ferretdbVersion"))
 }
 

@@ -147,12 +147,18 @@ impl SegmentReader {
 
 /// Returns true if the input is gzip. A BSON document of certain lengths starts with the same
 /// bytes, so later bytes are examined too: in BSON the name of the first field, in gzip the
-/// modification time of the compressed file.
+/// modification time of the compressed file. Three bytes of that time may look like a name of three
+/// letters, which no first field of an entry has. Most gzip headers have flags, which would make the length
+/// of a document too large.
 fn is_gzip(start: &[u8]) -> bool {
     let first_field = start.get(5..).unwrap_or_default();
     let name = first_field.iter().take(FIRST_NAME);
     let length = name.take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    let is_bson = length > 0 && first_field.get(length) == Some(&0);
+    let is_name = length > 0 && length != 3 && first_field.get(length) == Some(&0);
+    let is_length = start
+        .first_chunk()
+        .is_some_and(|length| u32::from_le_bytes(*length) as usize <= MAX_ENTRY);
+    let is_bson = is_length && is_name;
     start.starts_with(&GZIP_MAGIC) && !is_bson
 }
 

@@ -1,7 +1,7 @@
 use std::io::Write;
 
-use flate2::Compression;
 use flate2::write::GzEncoder;
+use flate2::{Compression, GzBuilder};
 use oplog_relay_core::document::{Document, DocumentBuilder, kind};
 use oplog_relay_core::entry::Entry;
 use oplog_relay_core::position::Position;
@@ -280,6 +280,28 @@ fn the_length_of_the_first_entry_is_not_mistaken_for_a_gzip_header() {
         assert_eq!(bytes[..2], [0x1f, 0x8b]);
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(read(&path, StartAt::Oldest).unwrap(), [1], "{length}");
+    }
+}
+
+/// Bytes 5 to 7 of the header are letters at such a time.
+#[test]
+fn the_time_in_a_gzip_header_is_not_mistaken_for_the_name_of_a_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("oplog.bson.gz");
+    let mut entry = Vec::new();
+    let mut first = DocumentBuilder::start(&mut entry);
+    first.raw("ts", kind::TIMESTAMP, &Timestamp::new(1, 1).to_le_bytes());
+    first.str("op", "n").str("ns", "");
+    first.finish();
+    for name in [None, Some("oplog.bson")] {
+        let mut header = GzBuilder::new().mtime(0x6941_4200);
+        if let Some(name) = name {
+            header = header.filename(name);
+        }
+        let mut gz = header.write(Vec::new(), Compression::default());
+        gz.write_all(&entry).unwrap();
+        std::fs::write(&path, gz.finish().unwrap()).unwrap();
+        assert_eq!(read(&path, StartAt::Oldest).unwrap(), [1], "{name:?}");
     }
 }
 
