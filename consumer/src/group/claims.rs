@@ -115,6 +115,7 @@ impl ClaimWatch {
                 && record.payload().is_some()
                 && !self.known.contains(topic)
             {
+                tracing::debug!(topic, "a producer has claimed a new topic");
                 self.claimed.insert(topic.to_owned());
                 self.last_claim = Instant::now();
             }
