@@ -80,7 +80,7 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
         let source = json!({
             "name": format!("s{number}"), "uri": server.uri(),
             // Sources never share a topic, and all of these have the same collection.
-            "topic_prefix": format!("{PREFIX}.s{number}"),
+            "topic_prefix": format!("{PREFIX}{number}"),
         });
         flags.push(format!("--source={source}"));
     }
@@ -98,7 +98,9 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
     let percent = used / options.idle.as_secs_f64() * 100.0;
     let peak = peak_kib(producer.id()).context("the producer is gone")? as f64 / 1024.0;
     stop(&mut producer)?;
-    scene.remove(PREFIX)?;
+    for number in 0..SOURCES {
+        scene.remove(&format!("{PREFIX}{number}"))?;
+    }
     let name = format!("producer of {SOURCES} sources");
     Ok(vec![
         at_most(&name, percent, MOST_PERCENT_OF_MANY, "% of core"),
