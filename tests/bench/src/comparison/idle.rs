@@ -98,9 +98,6 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
     let percent = used / options.idle.as_secs_f64() * 100.0;
     let peak = peak_kib(producer.id()).context("the producer is gone")? as f64 / 1024.0;
     stop(&mut producer)?;
-    for number in 0..SOURCES {
-        scene.remove(&format!("{PREFIX}{number}"))?;
-    }
     let name = format!("producer of {SOURCES} sources");
     Ok(vec![
         at_most(&name, percent, MOST_PERCENT_OF_MANY, "% of core"),
