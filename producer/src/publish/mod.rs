@@ -39,7 +39,6 @@ use std::time::{Duration, Instant};
 
 use oplog_relay_core::format::fragment::Fragment;
 use oplog_relay_core::state::PositionRecord;
-use oplog_relay_core::topic::{PositionTopicName, parse_position_topic, state_topic};
 use oplog_relay_runtime::http::Health;
 use oplog_relay_runtime::kafka::{
     KafkaOptions, client_config, is_fenced, is_unauthorized, with_right,
@@ -47,7 +46,7 @@ use oplog_relay_runtime::kafka::{
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic};
+use crate::encode::chunk::{Chunk, EncodedRecord, NewTopic, STATE_TOPIC};
 use crate::error::ProducerError;
 use crate::publish::error::PublishError;
 use crate::publish::log_end_offsets::Ends;
@@ -425,22 +424,22 @@ impl Publisher {
 
     fn undelivered(&self, failure: &DeliveryFailure) -> ProducerError {
         let DeliveryFailure { place, error, .. } = failure;
-        let found = self.topics.iter().find(|topic| topic.name == failure.topic);
+        let mut topics = self.topics.iter();
+        let found = topics.position(|topic| topic.name == failure.topic);
+        let is_position = failure.topic == self.position_topic;
         // If a record below the known limit is refused, the limit has been lowered since then. A
         // new session reads the new limit.
-        let is_position = failure.topic == self.position_topic;
         let limit = match found {
-            Some(topic) => topic.max_bytes,
+            Some(found) => self.topics[found].max_bytes,
             None if is_position => self.position_limit,
             None => MAX_RECORD_BYTES,
         };
         if failure.is_size() && failure.bytes > limit {
             let bytes = failure.bytes - RECORD_OVERHEAD;
             // Records of the internal topics are never split.
+            let is_internal = is_position || found == Some(STATE_TOPIC.0);
             return match self.oversize {
-                Oversize::Stop if !self.is_internal(&failure.topic) => {
-                    too_large(place, bytes, limit)
-                }
+                Oversize::Stop if !is_internal => too_large(place, bytes, limit),
                 Oversize::Stop | Oversize::Split => cannot_be_split(place, bytes, limit),
             };
         }
@@ -451,13 +450,6 @@ impl Publisher {
         let right = format!("Write on topic {}", failure.topic);
         let doing = format!("delivering a record to {place}");
         self.failed(&with_right(doing, error, &right), error)
-    }
-
-    /// Returns true for the position topic and the state topic of the source.
-    fn is_internal(&self, topic: &str) -> bool {
-        let name = parse_position_topic(&self.position_topic);
-        let state = name.map(|PositionTopicName { prefix, source }| state_topic(prefix, source));
-        topic == self.position_topic || state.is_some_and(|state| topic == state)
     }
 
     /// Flushes the records, adds the position, and commits both.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use oplog_relay_core::position::{Position, Timestamp};
 use oplog_relay_core::state::{NamespacesRecord, SourceRecord, State, TopicRecord};
-use oplog_relay_core::topic::{collection_topic, position_topic, state_topic};
+use oplog_relay_core::topic::{collection_topic, state_topic};
 use oplog_relay_runtime::kafka::{Admin, NewTopicShape, Reader, TopicSettings};
 use oplog_relay_runtime::retry::Backoff;
 use tokio::runtime::Handle;
@@ -21,7 +21,6 @@ use crate::prepare::claims::{Claims, OtherSources};
 use crate::prepare::internal_topics::{InternalLimits, ensure_internal_topic};
 use crate::prepare::route::check_rule;
 use crate::prepare::topics::{self, Cluster, DataTopicSettings, Topics};
-use crate::publish::MAX_RECORD_BYTES;
 use crate::publish::log_end_offsets::{Ends, PartitionedTopic};
 use crate::saved::checkpoint::Checkpoint;
 use crate::session::error::SessionError;
@@ -63,7 +62,7 @@ impl Supervisor {
         let internal = ensure_internal_topic(&admin, prefix, source, replication_factor).await?;
         let names = admin.topics().await?;
         let existing = topics::existing(&admin, names.keys().map(String::as_str), prefix).await?;
-        let new_settings = self.new_topic_settings(&admin).await?;
+        let new_settings = self.new_topic_settings(&admin, internal.position).await?;
         Ok(FoundCluster {
             new_settings,
             admin,
@@ -76,11 +75,12 @@ impl Supervisor {
 
     /// Returns the settings that the cluster accepts for data topics that do not exist yet. The
     /// position topic sets no size limit, so its limit is the broker's default.
-    async fn new_topic_settings(&self, admin: &Admin) -> Result<DataTopicSettings, ProducerError> {
+    async fn new_topic_settings(
+        &self,
+        admin: &Admin,
+        default_limit: usize,
+    ) -> Result<DataTopicSettings, ProducerError> {
         let prefix = &self.config.stream.topic_prefix;
-        let position = position_topic(prefix, self.origin.name());
-        let default_limit = admin.topic_settings(&position).await?;
-        let default_limit = default_limit.map_or(MAX_RECORD_BYTES, |found| topics::limit(&found));
         let shape = NewTopicShape {
             name: &collection_topic(prefix, "oplog_relay", "settings"),
             partitions: i32::try_from(self.config.stream.partitions)
