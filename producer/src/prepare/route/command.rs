@@ -4,9 +4,10 @@ use oplog_relay_core::collection_uuid::CollectionUuid;
 use oplog_relay_core::command::{
     Scope, Treatment, index_specs, is_set, is_view_entry, scope, treatment,
 };
-use oplog_relay_core::document::{Document, Malformed, kind};
+use oplog_relay_core::document::kind;
 use oplog_relay_core::entry::{Entry, EntryError, Operation};
 use oplog_relay_core::filter::{NamespaceFilter, is_internal};
+use oplog_relay_core::index::{Demand, demand};
 use oplog_relay_core::namespace::Namespace;
 use oplog_relay_core::state::{Order, OrderRule, RouteRecord};
 use oplog_relay_core::time_series::{self, VIEWS};
@@ -337,20 +338,14 @@ fn makes_dependent(entry: &Entry<'_>) -> Result<bool, EntryError> {
         b"convertToCapped" => true,
         b"createIndexes" | b"commitIndexBuild" => {
             let mut specs = index_specs(entry.o)?.into_iter();
-            specs.any(|spec| refuses_duplicates(spec) == Ok(true))
+            specs.any(|spec| demand(spec) == Ok(Demand::Uniqueness))
         }
         b"collMod" => match entry.o.get("index")? {
-            Some(index) => refuses_duplicates(index.document()?)?,
+            Some(index) => demand(index.document()?)? == Demand::Uniqueness,
             None => false,
         },
         _ => false,
     })
-}
-
-/// Returns true if an index, or the change of an index, refuses duplicates. With `prepareUnique` an index
-/// already refuses new ones.
-fn refuses_duplicates(index: Document<'_>) -> Result<bool, Malformed> {
-    Ok(is_set(index, "unique")? || is_set(index, "prepareUnique")?)
 }
 
 /// Returns the error for a rename of a collection that is not streamed to a namespace that is.

@@ -1,6 +1,6 @@
 //! Translates index builds, drops and changes of an oplog into commands for a target.
 
-use oplog_relay_core::command::{index_specs, is_set};
+use oplog_relay_core::command::index_specs;
 use oplog_relay_core::compare::is_truthy;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 use oplog_relay_core::entry::Entry;
@@ -172,7 +172,7 @@ pub(crate) fn index_change(
     translated: &mut Translated,
 ) -> Result<Option<Vec<u8>>, Malformed> {
     let name = index_name(index.get("name")?, index.get("keyPattern")?)?;
-    if ordered && (is_set(index, "unique")? || is_set(index, "prepareUnique")?) {
+    if ordered && demand(index)? == Demand::Uniqueness {
         translated.limiting.extend(name.clone());
     }
     let mut changes = false;
