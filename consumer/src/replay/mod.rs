@@ -19,6 +19,7 @@
 //!   the server, and `ordered` finds collections whose writes must keep their order
 //! - `writes` sends bulk writes, retries and bisects them, and rewrites documents
 //! - `commands` runs commands and records them in the [`catalog`]
+//! - `index_key` makes the keys of indexes comparable
 //! - `held_documents` holds documents that an index refuses temporarily, and suspends such indexes
 //! - `note` writes the notes of the catalog and of `held_documents`
 //! - `sharding` routes writes to collections that are sharded on the target, and moves documents between
@@ -33,6 +34,7 @@ pub mod commands;
 pub mod damage;
 pub mod directive;
 pub mod held_documents;
+pub(crate) mod index_key;
 mod note;
 mod ordered;
 pub mod plan;

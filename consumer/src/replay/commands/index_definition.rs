@@ -8,6 +8,7 @@ use crate::error::ConsumerError;
 use crate::replay::commands::failure::CommandFailure;
 use crate::replay::commands::{Execution, unwritable};
 use crate::replay::directive::{Directive, UNAUTHORIZED, rule_for};
+use crate::replay::index_key::{key_fields, number};
 use crate::replay::plan::translation::{POSTPONED_EXPIRY, done};
 use crate::replay::sink::MongoSink;
 
@@ -205,26 +206,10 @@ fn is_refusal(error: &mongodb::error::Error) -> bool {
     }
 }
 
-/// Normalizes a number, whose type differs between servers and drivers.
-fn number(value: &Bson) -> Bson {
-    match value {
-        Bson::Int32(number) => Bson::Double((*number).into()),
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "directions and seconds are small"
-        )]
-        Bson::Int64(number) => Bson::Double(*number as f64),
-        other => other.clone(),
-    }
-}
-
-/// Returns the fields of an index key in order. The order is significant, but the comparison of
-/// documents ignores it.
+/// Returns the fields of an index's key, as [`key_fields`] does.
 fn key(index: &Document) -> Vec<Bson> {
-    let fields = index.get_document("key").ok().into_iter().flatten();
-    fields
-        .map(|(name, direction)| Bson::from(vec![Bson::from(name.as_str()), number(direction)]))
-        .collect()
+    let key = index.get_document("key");
+    key.map(key_fields).unwrap_or_default()
 }
 
 /// Returns true if two indexes differ only in their names.

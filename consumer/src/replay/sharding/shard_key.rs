@@ -1,18 +1,19 @@
 //! The shard key of a collection: its values in a document, and the updates that may change them.
 
-use mongodb::bson::{Bson as Value, Document as Bson};
+use mongodb::bson::Document as Bson;
 use oplog_relay_core::document::{Document, DocumentBuilder, Element, Malformed, kind};
 
+use crate::replay::index_key::key_fields;
 use crate::replay::plan::{Action, Routing, is_zero};
 
 /// The shard key of a collection that is sharded by more than `_id`, or that has a collation of its own.
 /// With a collation, a filter of `_id` alone would be compared by it and could not select a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ShardKey {
     /// The paths of its fields, without `_id`. A hashed field is routed by its value too.
     paths: Vec<String>,
-    /// The key of the index with which a cluster serves the shard key, by [`key_text`].
-    index: String,
+    /// The shard key as the cluster reports it, which is also the key of its index.
+    pattern: Bson,
     /// True if the collection has a collation of its own.
     has_collation: bool,
 }
@@ -24,14 +25,14 @@ impl ShardKey {
         let paths: Vec<String> = fields.cloned().collect();
         (!paths.is_empty() || has_collation).then_some(Self {
             paths,
-            index: key_text(pattern),
+            pattern: pattern.clone(),
             has_collation,
         })
     }
 
     /// Returns true if an index with this key has exactly the fields of the shard key.
     pub(crate) fn is_key_of_index(&self, key: &Bson) -> bool {
-        self.index == key_text(key)
+        key_fields(&self.pattern) == key_fields(key)
     }
 
     /// Returns true if the collection has a collation of its own.
@@ -139,18 +140,6 @@ impl ShardKey {
         let mut paths = self.paths.iter().map(String::as_bytes);
         paths.any(|path| is_within(changed, path) || is_within(path, changed))
     }
-}
-
-/// Returns the fields of an index key with their directions, in order. Servers and drivers write the
-/// directions as numbers of different types.
-fn key_text(key: &Bson) -> String {
-    let fields = key.iter().map(|(path, direction)| match direction {
-        Value::Int32(number) => format!("{path}_{number}"),
-        Value::Int64(number) => format!("{path}_{number}"),
-        Value::Double(number) => format!("{path}_{number}"),
-        other => format!("{path}_{}", other.as_str().unwrap_or_default()),
-    });
-    fields.collect::<Vec<_>>().join("_")
 }
 
 /// Returns the value at a path. A path cannot lead through an array, because servers accept none in a
