@@ -369,7 +369,8 @@ impl MongoSink {
             if tokio::time::timeout(LANES_PATIENCE, ended).await.is_err() {
                 return Err(error);
             }
-            return Err(Box::pin(self.restore_lanes(lanes, error, token)).await);
+            Box::pin(self.restore_lanes(lanes, &error, token)).await;
+            return Err(error);
         }
         Ok(all)
     }
@@ -390,19 +391,12 @@ impl MongoSink {
     }
 
     /// Restores the documents of lanes that were being moved when another lane failed with this error.
-    /// Returns the error.
-    async fn restore_lanes(
-        &self,
-        lanes: &[Lane<'_>],
-        mut error: ConsumerError,
-        token: &Token,
-    ) -> ConsumerError {
+    async fn restore_lanes(&self, lanes: &[Lane<'_>], error: &ConsumerError, token: &Token) {
         for bulk in lanes.iter().flat_map(|lane| &lane.bulks) {
             for writes in bulk.writes.chunks(RESTORED_AT_ONCE) {
-                let restoring = self.restore_before_stop(bulk.ns, writes, error, token);
-                error = restoring.await;
+                self.restore_before_stop(bulk.ns, writes, error, token)
+                    .await;
             }
         }
-        error
     }
 }

@@ -125,18 +125,17 @@ impl PartitionWorker {
             return self.apply_chunks().await;
         };
         target.recall_held(&topic, partition).await?;
-        match self.apply_chunks().await {
-            Ok(()) => {
-                target.forget_held(&topic, partition);
-                Ok(())
-            }
+        let applied = self.apply_chunks().await;
+        match &applied {
+            Ok(()) => target.forget_held(&topic, partition),
             // A held document that was deleted to be moved must not be missing while the replay is
             // stopped.
             Err(error) => {
                 let token = &self.assignment.token;
-                Err(target.restore_held(&topic, partition, error, token).await)
+                target.restore_held(&topic, partition, error, token).await;
             }
         }
+        applied
     }
 
     /// Applies chunks until the queue is closed or the partition is revoked.

@@ -83,37 +83,25 @@ pub(crate) struct Execution<'e> {
 }
 
 impl MongoSink {
-    /// Runs a command on indexes. Returns an empty reply if the collection or the index does not exist.
+    /// Runs a command on indexes once. Returns an empty reply if the collection or the index does not
+    /// exist.
     pub(crate) async fn run_on_indexes(
         &self,
-        doing: &str,
         db: &str,
         command: &Document,
-    ) -> Result<Document, ConsumerError> {
-        let own = Token::default();
-        let reply = self.run_on_owned_indexes(doing, db, command, &own).await?;
-        Ok(reply.expect("the token was not invalidated"))
-    }
-
-    /// Runs a command on indexes while this member owns the partition. Returns `None` if it was revoked,
-    /// and an empty reply if the collection or the index does not exist.
-    pub(crate) async fn run_on_owned_indexes(
-        &self,
-        doing: &str,
-        db: &str,
-        command: &Document,
-        token: &Token,
-    ) -> Result<Option<Document>, ConsumerError> {
-        self.persist_owned(doing, token, || async {
-            let database = self.target.client.database(db);
-            match database.run_command(command.clone()).await {
-                Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
-                    Ok(Document::new())
-                }
-                reply => reply,
+    ) -> DriverResult<Document> {
+        match self
+            .target
+            .client
+            .database(db)
+            .run_command(command.clone())
+            .await
+        {
+            Err(error) if error_code(&error).is_some_and(|code| GONE.contains(&code)) => {
+                Ok(Document::new())
             }
-        })
-        .await
+            reply => reply,
+        }
     }
 
     /// Runs an operation, and retries it after transient errors until the program ends. Each

@@ -51,19 +51,11 @@ impl MongoSink {
         held: &HeldDocument,
         token: &Token,
     ) -> Result<Tried, ConsumerError> {
-        let error = match self.settle_held(ns, held, token).await {
-            Ok(tried) => return Ok(tried),
-            Err(error) => error,
-        };
-        let IdentifiedDocument {
-            document,
-            document_id,
-        } = read(ns, &held.document)?;
-        let write = held.write(document_id, Action::Insert(document));
-        // A document that is held is not restored.
-        self.held().remove(&key(ns, document_id)?);
-        let writes = std::slice::from_ref(&write);
-        Err(Box::pin(self.restore_before_stop(ns, writes, error, token)).await)
+        let settled = self.settle_held(ns, held, token).await;
+        if let Err(error) = &settled {
+            Box::pin(self.restore_one_held(ns, held, error, token)).await;
+        }
+        settled
     }
 
     /// Tries to write a held document, either in place of its stored form or by moving it, until there

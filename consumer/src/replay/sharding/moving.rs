@@ -25,7 +25,9 @@ use crate::error::ConsumerError;
 use crate::replay::catalog::collection;
 use crate::replay::damage::damaged;
 use crate::replay::held_documents::error::HeldError;
-use crate::replay::held_documents::held_document::{KeyedDocument, read as read_document};
+use crate::replay::held_documents::held_document::{
+    HeldDocument, IdentifiedDocument, KeyedDocument, read as read_document,
+};
 use crate::replay::held_documents::{identity_of, key as held_key};
 use crate::replay::note::write_note;
 use crate::replay::plan::{Action, Routing, Write};
@@ -191,16 +193,16 @@ impl MongoSink {
 
     /// Restores the documents of these writes that are being moved, before the replay stops because of
     /// this error: they must not be missing while it is stopped. The note of a document that cannot be
-    /// restored stays. Returns the error.
+    /// restored stays.
     pub(crate) async fn restore_before_stop(
         &self,
         ns: &str,
         writes: &[Write<'_>],
-        error: ConsumerError,
+        error: &ConsumerError,
         token: &Token,
-    ) -> ConsumerError {
+    ) {
         if matches!(error, ConsumerError::Interrupted(_)) {
-            return error;
+            return;
         }
         if let Err(other) = self.restore_all_moving(ns, writes, token).await {
             tracing::warn!(
@@ -210,31 +212,45 @@ impl MongoSink {
                  content is kept in oplog_relay.moving until their entries are applied again"
             );
         }
-        error
     }
 
     /// Restores the documents of a partition that are held while they move, before the replay stops
-    /// because of this error. They are no longer held then. Returns the error.
+    /// because of this error. They are no longer held then.
     pub async fn restore_held(
         &self,
         topic: &str,
         partition: i32,
-        mut error: ConsumerError,
+        error: &ConsumerError,
         token: &Token,
-    ) -> ConsumerError {
+    ) {
         for KeyedDocument { key, held } in self.held_of(topic, partition) {
-            // A document that is held is not restored.
-            self.held().remove(&key);
-            let Ok(document) = read_document(&key.ns, &held.document) else {
-                continue;
-            };
-            let write = held.write(document.document_id, Action::Replace(document.document));
-            let writes = std::slice::from_ref(&write);
-            error = self
-                .restore_before_stop(&key.ns, writes, error, token)
-                .await;
+            self.restore_one_held(&key.ns, &held, error, token).await;
         }
-        error
+    }
+
+    /// Restores a document that is held while it moves, before the replay stops because of this error.
+    /// It is no longer held then.
+    pub(crate) async fn restore_one_held(
+        &self,
+        ns: &str,
+        held: &HeldDocument,
+        error: &ConsumerError,
+        token: &Token,
+    ) {
+        let Ok(IdentifiedDocument {
+            document,
+            document_id,
+        }) = read_document(ns, &held.document)
+        else {
+            return;
+        };
+        // A document that is held is not restored.
+        if let Ok(key) = held_key(ns, document_id) {
+            self.held().remove(&key);
+        }
+        let write = held.write(document_id, Action::Insert(document));
+        let writes = std::slice::from_ref(&write);
+        self.restore_before_stop(ns, writes, error, token).await;
     }
 
     async fn restore_all_moving(

@@ -90,8 +90,8 @@ impl MongoSink {
                 Ok(Sent::Abandoned) => return Ok(Applied::Abandoned),
                 Ok(Sent::Misrouted(misrouted)) => misrouted,
                 Err(error) => {
-                    let restoring = self.restore_before_stop(ns, &writes, error, token);
-                    return Err(Box::pin(restoring).await);
+                    Box::pin(self.restore_before_stop(ns, &writes, &error, token)).await;
+                    return Err(error);
                 }
             };
             tracing::debug!(

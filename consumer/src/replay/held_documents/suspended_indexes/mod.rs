@@ -192,7 +192,9 @@ impl MongoSink {
             "dropIndexes": collection, "index": index.name(), "maxTimeMS": MAX_TIME_MS,
         };
         let dropped = self
-            .run_on_owned_indexes("dropping an index", db, &drop, token)
+            .persist_owned("dropping an index", token, || {
+                self.run_on_indexes(db, &drop)
+            })
             .await?;
         // Without the unique index, the order across documents may no longer matter.
         self.forget_order();
@@ -208,7 +210,9 @@ impl MongoSink {
         let Namespace { db, collection } = Namespace::split(ns);
         // A collection has at most 64 indexes, which fit in the first batch.
         let list = doc! { "listIndexes": collection };
-        let reply = self.run_on_indexes("listing indexes", db, &list).await?;
+        let reply = self
+            .persist("listing indexes", || self.run_on_indexes(db, &list))
+            .await?;
         let batch = reply.get_document("cursor").ok();
         let batch = batch.and_then(|cursor| cursor.get_array("firstBatch").ok());
         let found = batch.into_iter().flatten();
