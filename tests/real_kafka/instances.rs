@@ -151,14 +151,7 @@ impl Instance {
     }
 
     fn terminate(mut self) -> Result<()> {
-        self.program.terminate()?;
-        let code = self.program.wait(LIMIT)?;
-        ensure!(
-            code == 143,
-            "ended with {code}: {}",
-            self.program.stderr_text()?
-        );
-        Ok(())
+        self.program.stop(LIMIT)
     }
 }
 

@@ -101,10 +101,7 @@ impl Standstill {
         self.target.resume();
         let all = usize::try_from(AFTER)?;
         wait_until("all documents", LIMIT, || self.count("s.a") == all)?;
-        self.member.terminate()?;
-        let code = self.member.wait(LIMIT)?;
-        ensure!(code == 143, "ended with {code}");
-        Ok(())
+        self.member.stop(LIMIT)
     }
 }
 

@@ -120,8 +120,5 @@ fn fetches_shrink_when_later_records_compress_better() -> Result<()> {
     topics.produce(&dump.out, &[ZSTD])?;
     wait_until("smaller fetches", LIMIT, || has_logged(&member, part))?;
     wait_until("all documents", LIMIT, || count() == noisy + compressible)?;
-    member.terminate()?;
-    let code = member.wait(LIMIT)?;
-    ensure!(code == 143, "ended with {code}");
-    Ok(())
+    member.stop(LIMIT)
 }

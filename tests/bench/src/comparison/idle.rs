@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -19,8 +19,6 @@ use oplog_relay_kit::stub::{Flow, Oplog, Recipe, Server, Shape, StubProcess};
 const PREFIX: &str = "idle";
 const ENTRIES: u64 = 1000;
 const LIMIT: Duration = Duration::from_secs(60);
-/// The exit code of a program that SIGTERM ends.
-const TERMINATED: i32 = 143;
 /// Maximum processor time of a program, in percent of one core.
 const MOST_PERCENT: f64 = 1.0;
 /// Number of sources of the producer with many sources.
@@ -54,7 +52,7 @@ pub(super) fn measure(scene: &Scene, options: &Options) -> Result<String> {
         lines.push(at_most(&format!("{name}, peak"), peak, MOST_MIB, "MiB"));
     }
     for program in [&mut consumer, &mut producer] {
-        stop(program)?;
+        program.stop(LIMIT)?;
     }
     scene.remove(PREFIX)?;
     lines.extend(measure_many(scene, options)?);
@@ -97,24 +95,12 @@ fn measure_many(scene: &Scene, options: &Options) -> Result<Vec<String>> {
     let used = cpu(producer.id())?.saturating_sub(begin).as_secs_f64();
     let percent = used / options.idle.as_secs_f64() * 100.0;
     let peak = peak_kib(producer.id()).context("the producer is gone")? as f64 / 1024.0;
-    stop(&mut producer)?;
+    producer.stop(LIMIT)?;
     let name = format!("producer of {SOURCES} sources");
     Ok(vec![
         at_most(&name, percent, MOST_PERCENT_OF_MANY, "% of core"),
         at_most(&format!("{name}, peak"), peak, MOST_MIB, "MiB"),
     ])
-}
-
-/// Stops a program with SIGTERM. Fails if it ends for another reason.
-fn stop(program: &mut Program) -> Result<()> {
-    program.terminate()?;
-    let code = program.wait(LIMIT)?;
-    ensure!(
-        code == TERMINATED,
-        "a program ended with {code}: {}",
-        program.stderr_text()?
-    );
-    Ok(())
 }
 
 fn cpu(id: u32) -> Result<Duration> {

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::services::process::{self, Process};
 use crate::services::wait::wait_until;
 use crate::services::workdir::Workdir;
+
+/// The exit code of a program that SIGTERM ends.
+const TERMINATED: i32 = 143;
 
 /// A run of `oplog-producer` or `oplog-consumer`; it is killed when dropped.
 #[derive(Debug)]
@@ -93,6 +96,18 @@ impl Program {
     /// Sends SIGTERM and returns at once.
     pub fn terminate(&mut self) -> Result<()> {
         self.process.signal("TERM")
+    }
+
+    /// Sends SIGTERM and waits for the exit. Fails if the program ends for another reason.
+    pub fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.terminate()?;
+        let code = self.wait(limit)?;
+        ensure!(
+            code == TERMINATED,
+            "the program ended with {code}: {}",
+            self.stderr_text()?
+        );
+        Ok(())
     }
 
     /// Sends SIGKILL and waits for the exit.
