@@ -58,10 +58,8 @@ fn spread_entry() -> (EntryId, Vec<u8>) {
     (id, entry)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Result<()> {
-    let scene = Scene::new("count").await?;
-    scene.on_target(UNIQUE)?;
+/// Applies the entry with which the collection is spread.
+async fn spread(scene: &Scene) -> Result<Applied> {
     let (id, entry) = spread_entry();
     let located = Located {
         offset: 0,
@@ -69,21 +67,26 @@ async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Re
         entry: Entry::parse(Document::new(&entry)?)?,
     };
     let none = NamespaceFilter::default();
-    let changed = || {
-        scene
-            .sink
-            .change_routing("rs0", &located, &none, &scene.token)
-    };
-    assert_eq!(changed().await?, Applied::Done);
+    let changed = scene
+        .sink
+        .change_routing("rs0", &located, &none, &scene.token);
+    Ok(changed.await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_spread_has_non_unique_indexes_from_then_on() -> Result<()> {
+    let scene = Scene::new("count").await?;
+    scene.on_target(UNIQUE)?;
+    assert_eq!(spread(&scene).await?, Applied::Done);
     let plain = ("k_1".to_owned(), false, true);
     let other = ("m_1".to_owned(), false, false);
     assert_eq!(indexes(&scene), [plain.clone(), other.clone()]);
-    assert!(scene.sink.has_run("rs0", located.id).await?);
+    assert!(scene.sink.has_run("rs0", spread_entry().0).await?);
 
     // The change is applied again, as after a reset: indexes that were created since then stay.
     scene.on_target(r#"{"dropIndexes":"c","index":"k_1"}"#)?;
     scene.on_target(UNIQUE)?;
-    assert_eq!(changed().await?, Applied::Done);
+    assert_eq!(spread(&scene).await?, Applied::Done);
     assert_eq!(indexes(&scene), [("k_1".to_owned(), true, true), other]);
     Ok(())
 }
@@ -111,28 +114,15 @@ async fn an_index_that_was_dropped_to_be_rebuilt_is_built_when_the_change_is_rep
     ] {
         let scene = Scene::new("count").await?;
         scene.on_target(UNIQUE)?;
-        let (id, entry) = spread_entry();
-        let located = Located {
-            offset: 0,
-            id,
-            entry: Entry::parse(Document::new(&entry)?)?,
-        };
-        let none = NamespaceFilter::default();
         scene.server.fail_next(command, code);
-        let stopped = scene
-            .sink
-            .change_routing("rs0", &located, &none, &scene.token)
-            .await;
+        let stopped = spread(&scene).await;
         let reason = stopped.expect_err("a command was refused").to_string();
         assert!(reason.contains(message), "{reason}");
         let left: Vec<_> = left.into_iter().chain([other.clone()]).collect();
         assert_eq!(indexes(&scene), left);
 
         let next = Scene::on(Arc::clone(&scene.server), &[]).await?;
-        let changed = next
-            .sink
-            .change_routing("rs0", &located, &none, &next.token);
-        assert_eq!(changed.await?, Applied::Done);
+        assert_eq!(spread(&next).await?, Applied::Done);
         let rebuilt = ("k_1".to_owned(), false, true);
         assert_eq!(indexes(&next), [rebuilt, other.clone()]);
         assert_eq!(suspended_indexes(next.sink.client(), "g").await?, [""; 0]);

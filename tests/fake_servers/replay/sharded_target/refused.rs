@@ -148,12 +148,18 @@ async fn a_move_that_stops_the_replay_leaves_the_document_as_it_was() -> Result<
     Ok(())
 }
 
+/// Returns a scene with a unique index, whose target refuses transactions.
+async fn without_transactions(flags: &[&str]) -> Result<Scene> {
+    let scene = sharded(Version::V6_0, r#"{"k":1}"#, flags).await?;
+    scene.server.model().refuse_transactions();
+    scene.on_target(UNIQUE)?;
+    Ok(scene)
+}
+
 /// The document is held, without its stored form, until the other one is deleted.
 #[tokio::test]
 async fn a_held_document_that_stops_the_replay_is_stored_as_it_was() -> Result<()> {
-    let scene = sharded(Version::V6_0, r#"{"k":1}"#, &[]).await?;
-    scene.server.model().refuse_transactions();
-    scene.on_target(UNIQUE)?;
+    let scene = without_transactions(&[]).await?;
     let before = r#"{"_id":2,"k":2,"u":"a"}"#;
     scene
         .done(&[("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#), ("i", 2, before)])
@@ -174,9 +180,7 @@ async fn a_held_document_that_stops_the_replay_is_stored_as_it_was() -> Result<(
 /// The document is held without its stored form, and another document takes the values of that form.
 #[tokio::test]
 async fn a_held_document_that_is_given_up_is_not_held_again() -> Result<()> {
-    let scene = sharded(Version::V6_0, r#"{"k":1}"#, DEAD_LETTER).await?;
-    scene.server.model().refuse_transactions();
-    scene.on_target(UNIQUE)?;
+    let scene = without_transactions(DEAD_LETTER).await?;
     let other = r#"{"_id":2,"k":2,"u":"a"}"#;
     scene
         .done(&[("i", 1, r#"{"_id":1,"k":1,"u":"a"}"#), ("i", 2, other)])
