@@ -2,8 +2,8 @@
 
 use prometheus::IntGauge;
 
-/// Encoded bytes that wait for the publisher. They are counted until this is dropped, so that those of
-/// a session that failed are not counted for ever.
+/// Encoded bytes that wait for the publisher. Dropping this value removes them from the gauge, also when
+/// their session has failed.
 #[derive(Debug)]
 pub struct QueuedBytes {
     gauge: IntGauge,
